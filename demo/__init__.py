@@ -1,0 +1,1 @@
+"""What fusedgrad changes, shown: exact derivatives, two trainings and a picture."""
