@@ -1,0 +1,300 @@
+#include "cpu/walk.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <type_traits>
+
+#include "math/half.h"
+
+namespace fusedgrad::cpu {
+namespace {
+
+using math::BFloat16;
+using math::Float16;
+
+// Elements gathered at a time: a float block of each of five operands stays in the first-level
+// cache, and the two indirect calls a block costs do not show.
+constexpr int64_t kBlock = 512;
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T load(const char* address) {
+  T value;
+  __builtin_memcpy(&value, address, sizeof(T));
+  return value;
+}
+
+template <class Stored, class Computed>
+FUSEDGRAD_HOST_DEVICE Computed decode(Stored value) {
+  if constexpr (std::is_same_v<Stored, Computed>) {
+    return value;
+  } else {
+    return math::to_float(value);
+  }
+}
+
+template <class Stored, class Computed>
+FUSEDGRAD_HOST_DEVICE Stored encode(Computed value) {
+  if constexpr (std::is_same_v<Stored, Computed>) {
+    return value;
+  } else {
+    return math::from_float<Stored>(value);
+  }
+}
+
+// Moving n elements between a strided operand and a buffer in the computed type. The contiguous
+// and the broadcast case stand apart, so that each becomes a vector loop.
+template <class Stored, class Computed>
+struct Move {
+  FUSEDGRAD_HOST_DEVICE static void gather_body(const char* source, int64_t stride,
+                                                Computed* __restrict__ buffer, int64_t n) {
+    if (stride == sizeof(Stored)) {
+      for (int64_t k = 0; k < n; ++k) {
+        buffer[k] = decode<Stored, Computed>(load<Stored>(source + k * sizeof(Stored)));
+      }
+    } else if (stride == 0) {
+      const Computed value = decode<Stored, Computed>(load<Stored>(source));
+      for (int64_t k = 0; k < n; ++k) buffer[k] = value;
+    } else {
+      for (int64_t k = 0; k < n; ++k) {
+        buffer[k] = decode<Stored, Computed>(load<Stored>(source + k * stride));
+      }
+    }
+  }
+
+  FUSEDGRAD_HOST_DEVICE static void scatter_body(const Computed* __restrict__ buffer, char* target,
+                                                 int64_t stride, int64_t n) {
+    if (stride == sizeof(Stored)) {
+      for (int64_t k = 0; k < n; ++k) {
+        const Stored value = encode<Stored, Computed>(buffer[k]);
+        __builtin_memcpy(target + k * sizeof(Stored), &value, sizeof(Stored));
+      }
+    } else {
+      for (int64_t k = 0; k < n; ++k) {
+        const Stored value = encode<Stored, Computed>(buffer[k]);
+        __builtin_memcpy(target + k * stride, &value, sizeof(Stored));
+      }
+    }
+  }
+
+  FUSEDGRAD_TARGET_AVX512 static void gather_avx512(const char* source, int64_t stride,
+                                                    Computed* buffer, int64_t n) {
+    gather_body(source, stride, buffer, n);
+  }
+  FUSEDGRAD_TARGET_AVX2 static void gather_avx2(const char* source, int64_t stride,
+                                                Computed* buffer, int64_t n) {
+    gather_body(source, stride, buffer, n);
+  }
+  FUSEDGRAD_TARGET_BASELINE static void gather_baseline(const char* source, int64_t stride,
+                                                        Computed* buffer, int64_t n) {
+    gather_body(source, stride, buffer, n);
+  }
+  FUSEDGRAD_TARGET_AVX512 static void scatter_avx512(const Computed* buffer, char* target,
+                                                     int64_t stride, int64_t n) {
+    scatter_body(buffer, target, stride, n);
+  }
+  FUSEDGRAD_TARGET_AVX2 static void scatter_avx2(const Computed* buffer, char* target,
+                                                 int64_t stride, int64_t n) {
+    scatter_body(buffer, target, stride, n);
+  }
+  FUSEDGRAD_TARGET_BASELINE static void scatter_baseline(const Computed* buffer, char* target,
+                                                         int64_t stride, int64_t n) {
+    scatter_body(buffer, target, stride, n);
+  }
+};
+
+template <class Computed>
+struct Mover {
+  void (*gather)(const char* source, int64_t stride, Computed* buffer, int64_t n);
+  void (*scatter)(const Computed* buffer, char* target, int64_t stride, int64_t n);
+};
+
+template <class Stored, class Computed>
+Mover<Computed> mover_of() {
+  using M = Move<Stored, Computed>;
+  return {choose(M::gather_baseline, M::gather_avx2, M::gather_avx512),
+          choose(M::scatter_baseline, M::scatter_avx2, M::scatter_avx512)};
+}
+
+template <class Computed>
+Mover<Computed> mover(DType dtype) {
+  if constexpr (std::is_same_v<Computed, double>) {
+    return mover_of<double, double>();
+  } else {
+    switch (dtype) {
+      case DType::Float16:
+        return mover_of<Float16, float>();
+      case DType::BFloat16:
+        return mover_of<BFloat16, float>();
+      default:
+        return mover_of<float, float>();
+    }
+  }
+}
+
+// Sixteen running sums, so that the loop vectorises and no order is left to the compiler.
+template <class T>
+FUSEDGRAD_HOST_DEVICE double sum_body(const T* values, int64_t n) {
+  constexpr int kLanes = 16;
+  double lanes[kLanes] = {};
+  int64_t k = 0;
+  for (; k + kLanes <= n; k += kLanes) {
+    for (int i = 0; i < kLanes; ++i) lanes[i] += static_cast<double>(values[k + i]);
+  }
+  for (int i = 0; k + i < n; ++i) lanes[i] += static_cast<double>(values[k + i]);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+}
+template <class T>
+struct Sum {
+  FUSEDGRAD_TARGET_AVX512 static double avx512(const T* v, int64_t n) { return sum_body(v, n); }
+  FUSEDGRAD_TARGET_AVX2 static double avx2(const T* v, int64_t n) { return sum_body(v, n); }
+  FUSEDGRAD_TARGET_BASELINE static double baseline(const T* v, int64_t n) { return sum_body(v, n); }
+};
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE bool unit_body(const T* values, int64_t n) {
+  int outside = 0;
+  for (int64_t k = 0; k < n; ++k) outside |= !(values[k] >= T(0) && values[k] <= T(1));
+  return outside == 0;
+}
+template <class T>
+struct Unit {
+  FUSEDGRAD_TARGET_AVX512 static bool avx512(const T* v, int64_t n) { return unit_body(v, n); }
+  FUSEDGRAD_TARGET_AVX2 static bool avx2(const T* v, int64_t n) { return unit_body(v, n); }
+  FUSEDGRAD_TARGET_BASELINE static bool baseline(const T* v, int64_t n) { return unit_body(v, n); }
+};
+
+template <class T>
+using Buffers = T[kMaxOperands][kBlock];
+
+// An operand along one row: where its elements stand, and whether the kernel can use them there.
+template <class T>
+struct Operand {
+  char* data;
+  int64_t stride;
+  bool direct;    // already side by side in the computed type
+  bool constant;  // one element for the whole row, which its buffer holds already
+};
+
+template <class T>
+Block<T>* block_of(const Kernel& kernel) {
+  if constexpr (std::is_same_v<T, double>) {
+    return kernel.float64;
+  } else {
+    return kernel.float32;
+  }
+}
+
+// Runs the kernel along one row. `operands` holds `outputs` outputs (none: the first output stays
+// in buffers[0]) and then the kernel's inputs; `done(results, n)` sees each block's first output.
+template <class T, class Done>
+void run_row(const Kernel& kernel, const Mover<T>& mover, bool whole, int outputs,
+             std::array<Operand<T>, kMaxOperands>& operands, int64_t size, Buffers<T>& buffers,
+             const Done& done) {
+  T* outs[kMaxOperands];
+  const T* ins[kMaxOperands];
+  Block<T>* const block = block_of<T>(kernel);
+  const int64_t step = whole ? size : kBlock;
+  for (int64_t begin = 0; begin < size; begin += step) {
+    const int64_t n = std::min(step, size - begin);
+    for (int i = 0; i < kernel.outputs; ++i) {
+      const bool direct = i < outputs && operands[i].direct;
+      outs[i] = direct ? reinterpret_cast<T*>(operands[i].data) + begin : buffers[i];
+    }
+    for (int i = 0; i < kernel.inputs; ++i) {
+      const Operand<T>& operand = operands[outputs + i];
+      T* buffer = buffers[kernel.outputs + i];
+      if (operand.direct) {
+        ins[i] = reinterpret_cast<const T*>(operand.data) + begin;
+        continue;
+      }
+      ins[i] = buffer;
+      if (!operand.constant)
+        mover.gather(operand.data + begin * operand.stride, operand.stride, buffer, n);
+    }
+    block(kernel.parameters.data(), outs, ins, n);
+    for (int i = 0; i < outputs; ++i) {
+      const Operand<T>& operand = operands[i];
+      if (!operand.direct) {
+        mover.scatter(buffers[i], operand.data + begin * operand.stride, operand.stride, n);
+      }
+    }
+    done(outs[0], n);
+  }
+}
+
+template <class T, class Done>
+void run(const Kernel& kernel, DType dtype, const Rectangle& rectangle, int outputs,
+         const Done& done) {
+  alignas(64) Buffers<T> buffers;
+  std::array<Operand<T>, kMaxOperands> operands;
+  const Mover<T> mover = fusedgrad::cpu::mover<T>(dtype);
+  const int count = outputs + kernel.inputs;
+  const bool same_type = size_of(dtype) == static_cast<int64_t>(sizeof(T));
+  for (int64_t row = 0; row < rectangle.size1; ++row) {
+    bool whole = outputs == kernel.outputs;  // a whole row in one call, no buffer in use
+    for (int i = 0; i < count; ++i) {
+      Operand<T>& operand = operands[i];
+      const int64_t stride = rectangle.strides[i];
+      operand.data = rectangle.data[i] + row * rectangle.strides[count + i];
+      operand.stride = stride;
+      operand.direct =
+          same_type && (stride == static_cast<int64_t>(sizeof(T)) || rectangle.size0 == 1);
+      operand.constant = i >= outputs && stride == 0;
+      whole &= operand.direct;
+      if (operand.constant && !operand.direct && (row == 0 || rectangle.strides[count + i] != 0)) {
+        mover.gather(operand.data, 0, buffers[kernel.outputs + i - outputs],
+                     std::min(kBlock, rectangle.size0));
+      }
+    }
+    run_row<T>(kernel, mover, whole, outputs, operands, rectangle.size0, buffers, done);
+  }
+}
+
+template <class T>
+bool all_in_unit_interval_of(DType dtype, const char* data, int64_t stride, int64_t n) {
+  T buffer[kBlock];
+  const Mover<T> mover = fusedgrad::cpu::mover<T>(dtype);
+  bool (*const inside)(const T*, int64_t) =
+      choose(Unit<T>::baseline, Unit<T>::avx2, Unit<T>::avx512);
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t count = std::min(kBlock, n - begin);
+    mover.gather(data + begin * stride, stride, buffer, count);
+    if (!inside(buffer, count)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+void elementwise(const Kernel& kernel, DType dtype, const Rectangle& rectangle) {
+  const auto nothing = [](const void*, int64_t) {};
+  if (dtype == DType::Float64) {
+    run<double>(kernel, dtype, rectangle, kernel.outputs, nothing);
+  } else {
+    run<float>(kernel, dtype, rectangle, kernel.outputs, nothing);
+  }
+}
+
+double sum(const Kernel& kernel, DType dtype, const Rectangle& rectangle) {
+  double total = 0;
+  const auto add = [&]<class T>(const T* values, int64_t n) {
+    total += choose(Sum<T>::baseline, Sum<T>::avx2, Sum<T>::avx512)(values, n);
+  };
+  if (dtype == DType::Float64) {
+    run<double>(kernel, dtype, rectangle, 0, add);
+  } else {
+    run<float>(kernel, dtype, rectangle, 0, add);
+  }
+  return total;
+}
+
+bool all_in_unit_interval(DType dtype, const char* data, int64_t stride, int64_t n) {
+  return dtype == DType::Float64 ? all_in_unit_interval_of<double>(dtype, data, stride, n)
+                                 : all_in_unit_interval_of<float>(dtype, data, stride, n);
+}
+
+}  // namespace fusedgrad::cpu
