@@ -3,10 +3,11 @@
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+
+from fusedgrad.version import __version__
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -30,7 +31,7 @@ def machine() -> dict[str, str | int | None]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "fusedgrad": version("fusedgrad"),
+        "fusedgrad": __version__,
     }
 
 

@@ -7,7 +7,7 @@ loss back through sigma = sigmoid(z) and z = w1 x1 + w2 x2 + b.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import mpmath  # type: ignore[import-untyped]
+import mpmath
 import torch
 from mpmath import mp, mpf
 
