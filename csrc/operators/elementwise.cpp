@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "cpu/memory.h"
 #include "cpu/walk.h"
 
 namespace fusedgrad::operators {
@@ -59,6 +60,11 @@ std::vector<Tensor> elementwise(const char* name, const cpu::Kernel& kernel,
                                 std::optional<Range> unit_interval) {
   at::TensorIterator iter = configuration(outputs, inputs).build();
   const DType dtype = dtype_of(name, iter.common_dtype());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (outputs[i].defined()) continue;
+    outputs[i] = iter.output(i);
+    cpu::advise_huge_pages(outputs[i].data_ptr(), outputs[i].nbytes());
+  }
   iter.for_each([&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
     if (unit_interval) {
       check_unit_interval(name, dtype, unit_interval->input, data + kernel.outputs,
@@ -67,7 +73,6 @@ std::vector<Tensor> elementwise(const char* name, const cpu::Kernel& kernel,
     cpu::elementwise(kernel, dtype, {data, strides, size0, size1});
   });
   iter.cast_outputs();
-  for (size_t i = 0; i < outputs.size(); ++i) outputs[i] = iter.output(i);
   return outputs;
 }
 
