@@ -1,0 +1,137 @@
+// One element in memory and in the type it is computed in, and sixteen bytes of elements at once.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/launch.h"
+
+namespace fusedgrad::cuda {
+
+// Half types are computed in float and rounded once.
+template <class Element>
+using Compute = std::conditional_t<std::is_same_v<Element, double>, double, float>;
+
+// One element as it lies in memory.
+template <class ElementType>
+struct Single {
+  using Element = ElementType;
+  static constexpr int kElements = 1;
+
+  Element element;
+
+  __device__ static Single load(const void* address) {
+    return {*static_cast<const Element*>(address)};
+  }
+  __device__ void store(void* address) const { *static_cast<Element*>(address) = element; }
+
+  __device__ void unpack(Compute<Element> (&values)[1]) const {
+    if constexpr (std::is_same_v<Element, __half>) {
+      values[0] = __half2float(element);
+    } else if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
+      values[0] = __bfloat162float(element);
+    } else {
+      values[0] = element;
+    }
+  }
+  __device__ static Single pack(const Compute<Element> (&values)[1]) {
+    if constexpr (std::is_same_v<Element, __half>) {
+      return {__float2half_rn(values[0])};
+    } else if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
+      return {__float2bfloat16_rn(values[0])};
+    } else {
+      return {values[0]};
+    }
+  }
+};
+
+// Sixteen bytes of elements, one 128-bit access.
+inline constexpr int kPackBytes = 16;
+template <class ElementType>
+struct Pack {
+  using Element = ElementType;
+  static constexpr int kElements = kPackBytes / sizeof(Element);
+
+  uint32_t word[4];
+
+  // uint4, because a structure of half types would be moved in smaller accesses.
+  __device__ static Pack load(const void* address) {
+    const uint4 bits = *static_cast<const uint4*>(address);
+    return {{bits.x, bits.y, bits.z, bits.w}};
+  }
+  __device__ void store(void* address) const {
+    *static_cast<uint4*>(address) = make_uint4(word[0], word[1], word[2], word[3]);
+  }
+  __device__ static Pack broadcast(const void* address) {
+    if constexpr (sizeof(Element) == 8) {
+      const uint2 bits = *static_cast<const uint2*>(address);
+      return {{bits.x, bits.y, bits.x, bits.y}};
+    } else if constexpr (sizeof(Element) == 4) {
+      const uint32_t bits = *static_cast<const uint32_t*>(address);
+      return {{bits, bits, bits, bits}};
+    } else {
+      const uint32_t bits = *static_cast<const uint16_t*>(address) * 0x10001u;
+      return {{bits, bits, bits, bits}};
+    }
+  }
+
+  __device__ void unpack(Compute<Element> (&values)[kElements]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (std::is_same_v<Element, double>) {
+        if (i % 2 == 0) values[i / 2] = __hiloint2double(word[i + 1], word[i]);
+      } else if constexpr (std::is_same_v<Element, float>) {
+        values[i] = __uint_as_float(word[i]);
+      } else if constexpr (std::is_same_v<Element, __half>) {
+        const float2 pair = __half22float2(reinterpret_cast<const __half2&>(word[i]));
+        values[2 * i] = pair.x;
+        values[2 * i + 1] = pair.y;
+      } else {
+        // One instruction each; the header's conversion takes two for the upper one.
+        values[2 * i] = __uint_as_float(word[i] << 16);
+        values[2 * i + 1] = __uint_as_float(word[i] & 0xffff0000u);
+      }
+    }
+  }
+
+  // Two halves are rounded by one instruction.
+  __device__ static Pack pack(const Compute<Element> (&values)[kElements]) {
+    Pack result;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (std::is_same_v<Element, double>) {
+        result.word[i] = i % 2 == 0 ? __double2loint(values[i / 2]) : __double2hiint(values[i / 2]);
+      } else if constexpr (std::is_same_v<Element, float>) {
+        result.word[i] = __float_as_uint(values[i]);
+      } else if constexpr (std::is_same_v<Element, __half>) {
+        const __half2 pair = __floats2half2_rn(values[2 * i], values[2 * i + 1]);
+        result.word[i] = reinterpret_cast<const uint32_t&>(pair);
+      } else {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(values[2 * i], values[2 * i + 1]);
+        result.word[i] = reinterpret_cast<const uint32_t&>(pair);
+      }
+    }
+    return result;
+  }
+};
+
+// Calls body with a null pointer of the element type, the way to hand a type to a generic lambda.
+template <class Body>
+cudaError_t with_element(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::Float64:
+      return body(static_cast<double*>(nullptr));
+    case DType::Float32:
+      return body(static_cast<float*>(nullptr));
+    case DType::Float16:
+      return body(static_cast<__half*>(nullptr));
+    case DType::BFloat16:
+      return body(static_cast<__nv_bfloat16*>(nullptr));
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace fusedgrad::cuda

@@ -1,0 +1,160 @@
+// The elementwise kernel: any functor of csrc/math over any operands.
+//
+//   FUSEDGRAD_ELEMENTWISE(sigmoid, math::Sigmoid)
+//
+// is all an operation says on this floor.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "cuda/element.cuh"
+#include "cuda/launch.h"
+#include "cuda/operands.cuh"
+#include "cuda/tuning.h"
+#include "math/platform.h"
+
+namespace fusedgrad::cuda {
+
+// What a functor takes and gives, read from its operator().
+template <class Functor, class T>
+struct Signature {
+  template <size_t... I>
+  static constexpr bool takes(std::index_sequence<I...>) {
+    return requires(const Functor& f) { f((static_cast<void>(I), T())...); };
+  }
+  template <size_t N = 1>
+  static constexpr size_t arity() {
+    static_assert(N <= kMaxOperands, "a functor takes one to eight elements");
+    if constexpr (takes(std::make_index_sequence<N>())) {
+      return N;
+    } else {
+      return arity<N + 1>();
+    }
+  }
+  template <class Result>
+  static constexpr int results = 1;
+  template <int N>
+  static constexpr int results<math::Values<T, N>> = N;
+  template <size_t... I>
+  static auto call(std::index_sequence<I...>)
+      -> decltype(std::declval<const Functor&>()((static_cast<void>(I), T())...));
+
+  static constexpr int kInputs = arity();
+  static constexpr int kOutputs = results<decltype(call(std::make_index_sequence<kInputs>()))>;
+
+  __device__ static T get(T result, int) { return result; }
+  template <int N>
+  __device__ static T get(const math::Values<T, N>& result, int i) {
+    return result.value[i];
+  }
+};
+
+// functor(x[0][e], x[1][e], ...)
+template <class Functor, class T, int kInputs, int kElements, size_t... I>
+__device__ auto call(const Functor& functor, const T (&x)[kInputs][kElements], int e,
+                     std::index_sequence<I...>) {
+  return functor(x[I][e]...);
+}
+
+// The functor's results for elements as they lie in memory.
+template <class Functor, class Raw, int kInputs, int kOutputs>
+__device__ void evaluate(const Functor& functor, const Raw (&inputs)[kInputs],
+                         Raw (&outputs)[kOutputs]) {
+  using T = Compute<typename Raw::Element>;
+  T x[kInputs][Raw::kElements];
+  T y[kOutputs][Raw::kElements];
+#pragma unroll
+  for (int i = 0; i < kInputs; ++i) inputs[i].unpack(x[i]);
+#pragma unroll
+  for (int e = 0; e < Raw::kElements; ++e) {
+    const auto result = call(functor, x, e, std::make_index_sequence<kInputs>());
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) y[i][e] = Signature<Functor, T>::get(result, i);
+  }
+#pragma unroll
+  for (int i = 0; i < kOutputs; ++i) outputs[i] = Raw::pack(y[i]);
+}
+
+template <class Functor, class Operands>
+__global__ void __launch_bounds__(kThreads)
+    elementwise_kernel(const __grid_constant__ Functor functor,
+                       const __grid_constant__ Operands operands, uint32_t full_tiles,
+                       uint32_t rest) {
+  constexpr int kInputs = Operands::kInputs;
+  constexpr int kOutputs = Operands::kOutputs;
+  if (blockIdx.x < full_tiles) {
+    typename Operands::Raw inputs[Operands::kChunks][kInputs];
+    typename Operands::Raw outputs[kOutputs];
+    const auto place = operands.place(blockIdx.x);
+#pragma unroll
+    for (int i = 0; i < kInputs; ++i) {
+#pragma unroll
+      for (int c = 0; c < Operands::kChunks; ++c) inputs[c][i] = operands.load(place, i, c);
+    }
+#pragma unroll
+    for (int c = 0; c < Operands::kChunks; ++c) {
+      evaluate(functor, inputs[c], outputs);
+#pragma unroll
+      for (int i = 0; i < kOutputs; ++i) operands.store(place, i, c, outputs[i]);
+    }
+    return;
+  }
+#pragma unroll 1
+  for (uint32_t index = threadIdx.x; index < rest; index += kThreads) {
+    Single<typename Operands::Element> inputs[kInputs];
+    Single<typename Operands::Element> outputs[kOutputs];
+    const auto place = operands.place(full_tiles, index);
+#pragma unroll
+    for (int i = 0; i < kInputs; ++i) inputs[i] = operands.load_one(place, i);
+    evaluate(functor, inputs, outputs);
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) operands.store_one(place, i, outputs[i]);
+  }
+}
+
+template <class Operands, class Functor>
+cudaError_t launch_elementwise(const Functor& functor, const Elements& elements,
+                               cudaStream_t stream) {
+  const auto full_tiles = static_cast<uint32_t>(elements.numel / Operands::kTile);
+  const auto rest = static_cast<uint32_t>(elements.numel % Operands::kTile);
+  elementwise_kernel<Functor, Operands><<<full_tiles + (rest != 0), kThreads, 0, stream>>>(
+      functor, Operands(elements), full_tiles, rest);
+  return cudaGetLastError();
+}
+
+// make(T()) is the functor for the type T it computes in.
+template <class MakeFunctor>
+cudaError_t elementwise(DType dtype, const Elements& elements, cudaStream_t stream,
+                        const MakeFunctor& make) {
+  if (elements.numel == 0) return cudaSuccess;
+  return with_element(dtype, [&](auto* type) {
+    using Element = std::remove_pointer_t<decltype(type)>;
+    using T = Compute<Element>;
+    const auto functor = make(T());
+    using Call = Signature<std::remove_const_t<decltype(functor)>, T>;
+    if (elements.operands != Call::kOutputs + Call::kInputs) return cudaErrorInvalidValue;
+    using Aligned = Contiguous<Element, Call::kOutputs, Call::kInputs>;
+    if (Aligned::serves(elements)) return launch_elementwise<Aligned>(functor, elements, stream);
+    using Any = Strided<Element, Call::kOutputs, Call::kInputs>;
+    return in_parts<Any>(elements, [&](const Elements& part) {
+      return launch_elementwise<Any>(functor, part, stream);
+    });
+  });
+}
+
+}  // namespace fusedgrad::cuda
+
+#define FUSEDGRAD_ELEMENTWISE(name, Functor)                                     \
+  cudaError_t name(DType dtype, const Elements& elements, cudaStream_t stream) { \
+    return elementwise(dtype, elements, stream, [](auto) { return Functor{}; }); \
+  }
+
+// For a functor that carries a number of the type it computes in.
+#define FUSEDGRAD_ELEMENTWISE_WITH_PARAMETER(name, Functor)                                        \
+  cudaError_t name(DType dtype, const Elements& elements, double parameter, cudaStream_t stream) { \
+    return elementwise(dtype, elements, stream, [parameter](auto zero) {                           \
+      return Functor<decltype(zero)>{static_cast<decltype(zero)>(parameter)};                      \
+    });                                                                                            \
+  }

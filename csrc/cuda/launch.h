@@ -1,0 +1,84 @@
+// What csrc/operators may call: one plain function for each operation, which launches its kernel on
+// a stream and returns CUDA's error. Nothing here allocates, synchronises or asks for the device,
+// so every call is safe while a graph is captured.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "dtype.h"
+
+namespace fusedgrad::cuda {
+
+inline constexpr int kMaxDims = 16;
+inline constexpr int kMaxOperands = 8;
+
+// The operands of one call, outputs first, all of one dtype, broadcast to one shape, as
+// at::TensorIterator hands them out: dimension 0 is the fastest, strides are in bytes, and
+// dimensions that lie side by side in every operand have been merged. A scalar has strides 0.
+struct Elements {
+  int64_t numel;
+  int32_t ndim;
+  int64_t sizes[kMaxDims];
+  int32_t operands;
+  void* data[kMaxOperands];
+  int64_t strides[kMaxOperands][kMaxDims];
+};
+
+using Elementwise = cudaError_t(DType, const Elements&, cudaStream_t);
+using ElementwiseWithParameter = cudaError_t(DType, const Elements&, double parameter,
+                                             cudaStream_t);
+// `elements` holds inputs alone; `out` points to one element of the same dtype, which becomes
+// scale * sum: 0 for no elements and scale 1, NaN for no elements and scale 1/0.
+using Reduction = cudaError_t(DType, const Elements&, double scale, void* out, void* workspace,
+                              int64_t workspace_bytes, cudaStream_t);
+
+// How much device memory, aligned to 16 bytes, a reduction of numel elements needs.
+int64_t reduction_workspace_bytes(int64_t numel);
+
+Elementwise sigmoid;                  // (x)
+Elementwise sigmoid_backward;         // (grad, x)
+Elementwise sigmoid_double_backward;  // (grad_grad, grad, x) -> for grad, for x
+
+Elementwise tanh;                  // (x)
+Elementwise tanh_backward;         // (grad, x)
+Elementwise tanh_double_backward;  // (grad_grad, grad, x) -> for grad, for x
+
+// The parameter is the exponent.
+ElementwiseWithParameter pow_scalar;                  // (x)
+ElementwiseWithParameter pow_scalar_backward;         // (grad, x)
+ElementwiseWithParameter pow_scalar_double_backward;  // (grad_grad, grad, x) -> for grad, for x
+Elementwise pow;                                      // (x, exponent)
+Elementwise pow_backward;                             // (grad, x, exponent) -> for x, for exponent
+Elementwise pow_backward_input;                       // (grad, x, exponent)
+Elementwise pow_backward_exponent;                    // (grad, x, exponent)
+Elementwise pow_double_backward;  // (grad_grad_x, grad_grad_exponent, grad, x, exponent)
+                                  //   -> for grad, for x, for exponent
+
+// Losses. (x, target[, weight, pos_weight]) on logits, (p, target[, weight]) on probabilities,
+// `grad` before them in a backward kernel and `grad_grad` before that. All backward kernels but the
+// first of each group take the weights too. The parameter is a factor of the result: 1/N where the
+// loss was a mean of N elements.
+Elementwise binary_cross_entropy_with_logits;
+Elementwise binary_cross_entropy_with_logits_weighted;
+Reduction binary_cross_entropy_with_logits_sum;
+Reduction binary_cross_entropy_with_logits_weighted_sum;
+ElementwiseWithParameter binary_cross_entropy_with_logits_backward;
+ElementwiseWithParameter binary_cross_entropy_with_logits_backward_weighted;
+ElementwiseWithParameter binary_cross_entropy_with_logits_backward_target;
+ElementwiseWithParameter binary_cross_entropy_with_logits_backward_weight;
+ElementwiseWithParameter binary_cross_entropy_with_logits_backward_pos_weight;
+ElementwiseWithParameter binary_cross_entropy_with_logits_double_backward;  // -> for grad, for x
+
+Elementwise binary_cross_entropy;
+Elementwise binary_cross_entropy_weighted;
+Reduction binary_cross_entropy_sum;
+Reduction binary_cross_entropy_weighted_sum;
+ElementwiseWithParameter binary_cross_entropy_backward;
+ElementwiseWithParameter binary_cross_entropy_backward_weighted;
+ElementwiseWithParameter binary_cross_entropy_backward_target;
+ElementwiseWithParameter binary_cross_entropy_backward_weight;
+ElementwiseWithParameter binary_cross_entropy_double_backward;  // -> for grad, for p
+
+}  // namespace fusedgrad::cuda
