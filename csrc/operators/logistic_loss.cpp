@@ -12,27 +12,15 @@ namespace {
 
 using OptionalTensor = std::optional<Tensor>;
 
-constexpr Range kFirstInput{0};
-
-void check_target(const char* name, const Tensor& input, const Tensor& target) {
+// The factor 1/N of a mean, 1 of the other reductions; checks the arguments of every operator here
+// first. N counts the losses: input and target, broadcast with the weights.
+double scale_of(const char* name, const Tensor& input, const Tensor& target,
+                const std::vector<OptionalTensor>& weights, int64_t reduction) {
   TORCH_CHECK_VALUE(target.sizes() == input.sizes(), name, ": target has size ", target.sizes(),
                     ", expected the size of input, ", input.sizes());
-}
-
-void check_reduction(const char* name, int64_t reduction) {
   TORCH_CHECK_VALUE(reduction == at::Reduction::None || reduction == at::Reduction::Mean ||
                         reduction == at::Reduction::Sum,
                     name, ": reduction is ", reduction, ", expected 0 (none), 1 (mean) or 2 (sum)");
-}
-
-// A weight that was not given counts as one.
-Tensor or_one(const OptionalTensor& weight, const Tensor& input) {
-  return weight ? *weight : at::ones({}, input.options());
-}
-
-// The number of losses that a mean is over: input and target, broadcast with the weights.
-double scale_of(int64_t reduction, const Tensor& input,
-                const std::vector<OptionalTensor>& weights) {
   if (reduction != at::Reduction::Mean) return 1;
   at::DimVector sizes(input.sizes());
   for (const OptionalTensor& weight : weights) {
@@ -41,50 +29,52 @@ double scale_of(int64_t reduction, const Tensor& input,
   return 1.0 / static_cast<double>(c10::multiply_integers(sizes));
 }
 
-Tensor loss(const char* name, const cpu::Kernel& kernel, const std::vector<Tensor>& inputs,
-            int64_t reduction, double scale, std::optional<Range> unit_interval) {
-  if (reduction == at::Reduction::None) return elementwise(name, kernel, inputs, unit_interval);
-  return scaled_sum(name, kernel, inputs, scale, unit_interval);
+// A weight that was not given counts as one.
+Tensor or_one(const OptionalTensor& weight, const Tensor& input) {
+  return weight ? *weight : at::ones({}, input.options());
+}
+
+Tensor loss(const Summable& operation, const std::vector<Tensor>& inputs, int64_t reduction,
+            double scale, FirstInput first_input = FirstInput::Any) {
+  if (reduction == at::Reduction::None) return elementwise(operation, inputs, first_input);
+  return scaled_sum(operation, inputs, scale, first_input);
 }
 
 Tensor binary_cross_entropy_with_logits(const Tensor& input, const Tensor& target,
                                         const OptionalTensor& weight,
                                         const OptionalTensor& pos_weight, int64_t reduction) {
-  const char* name = "binary_cross_entropy_with_logits";
-  check_target(name, input, target);
-  check_reduction(name, reduction);
-  const double scale = scale_of(reduction, input, {weight, pos_weight});
+  const double scale =
+      scale_of("binary_cross_entropy_with_logits", input, target, {weight, pos_weight}, reduction);
   if (!weight && !pos_weight) {
-    return loss(name, cpu::binary_cross_entropy_with_logits(), {input, target}, reduction, scale,
-                std::nullopt);
+    return loss(FUSEDGRAD_SUMMABLE(binary_cross_entropy_with_logits), {input, target}, reduction,
+                scale);
   }
-  return loss(name, cpu::binary_cross_entropy_with_logits_weighted(),
-              {input, target, or_one(weight, input), or_one(pos_weight, input)}, reduction, scale,
-              std::nullopt);
+  return loss(FUSEDGRAD_SUMMABLE(binary_cross_entropy_with_logits_weighted),
+              {input, target, or_one(weight, input), or_one(pos_weight, input)}, reduction, scale);
 }
 
 std::vector<Tensor> binary_cross_entropy_with_logits_backward(
     const Tensor& grad, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
     const OptionalTensor& pos_weight, int64_t reduction, std::array<bool, 4> output_mask) {
-  const char* name = "binary_cross_entropy_with_logits_backward";
-  check_target(name, input, target);
-  check_reduction(name, reduction);
-  const double scale = scale_of(reduction, input, {weight, pos_weight});
+  const double scale = scale_of("binary_cross_entropy_with_logits_backward", input, target,
+                                {weight, pos_weight}, reduction);
+  const bool weighted = weight || pos_weight;
   std::vector<Tensor> results;
-  if (output_mask[0] && !weight && !pos_weight) {
-    results.push_back(elementwise(name, cpu::binary_cross_entropy_with_logits_backward(scale),
-                                  {grad, input, target}));
+  if (output_mask[0] && !weighted) {
+    results.push_back(
+        elementwise(FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_backward, scale),
+                    {grad, input, target}));
     output_mask[0] = false;
   }
-  constexpr std::array kernels = {cpu::binary_cross_entropy_with_logits_backward_weighted,
-                                  cpu::binary_cross_entropy_with_logits_backward_target,
-                                  cpu::binary_cross_entropy_with_logits_backward_weight,
-                                  cpu::binary_cross_entropy_with_logits_backward_pos_weight};
-  for (size_t i = 0; i < kernels.size(); ++i) {
+  const Operation operations[] = {
+      FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_backward_weighted, scale),
+      FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_backward_target, scale),
+      FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_backward_weight, scale),
+      FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_backward_pos_weight, scale)};
+  for (size_t i = 0; i < output_mask.size(); ++i) {
     if (!output_mask[i]) continue;
-    results.push_back(
-        elementwise(name, kernels[i](scale),
-                    {grad, input, target, or_one(weight, input), or_one(pos_weight, input)}));
+    results.push_back(elementwise(
+        operations[i], {grad, input, target, or_one(weight, input), or_one(pos_weight, input)}));
   }
   return results;
 }
@@ -92,13 +82,10 @@ std::vector<Tensor> binary_cross_entropy_with_logits_backward(
 std::tuple<Tensor, Tensor> binary_cross_entropy_with_logits_double_backward(
     const Tensor& grad_grad, const Tensor& grad, const Tensor& input, const Tensor& target,
     const OptionalTensor& weight, const OptionalTensor& pos_weight, int64_t reduction) {
-  const char* name = "binary_cross_entropy_with_logits_double_backward";
-  check_target(name, input, target);
-  check_reduction(name, reduction);
+  const double scale = scale_of("binary_cross_entropy_with_logits_double_backward", input, target,
+                                {weight, pos_weight}, reduction);
   const std::vector<Tensor> results = elementwise(
-      name,
-      cpu::binary_cross_entropy_with_logits_double_backward(
-          scale_of(reduction, input, {weight, pos_weight})),
+      FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_double_backward, scale),
       {Tensor(), Tensor()},
       {grad_grad, grad, input, target, or_one(weight, input), or_one(pos_weight, input)});
   return {results[0], results[1]};
@@ -106,38 +93,34 @@ std::tuple<Tensor, Tensor> binary_cross_entropy_with_logits_double_backward(
 
 Tensor binary_cross_entropy(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
                             int64_t reduction) {
-  const char* name = "binary_cross_entropy";
-  check_target(name, input, target);
-  check_reduction(name, reduction);
-  const double scale = scale_of(reduction, input, {weight});
+  const double scale = scale_of("binary_cross_entropy", input, target, {weight}, reduction);
   if (!weight) {
-    return loss(name, cpu::binary_cross_entropy(), {input, target}, reduction, scale, kFirstInput);
+    return loss(FUSEDGRAD_SUMMABLE(binary_cross_entropy), {input, target}, reduction, scale,
+                FirstInput::UnitInterval);
   }
-  return loss(name, cpu::binary_cross_entropy_weighted(), {input, target, *weight}, reduction,
-              scale, kFirstInput);
+  return loss(FUSEDGRAD_SUMMABLE(binary_cross_entropy_weighted), {input, target, *weight},
+              reduction, scale, FirstInput::UnitInterval);
 }
 
 std::vector<Tensor> binary_cross_entropy_backward(const Tensor& grad, const Tensor& input,
                                                   const Tensor& target,
                                                   const OptionalTensor& weight, int64_t reduction,
                                                   std::array<bool, 3> output_mask) {
-  const char* name = "binary_cross_entropy_backward";
-  check_target(name, input, target);
-  check_reduction(name, reduction);
-  const double scale = scale_of(reduction, input, {weight});
+  const double scale =
+      scale_of("binary_cross_entropy_backward", input, target, {weight}, reduction);
   std::vector<Tensor> results;
   if (output_mask[0] && !weight) {
-    results.push_back(
-        elementwise(name, cpu::binary_cross_entropy_backward(scale), {grad, input, target}));
+    results.push_back(elementwise(FUSEDGRAD_OPERATION(binary_cross_entropy_backward, scale),
+                                  {grad, input, target}));
     output_mask[0] = false;
   }
-  constexpr std::array kernels = {cpu::binary_cross_entropy_backward_weighted,
-                                  cpu::binary_cross_entropy_backward_target,
-                                  cpu::binary_cross_entropy_backward_weight};
-  for (size_t i = 0; i < kernels.size(); ++i) {
+  const Operation operations[] = {
+      FUSEDGRAD_OPERATION(binary_cross_entropy_backward_weighted, scale),
+      FUSEDGRAD_OPERATION(binary_cross_entropy_backward_target, scale),
+      FUSEDGRAD_OPERATION(binary_cross_entropy_backward_weight, scale)};
+  for (size_t i = 0; i < output_mask.size(); ++i) {
     if (!output_mask[i]) continue;
-    results.push_back(
-        elementwise(name, kernels[i](scale), {grad, input, target, or_one(weight, input)}));
+    results.push_back(elementwise(operations[i], {grad, input, target, or_one(weight, input)}));
   }
   return results;
 }
@@ -145,18 +128,17 @@ std::vector<Tensor> binary_cross_entropy_backward(const Tensor& grad, const Tens
 std::tuple<Tensor, Tensor> binary_cross_entropy_double_backward(
     const Tensor& grad_grad, const Tensor& grad, const Tensor& input, const Tensor& target,
     const OptionalTensor& weight, int64_t reduction) {
-  const char* name = "binary_cross_entropy_double_backward";
-  check_target(name, input, target);
-  check_reduction(name, reduction);
-  const std::vector<Tensor> results = elementwise(
-      name, cpu::binary_cross_entropy_double_backward(scale_of(reduction, input, {weight})),
-      {Tensor(), Tensor()}, {grad_grad, grad, input, target, or_one(weight, input)});
+  const double scale =
+      scale_of("binary_cross_entropy_double_backward", input, target, {weight}, reduction);
+  const std::vector<Tensor> results =
+      elementwise(FUSEDGRAD_OPERATION(binary_cross_entropy_double_backward, scale),
+                  {Tensor(), Tensor()}, {grad_grad, grad, input, target, or_one(weight, input)});
   return {results[0], results[1]};
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(fusedgrad, CPU, m) {
+FUSEDGRAD_IMPLEMENT(m) {
   m.impl("binary_cross_entropy_with_logits", binary_cross_entropy_with_logits);
   m.impl("binary_cross_entropy_with_logits_backward", binary_cross_entropy_with_logits_backward);
   m.impl("binary_cross_entropy_with_logits_double_backward",

@@ -15,13 +15,13 @@ bool has_kernel(at::ScalarType type) { return at::isFloatingType(type); }
 Tensor& pow_tensor_scalar_out(const Tensor& input, const at::Scalar& exponent, Tensor& out) {
   const at::ScalarType type = at::result_type(input, exponent);
   if (!has_kernel(type)) return at::pow_out(out, input, exponent);
-  elementwise("pow", cpu::pow_scalar(exponent.toDouble()), {out}, {input.to(type)});
+  elementwise(FUSEDGRAD_OPERATION(pow_scalar, exponent.toDouble()), {out}, {input.to(type)});
   return out;
 }
 
 Tensor& pow_tensor_tensor_out(const Tensor& input, const Tensor& exponent, Tensor& out) {
   if (!has_kernel(at::result_type(input, exponent))) return at::pow_out(out, input, exponent);
-  elementwise("pow", cpu::pow(), {out}, {input, exponent});
+  elementwise(FUSEDGRAD_OPERATION(pow), {out}, {input, exponent});
   return out;
 }
 
@@ -29,12 +29,12 @@ Tensor& pow_tensor_tensor_out(const Tensor& input, const Tensor& exponent, Tenso
 Tensor pow_tensor_scalar(const Tensor& input, const at::Scalar& exponent) {
   const at::ScalarType type = at::result_type(input, exponent);
   if (!has_kernel(type)) return at::pow(input, exponent);
-  return elementwise("pow", cpu::pow_scalar(exponent.toDouble()), {input.to(type)});
+  return elementwise(FUSEDGRAD_OPERATION(pow_scalar, exponent.toDouble()), {input.to(type)});
 }
 
 Tensor pow_tensor_tensor(const Tensor& input, const Tensor& exponent) {
   if (!has_kernel(at::result_type(input, exponent))) return at::pow(input, exponent);
-  return elementwise("pow", cpu::pow(), {input, exponent});
+  return elementwise(FUSEDGRAD_OPERATION(pow), {input, exponent});
 }
 
 // A Python number takes part in type promotion as a number, not as a tensor.
@@ -49,7 +49,7 @@ Tensor& pow_scalar_out(const at::Scalar& input, const Tensor& exponent, Tensor& 
 
 Tensor pow_backward_tensor_scalar(const Tensor& grad, const Tensor& input,
                                   const at::Scalar& exponent) {
-  return elementwise("pow_backward", cpu::pow_scalar_backward(exponent.toDouble()), {grad, input});
+  return elementwise(FUSEDGRAD_OPERATION(pow_scalar_backward, exponent.toDouble()), {grad, input});
 }
 
 std::tuple<Tensor, Tensor> pow_double_backward_tensor_scalar(const Tensor& grad_grad,
@@ -57,7 +57,7 @@ std::tuple<Tensor, Tensor> pow_double_backward_tensor_scalar(const Tensor& grad_
                                                              const Tensor& input,
                                                              const at::Scalar& exponent) {
   const std::vector<Tensor> results =
-      elementwise("pow_double_backward", cpu::pow_scalar_double_backward(exponent.toDouble()),
+      elementwise(FUSEDGRAD_OPERATION(pow_scalar_double_backward, exponent.toDouble()),
                   {Tensor(), Tensor()}, {grad_grad, grad, input});
   return {results[0], results[1]};
 }
@@ -67,10 +67,10 @@ std::vector<Tensor> pow_backward_tensor_tensor(const Tensor& grad, const Tensor&
                                                std::array<bool, 2> output_mask) {
   const std::vector<Tensor> inputs = {grad, input, exponent};
   if (output_mask[0] && output_mask[1]) {
-    return elementwise("pow_backward", cpu::pow_backward(), {Tensor(), Tensor()}, inputs);
+    return elementwise(FUSEDGRAD_OPERATION(pow_backward), {Tensor(), Tensor()}, inputs);
   }
-  if (output_mask[0]) return {elementwise("pow_backward", cpu::pow_backward_input(), inputs)};
-  if (output_mask[1]) return {elementwise("pow_backward", cpu::pow_backward_exponent(), inputs)};
+  if (output_mask[0]) return {elementwise(FUSEDGRAD_OPERATION(pow_backward_input), inputs)};
+  if (output_mask[1]) return {elementwise(FUSEDGRAD_OPERATION(pow_backward_exponent), inputs)};
   return {};
 }
 
@@ -78,14 +78,14 @@ std::tuple<Tensor, Tensor, Tensor> pow_double_backward_tensor_tensor(
     const Tensor& grad_grad_input, const Tensor& grad_grad_exponent, const Tensor& grad,
     const Tensor& input, const Tensor& exponent) {
   const std::vector<Tensor> results =
-      elementwise("pow_double_backward", cpu::pow_double_backward(), {Tensor(), Tensor(), Tensor()},
+      elementwise(FUSEDGRAD_OPERATION(pow_double_backward), {Tensor(), Tensor(), Tensor()},
                   {grad_grad_input, grad_grad_exponent, grad, input, exponent});
   return {results[0], results[1], results[2]};
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(fusedgrad, CPU, m) {
+FUSEDGRAD_IMPLEMENT(m) {
   m.impl("pow.Tensor_Scalar", pow_tensor_scalar);
   m.impl("pow.Tensor_Tensor", pow_tensor_tensor);
   m.impl("pow.Scalar", pow_scalar);

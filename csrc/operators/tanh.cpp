@@ -6,14 +6,13 @@ namespace fusedgrad::operators {
 namespace {
 
 struct Tanh {
-  static constexpr const char* name = "tanh";
-  static cpu::Kernel value() { return cpu::tanh(); }
-  static cpu::Kernel backward() { return cpu::tanh_backward(); }
-  static cpu::Kernel double_backward() { return cpu::tanh_double_backward(); }
+  static Operation value() { return FUSEDGRAD_OPERATION(tanh); }
+  static Operation backward() { return FUSEDGRAD_OPERATION(tanh_backward); }
+  static Operation double_backward() { return FUSEDGRAD_OPERATION(tanh_double_backward); }
 };
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(fusedgrad, CPU, m) { Unary<Tanh>::implement(m); }
+FUSEDGRAD_IMPLEMENT(m) { Unary<Tanh>::implement(m); }
 
 }  // namespace fusedgrad::operators

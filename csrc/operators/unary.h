@@ -10,31 +10,29 @@
 
 namespace fusedgrad::operators {
 
-// `Kernels` has a `name` and the kernels value(), backward() and double_backward().
-template <class Kernels>
+// `Operations` has the operations value(), backward() and double_backward().
+template <class Operations>
 struct Unary {
-  static Tensor value(const Tensor& input) {
-    return elementwise(Kernels::name, Kernels::value(), {input});
-  }
+  static Tensor value(const Tensor& input) { return elementwise(Operations::value(), {input}); }
 
   static Tensor& value_out(const Tensor& input, Tensor& out) {
-    elementwise(Kernels::name, Kernels::value(), {out}, {input});
+    elementwise(Operations::value(), {out}, {input});
     return out;
   }
 
   static Tensor backward(const Tensor& grad, const Tensor& input) {
-    return elementwise(Kernels::name, Kernels::backward(), {grad, input});
+    return elementwise(Operations::backward(), {grad, input});
   }
 
   static std::tuple<Tensor, Tensor> double_backward(const Tensor& grad_grad, const Tensor& grad,
                                                     const Tensor& input) {
-    const std::vector<Tensor> results = elementwise(Kernels::name, Kernels::double_backward(),
-                                                    {Tensor(), Tensor()}, {grad_grad, grad, input});
+    const std::vector<Tensor> results =
+        elementwise(Operations::double_backward(), {Tensor(), Tensor()}, {grad_grad, grad, input});
     return {results[0], results[1]};
   }
 
   static void implement(torch::Library& m) {
-    const std::string name = Kernels::name;
+    const std::string name = Operations::value().name;
     m.impl(name.c_str(), value);
     m.impl((name + ".out").c_str(), value_out);
     m.impl((name + "_backward").c_str(), backward);

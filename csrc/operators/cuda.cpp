@@ -1,0 +1,92 @@
+#ifdef FUSEDGRAD_CUDA
+
+#include "operators/cuda.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <algorithm>
+
+namespace fusedgrad::operators {
+namespace {
+
+void check(const Operation& operation, cudaError_t error) {
+  TORCH_CHECK(error == cudaSuccess, operation.name, ": CUDA error: ", cudaGetErrorString(error));
+}
+
+// Through c10's registry, so that this library needs no CUDA library of PyTorch's to load.
+cudaStream_t current_stream(c10::Device device) {
+  const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
+  return static_cast<cudaStream_t>(guard.getStreamNativeHandle(guard.getStream(device)));
+}
+
+// The iterator's operands with the dimensions that the launchers take; the others, if there are
+// more, are `outer`, slowest last.
+struct Operands {
+  cuda::Elements elements;
+  int outer;
+};
+
+Operands operands_of(const at::TensorIterator& iter) {
+  Operands operands{};
+  cuda::Elements& elements = operands.elements;
+  elements.ndim = std::min(iter.ndim(), cuda::kMaxDims);
+  elements.operands = iter.ntensors();
+  operands.outer = iter.ndim() - elements.ndim;
+  elements.numel = 1;
+  for (int dim = 0; dim < elements.ndim; ++dim) {
+    elements.sizes[dim] = iter.shape()[dim];
+    elements.numel *= iter.shape()[dim];
+  }
+  for (int i = 0; i < elements.operands; ++i) {
+    elements.data[i] = iter.data_ptr(i);
+    std::copy_n(iter.strides(i).begin(), elements.ndim, elements.strides[i]);
+  }
+  return operands;
+}
+
+// Launches once for each index of the outer dimensions: few tensors have any.
+void launch_outer(const Operation& operation, DType dtype, const at::TensorIterator& iter,
+                  const cuda::Elements& elements, int dim, cudaStream_t stream) {
+  if (dim < elements.ndim) {
+    check(operation, operation.cuda(dtype, elements, stream));
+    return;
+  }
+  cuda::Elements slice = elements;
+  for (int64_t index = 0; index < iter.shape()[dim]; ++index) {
+    launch_outer(operation, dtype, iter, slice, dim - 1, stream);
+    for (int i = 0; i < slice.operands; ++i) {
+      slice.data[i] = static_cast<char*>(slice.data[i]) + iter.strides(i)[dim];
+    }
+  }
+}
+
+}  // namespace
+
+void launch(const Operation& operation, DType dtype, const at::TensorIterator& iter) {
+  if (iter.numel() == 0) return;
+  const c10::DeviceGuard guard(iter.device());
+  const Operands operands = operands_of(iter);
+  launch_outer(operation, dtype, iter, operands.elements, iter.ndim() - 1,
+               current_stream(iter.device()));
+}
+
+at::Tensor launch_sum(const Summable& operation, DType dtype, const at::TensorIterator& iter,
+                      double scale) {
+  const c10::DeviceGuard guard(iter.device());
+  const Operands operands = operands_of(iter);
+  TORCH_CHECK(operands.outer == 0, operation.name, ": the broadcast operands have ", iter.ndim(),
+              " dimensions that cannot be merged, expected at most ", cuda::kMaxDims);
+  const at::TensorOptions options = at::device(iter.device()).dtype(iter.common_dtype());
+  at::Tensor out = at::empty({}, options);
+  const int64_t bytes = cuda::reduction_workspace_bytes(iter.numel());
+  at::Tensor workspace = at::empty({bytes}, options.dtype(at::kByte));
+  check(operation, operation.cuda_sum(dtype, operands.elements, scale, out.data_ptr(),
+                                      workspace.data_ptr(), bytes, current_stream(iter.device())));
+  return out;
+}
+
+}  // namespace fusedgrad::operators
+
+#endif  // FUSEDGRAD_CUDA
