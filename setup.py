@@ -1,76 +1,121 @@
-"""Builds fusedgrad._C, the one shared object that holds the kernels and their operators."""
+"""Builds fusedgrad._C, the one shared object that holds the kernels and their operators.
 
+FUSEDGRAD_CUDA=1 builds the CUDA kernels too, 0 does not, auto (the default) does where the installed
+torch is a CUDA build and a toolkit is found. TORCH_CUDA_ARCH_LIST names the architectures.
+"""
+
+import os
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
 
 OLDEST_TORCH = (2, 13)
+CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 ROOT = Path(__file__).parent
+
+
+def stop(sentence: str) -> None:
+    sys.exit(f"fusedgrad cannot be built: {sentence}")
+
 
 try:
     import torch
-    from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
+    from torch.utils import cpp_extension
 except ImportError:
-    sys.exit(
-        "fusedgrad is built against the installed torch, and none is installed here: "
+    stop(
+        "it builds against the installed torch, and none is installed here; "
         "install torch first, then run pip with --no-build-isolation."
     )
 
 if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
     oldest = ".".join(map(str, OLDEST_TORCH))
-    sys.exit(f"fusedgrad needs torch {oldest} or newer, and torch {torch.__version__} is installed.")
+    stop(f"torch {torch.__version__} is installed, and it needs torch {oldest} or newer.")
+
+CXX = os.environ.get("CXX", "c++")
+if shutil.which(CXX.split()[0]) is None:
+    stop(f"the C++ compiler '{CXX}' is not on PATH; install g++ 11 or newer, or set CXX to yours.")
 
 
-def compiler() -> str:
-    """The C++ compiler that BuildExtension will call, or the end of the build."""
-    import os
+def cuda_toolkit() -> Path | None:
+    """The root of a CUDA toolkit: CUDA_HOME, its usual place, or NVIDIA's packages of PyPI."""
+    packages = Path(sysconfig.get_path("purelib"), "nvidia", "cu13")
+    for root in (os.environ.get("CUDA_HOME"), "/usr/local/cuda", packages):
+        if root and Path(root, "bin", "nvcc").exists():
+            return Path(root)
+    return None
 
-    name = os.environ.get("CXX", "c++")
-    if shutil.which(name.split()[0]) is None:
-        sys.exit(f"fusedgrad needs a C++20 compiler, and '{name}' is not on PATH (set CXX to yours).")
-    return name
 
-
-compiler()
-
-import pybind11  # noqa: E402  (after the checks above, so that their sentence comes first)
-
-SOURCES = sorted(
-    str(path.relative_to(ROOT))
-    for folder in ("cpu", "operators", "accuracy")
-    for path in (ROOT / "csrc" / folder).glob("*.cpp")
-)
-
-CXX_FLAGS = [
-    "-std=c++20",
-    "-O3",
-    "-g0",
-    "-fvisibility=hidden",
-    # Every fused multiply-add is written out, so that all instruction sets and the device agree.
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    f'-DFUSEDGRAD_TORCH_VERSION="{torch.__version__}"',
-    # Other people's headers are not held to our warnings.
-    *(f"-isystem{path}" for path in [*include_paths(), pybind11.get_include()]),
-]
-
-setup(
-    ext_modules=[
-        Extension(
-            "fusedgrad._C",
-            SOURCES,
-            include_dirs=[str(ROOT / "csrc")],
-            library_dirs=library_paths(),
-            libraries=["c10", "torch", "torch_cpu"],
-            extra_compile_args={"cxx": CXX_FLAGS},
-            language="c++",
+def cuda_to_build_with() -> Path | None:
+    wanted = os.environ.get("FUSEDGRAD_CUDA", "auto")
+    if wanted not in ("0", "1", "auto"):
+        stop(f"FUSEDGRAD_CUDA is '{wanted}', expected 0, 1 or auto.")
+    if wanted == "0" or (wanted == "auto" and torch.version.cuda is None):
+        return None
+    toolkit = cuda_toolkit()
+    if toolkit is None and wanted == "1":
+        stop(
+            "FUSEDGRAD_CUDA=1 and no CUDA toolkit was found; set CUDA_HOME, or install "
+            "nvidia-cuda-nvcc, nvidia-cuda-crt, nvidia-cuda-runtime, nvidia-cuda-cccl and "
+            "nvidia-nvvm from PyPI."
         )
-    ],
-    cmdclass={"build_ext": BuildExtension},
-)
+    return toolkit
+
+
+def sources(*folders: str, suffix: str) -> list[str]:
+    return sorted(
+        str(path.relative_to(ROOT))
+        for folder in folders
+        for path in (ROOT / "csrc" / folder).glob(f"*{suffix}")
+    )
+
+
+def system_include(path: str | Path) -> str:
+    """Other people's headers are not held to our warnings."""
+    return f"-isystem{path}"
+
+
+def extension() -> Extension:
+    import pybind11
+
+    defines = [("FUSEDGRAD_TORCH_VERSION", f'"{torch.__version__}"')]
+    cxx = [
+        *("-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"),
+        # Every fused multiply-add is written out, so that all instruction sets and the device agree.
+        "-ffp-contract=off",
+        *("-fno-math-errno", "-fno-trapping-math"),
+        *map(system_include, [*cpp_extension.include_paths(), pybind11.get_include()]),
+    ]
+    nvcc = ["-std=c++20", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fvisibility=hidden"]
+    files = sources("cpu", "operators", "accuracy", suffix=".cpp")
+    library_dirs = list(cpp_extension.library_paths())
+    libraries = ["c10", "torch", "torch_cpu"]
+
+    toolkit = cuda_to_build_with()
+    if toolkit is not None:
+        # A CPU build of torch leaves this None; with it BuildExtension's own rules compile .cu files.
+        cpp_extension.CUDA_HOME = str(toolkit)
+        architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+        defines += [("FUSEDGRAD_CUDA", "1"), ("FUSEDGRAD_CUDA_ARCHITECTURES", f'"{architectures}"')]
+        cxx.append(system_include(toolkit / "include"))
+        nvcc.append("-compress-mode=size")
+        files += sources("cuda", suffix=".cu")
+        library_dirs += [str(toolkit / name) for name in ("lib64", "lib") if (toolkit / name).is_dir()]
+        # Static, so that the shared object loads where torch brings no CUDA.
+        libraries += ["cudart_static", "rt", "dl", "pthread"]
+
+    return Extension(
+        "fusedgrad._C",
+        files,
+        include_dirs=[str(ROOT / "csrc")],
+        define_macros=defines,
+        library_dirs=library_dirs,
+        libraries=libraries,
+        extra_compile_args={"cxx": cxx, "nvcc": nvcc},
+        language="c++",
+    )
+
+
+setup(ext_modules=[extension()], cmdclass={"build_ext": cpp_extension.BuildExtension})
