@@ -1,0 +1,230 @@
+// The few elementary functions that the mathematics of every operation is built on.
+//
+// They hand back parts (a number and what its rounding left, a power of two and its factor), so
+// that a caller rounds once, at its end. No table, no branch, no call: a loop over them vectorises.
+// Where a device spells one differently it does so here and nowhere else.
+#pragma once
+
+#include "math/approximations.h"
+#include "math/platform.h"
+
+namespace fusedgrad::math {
+
+// hi + lo, where lo is what rounding to hi left.
+template <class T>
+struct Pair {
+  T hi;
+  T lo;
+};
+
+template <class T>
+struct Ranges;
+
+template <>
+struct Ranges<float> {
+  static constexpr float kLeastExponent = -110;  // exp(-110) rounds to 0
+  static constexpr float kLift = 0x1p64f;        // exp(-110) * 2^64 is normal
+  static constexpr int kLiftBits = 64;
+  static constexpr float kGreatestPower = 250;  // 2^250 rounds to infinity, 2^125 does not
+};
+
+template <>
+struct Ranges<double> {
+  static constexpr double kLeastExponent = -750;
+  static constexpr double kLift = 0x1p512;
+  static constexpr int kLiftBits = 512;
+  static constexpr double kGreatestPower = 2040;
+};
+
+// 1.5 * 2^mantissa_bits + j holds j in its low bits: adding it rounds to an integer, and shifting
+// the sum left by the mantissa's length makes the number 2^(j - bias).
+template <class T>
+constexpr T kRound = T(3) * static_cast<T>(Bits<T>(1) << (Format<T>::kMantissaBits - 1));
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T power_of_two(T rounded_biased) {
+  return from_bits(static_cast<Bits<T>>(to_bits(rounded_biased) << Format<T>::kMantissaBits));
+}
+
+// exp(y) = power * (1 + expm1.hi + expm1.lo), y <= 0, |expm1| <= sqrt(2) - 1, with power times
+// kLift: the result may be subnormal, and is rounded when the caller takes the lift away.
+template <class T>
+struct LiftedExp {
+  T power;
+  Pair<T> expm1;
+
+  // exp(y) * kLift
+  FUSEDGRAD_HOST_DEVICE Pair<T> value() const {
+    const T hi = fma(power, expm1.hi, power);
+    return {hi, fma(power, expm1.lo, fma(power, expm1.hi, power - hi))};
+  }
+  // 1 - exp(y), of full relative accuracy where it is near 0
+  FUSEDGRAD_HOST_DEVICE Pair<T> complement() const {
+    const T scale = power * (1 / Ranges<T>::kLift);
+    const T hi = fma(-scale, expm1.hi, 1 - scale);
+    return {hi, fma(-scale, expm1.lo, fma(-scale, expm1.hi, (1 - scale) - hi))};
+  }
+};
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE LiftedExp<T> lifted_exp(T y) {
+  using C = Approximations<T>;
+  constexpr T kShift = kRound<T> + (Format<T>::kBias + Ranges<T>::kLiftBits);
+  y = y < Ranges<T>::kLeastExponent ? Ranges<T>::kLeastExponent : y;
+  const T shifted = fma(y, C::kLog2E, kShift);
+  const T n = shifted - kShift;
+  const T r = fma(n, -C::kLn2Lo, fma(n, -C::kLn2, y));
+  const T square = r * r;
+  const T p = Approximations<T>::expm1(r);
+  const T hi = fma(square, p, r);
+  return {power_of_two(shifted), {hi, fma(square, p, r - hi)}};
+}
+
+// 1/d = estimate * (1 + residual)
+template <class T>
+struct Reciprocal {
+  T estimate;
+  T residual;
+
+  FUSEDGRAD_HOST_DEVICE T value() const { return fma(estimate, residual, estimate); }
+  // numerator/d
+  FUSEDGRAD_HOST_DEVICE Pair<T> times(Pair<T> numerator) const {
+    const T hi = numerator.hi * estimate;
+    const T lo = fma(numerator.lo, estimate, fma(numerator.hi, estimate, -hi));
+    return {hi, fma(hi, residual, lo)};
+  }
+};
+
+// From an estimate with a relative error of at most 2^-6 (float) or 2^-9 (double), by a step of
+// third order: a division costs a vector unit three times as much.
+template <class T>
+FUSEDGRAD_HOST_DEVICE Reciprocal<T> reciprocal(Pair<T> d, T estimate) {
+  const T error = fma(-d.hi, estimate, T(1));
+  estimate = fma(estimate, fma(error, error, error), estimate);
+  return {estimate, fma(-d.lo, estimate, fma(-d.hi, estimate, T(1)))};
+}
+
+// 1/(1 + a), 0 <= a <= 1
+template <class T>
+FUSEDGRAD_HOST_DEVICE Reciprocal<T> reciprocal_of_one_plus(Pair<T> a) {
+  const T d = 1 + a.hi;
+  return reciprocal<T>({d, (a.hi - (d - 1)) + a.lo}, Approximations<T>::reciprocal(d));
+}
+
+// 2 atanh(twice_s / 2), |twice_s| <= 2/3
+template <class T>
+FUSEDGRAD_HOST_DEVICE Pair<T> twice_atanh(Pair<T> twice_s) {
+  const T z = T(0.25) * twice_s.hi * twice_s.hi;
+  const T tail = z * Approximations<T>::atanh(z);
+  return {twice_s.hi, fma(twice_s.hi, tail, twice_s.lo)};
+}
+
+// log(1 + a) = 2 atanh(a / (2 + a)), 0 <= a <= 1, which cancels nowhere
+template <class T>
+FUSEDGRAD_HOST_DEVICE T log1p_of_fraction(Pair<T> a) {
+  const T half = T(0.5);
+  const Pair<T> result =
+      twice_atanh(reciprocal_of_one_plus<T>({half * a.hi, half * a.lo}).times(a));
+  return result.hi + result.lo;
+}
+
+// x = 2^exponent * (1 + fraction), 1/sqrt(2) <= 1 + fraction < sqrt(2), x >= 0
+template <class T>
+struct Decomposed {
+  T exponent;
+  T fraction;
+};
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE Decomposed<T> decompose(T x) {
+  using F = Format<T>;
+  constexpr int kSubnormalShift = F::kMantissaBits + 1;
+  constexpr T kIntegers = static_cast<T>(Bits<T>(1) << F::kMantissaBits);
+  constexpr Bits<T> kRootHalf = sizeof(T) == 4 ? Bits<T>(0x3f3504f3) : Bits<T>(0x3fe6a09e667f3bcd);
+  constexpr Bits<T> kOne = Bits<T>(F::kBias) << F::kMantissaBits;
+  const bool subnormal = x < F::kMinNormal;
+  const Bits<T> bits = to_bits(subnormal ? x * static_cast<T>(Bits<T>(1) << kSubnormalShift) : x) +
+                       (kOne - kRootHalf);
+  const T exponent = from_bits((bits >> F::kMantissaBits) | to_bits(kIntegers)) -
+                     (subnormal ? kIntegers + (F::kBias + kSubnormalShift) : kIntegers + F::kBias);
+  const Bits<T> mantissa = bits & ((Bits<T>(1) << F::kMantissaBits) - 1);
+  return {exponent, from_bits(mantissa + kRootHalf) - 1};
+}
+
+// log(u + lo), 0 <= u <= 1, |lo| at most half a unit of u's last place
+template <class T>
+FUSEDGRAD_HOST_DEVICE T log_of_fraction(T u, T lo) {
+  using C = Approximations<T>;
+  const Decomposed<T> d = decompose(u);
+  // lo in units of the fraction: where u is far from 1, too little to matter, and 0 from the
+  // callers.
+  const T fraction = d.exponent == 0 ? d.fraction + lo : d.fraction + lo * 2;
+  const T denominator = 2 + fraction;
+  const Reciprocal<T> r = reciprocal<T>({denominator, fraction - (denominator - 2)},
+                                        C::reciprocal_near_two(denominator));
+  const Pair<T> log = twice_atanh(r.times({2 * fraction, T(0)}));
+  const T hi = fma(d.exponent, C::kLn2, log.hi);
+  const T lo_sum = fma(d.exponent, C::kLn2, -hi) + log.hi;
+  const T result = hi + (lo_sum + fma(d.exponent, C::kLn2Lo, log.lo));
+  return u == 0 ? -kInfinity<T> : result;
+}
+
+// log2(x), x >= 0, to 2^-34 (float) and 2^-64 (double) of itself: times an exponent it keeps the
+// digits of a power. lo is 0 where hi is not finite.
+template <class T>
+FUSEDGRAD_HOST_DEVICE Pair<T> log2(T x) {
+  using C = Approximations<T>;
+  const Decomposed<T> d = decompose(x);
+  const T denominator = 2 + d.fraction;
+  const Reciprocal<T> r = reciprocal<T>({denominator, d.fraction - (denominator - 2)},
+                                        C::reciprocal_near_two(denominator));
+  const Pair<T> q = r.times({d.fraction, T(0)});
+  // series = 2/ln2 * (1 + z/3) + z^2 * polynomial, z = q^2
+  const T z = q.hi * q.hi;
+  const T z_lo = fma(q.hi, q.hi, -z) + 2 * q.hi * q.lo;
+  const T linear = C::kTwoThirdsOverLn2 * z;
+  const T linear_lo = fma(C::kTwoThirdsOverLn2, z, -linear) +
+                      fma(C::kTwoThirdsOverLn2, z_lo, C::kTwoThirdsOverLn2Lo * z);
+  const T rest = fma(z * z, C::log2(z), C::kTwoOverLn2Lo + linear_lo);
+  const T series = C::kTwoOverLn2 + linear;
+  const T series_lo = ((C::kTwoOverLn2 - series) + linear) + rest;
+  const T product = q.hi * series;
+  const T product_lo = fma(q.hi, series, -product) + fma(q.hi, series_lo, q.lo * series);
+  const T hi = d.exponent + product;
+  const T lo = ((d.exponent - hi) + product) + product_lo;
+  const bool finite = x < kInfinity<T>;
+  return {x == 0 ? -kInfinity<T> : finite ? hi : x, x != 0 && finite ? lo : T(0)};
+}
+
+// 2^y = mantissa * low * high, low and high powers of two of like exponents, so that a product that
+// overflows or becomes subnormal on the way does so at the end.
+template <class T>
+struct ScaledPower {
+  T mantissa;
+  T low;
+  T high;
+  bool underflows;
+
+  // 2^y * c, where a 2^y that is 0 makes 0 of an infinite c
+  FUSEDGRAD_HOST_DEVICE T times(T c) const {
+    return mantissa * low * (underflows ? copysign(T(1), c) : c) * high;
+  }
+  FUSEDGRAD_HOST_DEVICE T value() const { return mantissa * low * high; }
+};
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE ScaledPower<T> exp2(Pair<T> y) {
+  constexpr T kLimit = Ranges<T>::kGreatestPower;
+  constexpr T kShift = kRound<T> + Format<T>::kBias;
+  const T lo = abs(y.hi) < kLimit ? y.lo : T(0);
+  T hi = y.hi > kLimit ? kLimit : y.hi;
+  hi = hi < -kLimit ? -kLimit : hi;
+  const T n = (hi + kRound<T>)-kRound<T>;
+  const T f = (hi - n) + lo;
+  const T mantissa = fma(f, Approximations<T>::exp2(f), T(1));
+  const T half = fma(n, T(0.5), kShift);
+  const T other_half = (n - (half - kShift)) + kShift;
+  return {mantissa, power_of_two(half), power_of_two(other_half), hi == -kLimit};
+}
+
+}  // namespace fusedgrad::math

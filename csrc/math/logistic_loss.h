@@ -1,0 +1,266 @@
+// Binary cross-entropy, on logits and on probabilities, with its derivatives.
+//
+// On logits, with softplus(x) = max(x, 0) + log(1 + exp(-|x|)):
+//   loss(x, t) = pos_weight * t * softplus(-x) + (1 - t) * softplus(x)
+// sorted into terms that are all non-negative for t in [0, 1], so that none cancels. A term whose
+// weight is 0 is skipped, so that x = inf gives 0 or inf and never NaN.
+#pragma once
+
+#include "math/elementary.h"
+#include "math/sigmoid.h"
+
+namespace fusedgrad::math {
+
+namespace detail {
+
+// A gradient (1 - t) sigmoid(x) - t sigmoid(-x) vanishes where sigmoid(x) = t: to keep its digits
+// there, it needs exp(-|x|) to twice float's precision. A device pays too much for double.
+template <class T>
+struct Wide {
+  using Type = T;
+};
+#if !defined(__CUDA_ARCH__)
+template <>
+struct Wide<float> {
+  using Type = double;
+};
+#endif
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T skip_zero(T weight, T x) {
+  return weight == 0 ? T(0) : weight * x;
+}
+
+// log(1 + exp(-|x|))
+template <class T>
+FUSEDGRAD_HOST_DEVICE T softplus_tail(T x) {
+  constexpr T kUnlift = 1 / Ranges<T>::kLift;
+  const Pair<T> a = lifted_exp(-abs(x)).value();
+  return log1p_of_fraction<T>({a.hi * kUnlift, a.lo * kUnlift});
+}
+
+// The weight of log(1 + exp(-|x|)), which is 1 for pos_weight 1
+template <class T>
+FUSEDGRAD_HOST_DEVICE T tail_weight(T t, T pos_weight) {
+  return fma(pos_weight, t, 1 - t);
+}
+
+}  // namespace detail
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_with_logits(T x, T t, T pos_weight) {
+  const T linear = detail::skip_zero(x >= 0 ? 1 - t : pos_weight * t, abs(x));
+  return fma(detail::tail_weight(t, pos_weight), detail::softplus_tail(x), linear);
+}
+
+// With a = exp(-|x|): ((1 - t) - pos_weight t a) / (1 + a) for x >= 0,
+// ((1 - t) a - pos_weight t) / (1 + a) below
+template <class T>
+FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_with_logits_input_derivative(T x, T t, T pos_weight) {
+  using W = typename detail::Wide<T>::Type;
+  const LiftedExp<W> exp = lifted_exp(-abs(static_cast<W>(x)));
+  const W a = exp.value().hi * (1 / Ranges<W>::kLift);
+  const W positive = static_cast<W>(pos_weight) * t;
+  const W negative = 1 - static_cast<W>(t);
+  const W subtrahend = x >= 0 ? positive * a : positive;
+  const W minuend = x >= 0 ? W(1) : a;
+  // -0 and not 0 - 0 where only the subtrahend is left
+  const W numerator = negative == 0 ? -subtrahend : fma(minuend, negative, -subtrahend);
+  const T quotient = static_cast<T>(numerator);
+  const Reciprocal<T> r = reciprocal_of_one_plus<T>({static_cast<T>(a), T(0)});
+  const Pair<T> result = r.times({quotient, T(0)});
+  return result.hi + result.lo;
+}
+
+// pos_weight softplus(-x) - softplus(x)
+template <class T>
+FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_with_logits_target_derivative(T x, T pos_weight) {
+  const T linear = detail::skip_zero(x >= 0 ? T(1) : pos_weight, x);
+  return fma(pos_weight - 1, detail::softplus_tail(x), -linear);
+}
+
+// t softplus(-x)
+template <class T>
+FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_with_logits_pos_weight_derivative(T x, T t) {
+  return detail::skip_zero(t, detail::softplus_tail(x) + (x < 0 ? -x : T(0)));
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_with_logits_input_second_derivative(T x, T t,
+                                                                                 T pos_weight) {
+  return detail::tail_weight(t, pos_weight) * sigmoid_derivative(x);
+}
+
+namespace detail {
+
+// -log(p) and -log(1 - p), at most 100 as in PyTorch
+template <class T>
+FUSEDGRAD_HOST_DEVICE T minus_log(T p) {
+  const T value = -log_of_fraction(p, T(0));
+  return value > 100 ? T(100) : value;
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T minus_log_complement(T p) {
+  const T complement = 1 - p;
+  const T value = -log_of_fraction(complement, (1 - complement) - p);
+  return value > 100 ? T(100) : value;
+}
+
+// p (1 - p), which PyTorch keeps from 0
+template <class T>
+constexpr T kLeastVariance = T(1e-12);
+
+}  // namespace detail
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T binary_cross_entropy(T p, T t) {
+  return fma(t, detail::minus_log(p), (1 - t) * detail::minus_log_complement(p));
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_input_derivative(T p, T t) {
+  const T variance = p * (1 - p);
+  return (p - t) / (variance < detail::kLeastVariance<T> ? detail::kLeastVariance<T> : variance);
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_target_derivative(T p) {
+  return detail::minus_log(p) - detail::minus_log_complement(p);
+}
+
+// t / p^2 + (1 - t) / (1 - p)^2
+template <class T>
+FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_input_second_derivative(T p, T t) {
+  const T a = 1 / p;
+  const T b = 1 / (1 - p);
+  const T value = fma(t * a, a, (1 - t) * b * b);
+  return p * (1 - p) < detail::kLeastVariance<T> ? 1 / detail::kLeastVariance<T> : value;
+}
+
+struct BinaryCrossEntropyWithLogits {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T x, T t) const {
+    return binary_cross_entropy_with_logits(x, t, T(1));
+  }
+};
+
+struct WeightedBinaryCrossEntropyWithLogits {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T x, T t, T w, T pos_weight) const {
+    return detail::skip_zero(w, binary_cross_entropy_with_logits(x, t, pos_weight));
+  }
+};
+
+// `scale` is what a mean divides by, inverted.
+template <class S>
+struct BinaryCrossEntropyWithLogitsBackward {
+  S scale;
+  FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x, S t) const {
+    return grad * scale * binary_cross_entropy_with_logits_input_derivative(x, t, S(1));
+  }
+};
+
+template <class S>
+struct WeightedBinaryCrossEntropyWithLogitsBackward {
+  S scale;
+  FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x, S t, S w, S pos_weight) const {
+    return grad * scale * w * binary_cross_entropy_with_logits_input_derivative(x, t, pos_weight);
+  }
+};
+
+template <class S>
+struct BinaryCrossEntropyWithLogitsBackwardTarget {
+  S scale;
+  FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x, S, S w, S pos_weight) const {
+    return detail::skip_zero(
+        w, grad * scale * binary_cross_entropy_with_logits_target_derivative(x, pos_weight));
+  }
+};
+
+template <class S>
+struct BinaryCrossEntropyWithLogitsBackwardWeight {
+  S scale;
+  FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x, S t, S, S pos_weight) const {
+    return grad * scale * binary_cross_entropy_with_logits(x, t, pos_weight);
+  }
+};
+
+template <class S>
+struct BinaryCrossEntropyWithLogitsBackwardPosWeight {
+  S scale;
+  FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x, S t, S w, S) const {
+    return detail::skip_zero(
+        w, grad * scale * binary_cross_entropy_with_logits_pos_weight_derivative(x, t));
+  }
+};
+
+template <class S>
+struct BinaryCrossEntropyWithLogitsDoubleBackward {
+  S scale;
+  FUSEDGRAD_HOST_DEVICE Values<S, 2> operator()(S grad_grad, S grad, S x, S t, S w,
+                                                S pos_weight) const {
+    const S v = grad_grad * scale * w;
+    return {
+        {v * binary_cross_entropy_with_logits_input_derivative(x, t, pos_weight),
+         v * grad * binary_cross_entropy_with_logits_input_second_derivative(x, t, pos_weight)}};
+  }
+};
+
+struct BinaryCrossEntropy {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T p, T t) const {
+    return binary_cross_entropy(p, t);
+  }
+};
+
+struct WeightedBinaryCrossEntropy {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T p, T t, T w) const {
+    return w * binary_cross_entropy(p, t);
+  }
+};
+
+template <class S>
+struct BinaryCrossEntropyBackward {
+  S scale;
+  FUSEDGRAD_HOST_DEVICE S operator()(S grad, S p, S t) const {
+    return grad * scale * binary_cross_entropy_input_derivative(p, t);
+  }
+};
+
+template <class S>
+struct WeightedBinaryCrossEntropyBackward {
+  S scale;
+  FUSEDGRAD_HOST_DEVICE S operator()(S grad, S p, S t, S w) const {
+    return grad * scale * w * binary_cross_entropy_input_derivative(p, t);
+  }
+};
+
+template <class S>
+struct BinaryCrossEntropyBackwardTarget {
+  S scale;
+  FUSEDGRAD_HOST_DEVICE S operator()(S grad, S p, S, S w) const {
+    return grad * scale * w * binary_cross_entropy_target_derivative(p);
+  }
+};
+
+template <class S>
+struct BinaryCrossEntropyBackwardWeight {
+  S scale;
+  FUSEDGRAD_HOST_DEVICE S operator()(S grad, S p, S t, S) const {
+    return grad * scale * binary_cross_entropy(p, t);
+  }
+};
+
+template <class S>
+struct BinaryCrossEntropyDoubleBackward {
+  S scale;
+  FUSEDGRAD_HOST_DEVICE Values<S, 2> operator()(S grad_grad, S grad, S p, S t, S w) const {
+    const S v = grad_grad * scale * w;
+    return {{v * binary_cross_entropy_input_derivative(p, t),
+             v * grad * binary_cross_entropy_input_second_derivative(p, t)}};
+  }
+};
+
+}  // namespace fusedgrad::math

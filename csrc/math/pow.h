@@ -1,0 +1,260 @@
+// pow(x, e) = x^e and its partial derivatives, with every special case of C's pow.
+//
+// |x|^e is 2^(e log2|x|), the logarithm and the product in pairs, so that an exponent of hundreds
+// does not magnify a rounding. Derivatives take x^(e-1) from the logarithm times e - 1, itself a
+// pair: e - 1 rounded to one number would be wrong by 2^-25, and x^(e-1) by 64 units of its last
+// place.
+//
+// Conventions, PyTorch's: a coefficient 0 makes a derivative 0; at base 0 and exponents from 0 up
+// the derivative in the exponent is 0. A second derivative is a limit, never 0 * inf.
+#pragma once
+
+#include "math/elementary.h"
+
+namespace fusedgrad::math {
+
+namespace detail {
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE bool is_integer(T x) {
+  constexpr T kIntegers = static_cast<T>(Bits<T>(1) << Format<T>::kMantissaBits);
+  const T size = abs(x);
+  return (size < kIntegers ? (size + kIntegers) - kIntegers : size) == size;
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE bool is_odd(T x) {
+  return is_integer(x) && !is_integer(x * T(0.5));
+}
+
+// e - 1 or e - 2 and what its rounding left (Knuth's two-sum)
+template <class T>
+FUSEDGRAD_HOST_DEVICE Pair<T> subtract(T e, T n) {
+  const T hi = e - n;
+  const T subtracted = hi - e;
+  return {hi, (e - (hi - subtracted)) - (n + subtracted)};
+}
+
+// |x|^e from log2|x|, where 0 as an exponent and 1 as a base make 1 of everything
+template <class T>
+FUSEDGRAD_HOST_DEVICE ScaledPower<T> power(Pair<T> log, Pair<T> e) {
+  const bool one = log.hi == 0 || e.hi == 0;
+  const T hi = e.hi * log.hi;
+  const T lo = fma(e.hi, log.hi, -hi) + fma(e.hi, log.lo, e.lo * log.hi);
+  return exp2<T>({one ? T(0) : hi, one ? T(0) : lo});
+}
+
+// A negative base has no power of a broken exponent; infinity has.
+template <class T>
+FUSEDGRAD_HOST_DEVICE T with_sign(T magnitude, T x, T e, bool odd) {
+  const T negative = to_bits(x) >> (sizeof(T) * 8 - 1) && odd ? -magnitude : magnitude;
+  return x < 0 && x > -kInfinity<T> && !is_integer(e) ? static_cast<T>(__builtin_nan(""))
+                                                      : negative;
+}
+
+// ln|x| to a little more than its last place
+template <class T>
+FUSEDGRAD_HOST_DEVICE T ln(Pair<T> log) {
+  using C = Approximations<T>;
+  const T lo = fma(log.lo, C::kLn2, log.hi * C::kLn2Lo);
+  return abs(log.hi) < kInfinity<T> ? fma(log.hi, C::kLn2, lo) : log.hi;
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T nan_below_zero(T x, T value) {
+  return x < 0 ? static_cast<T>(__builtin_nan("")) : value;
+}
+
+}  // namespace detail
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T pow(T x, T e) {
+  const T magnitude = detail::power<T>(log2(abs(x)), {e, T(0)}).value();
+  return x == 1 ? T(1) : detail::with_sign(magnitude, x, e, detail::is_odd(e));
+}
+
+// e x^(e-1)
+template <class T>
+FUSEDGRAD_HOST_DEVICE T pow_base_derivative(T x, T e) {
+  const ScaledPower<T> power = detail::power(log2(abs(x)), detail::subtract(e, T(1)));
+  const T value = detail::with_sign(power.times(e), x, e, !detail::is_odd(e));
+  return e == 0 ? T(0) : value;
+}
+
+// x^e ln x
+template <class T>
+FUSEDGRAD_HOST_DEVICE T pow_exponent_derivative(T x, T e) {
+  const Pair<T> log = log2(abs(x));
+  const T value = detail::power<T>(log, {e, T(0)}).times(detail::ln(log));
+  return x == 0 && e >= 0 ? T(0) : detail::nan_below_zero(x, value);
+}
+
+// e (e-1) x^(e-2)
+template <class T>
+FUSEDGRAD_HOST_DEVICE T pow_base_second_derivative(T x, T e) {
+  const ScaledPower<T> power = detail::power(log2(abs(x)), detail::subtract(e, T(2)));
+  const T value = detail::with_sign(power.times(e * (e - 1)), x, e, detail::is_odd(e));
+  return e == 0 || e == 1 ? T(0) : value;
+}
+
+// x^(e-1) (1 + e ln x)
+template <class T>
+FUSEDGRAD_HOST_DEVICE T pow_mixed_derivative(T x, T e) {
+  const Pair<T> log = log2(abs(x));
+  const T factor = e == 0 ? T(1) : fma(e, detail::ln(log), T(1));
+  const T value = detail::power(log, detail::subtract(e, T(1))).times(factor);
+  return detail::nan_below_zero(x, value);
+}
+
+// x^e (ln x)^2
+template <class T>
+FUSEDGRAD_HOST_DEVICE T pow_exponent_second_derivative(T x, T e) {
+  const Pair<T> log = log2(abs(x));
+  const T ln = detail::ln(log);
+  const T value = detail::power<T>(log, {e, T(0)}).times(ln * ln);
+  return x == 0 && e >= 0 ? T(0) : detail::nan_below_zero(x, value);
+}
+
+namespace detail {
+
+template <int N, class T>
+FUSEDGRAD_HOST_DEVICE T integer_power(T x) {
+  if constexpr (N == 0) {
+    return T(1);
+  } else if constexpr (N == 1) {
+    return x;
+  } else if constexpr (N % 2 == 0) {
+    const T root = integer_power<N / 2>(x);
+    return root * root;
+  } else {
+    return integer_power<N - 1>(x) * x;
+  }
+}
+
+}  // namespace detail
+
+// x^(k/2) for a small k. The reciprocal is taken first: that of a subnormal x * x would have lost
+// its digits. As in C's pow, the root of -0 is +0 and that of -inf is inf.
+template <int TwiceExponent, class T>
+FUSEDGRAD_HOST_DEVICE T pow_half_integer(T x) {
+  constexpr int kSize = TwiceExponent < 0 ? -TwiceExponent : TwiceExponent;
+  if constexpr (kSize % 2 == 0) {
+    return detail::integer_power<kSize / 2>(TwiceExponent < 0 ? 1 / x : x);
+  } else {
+    const T base = x == -kInfinity<T> ? kInfinity<T> : x + T(0);
+    if constexpr (TwiceExponent == -1) {
+      return 1 / sqrt(base);
+    } else {
+      const T y = TwiceExponent < 0 ? 1 / base : base;
+      return detail::integer_power<kSize / 2>(y) * sqrt(y);
+    }
+  }
+}
+
+template <int TwiceExponent>
+struct PowHalfInteger {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T x) const {
+    return pow_half_integer<TwiceExponent>(x);
+  }
+};
+
+namespace detail {
+
+// coefficient * x^(k/2)
+template <int TwiceExponent, class T>
+FUSEDGRAD_HOST_DEVICE T scaled_half_integer(T coefficient, T x) {
+  return coefficient == 0 ? T(0) : coefficient * pow_half_integer<TwiceExponent>(x);
+}
+
+}  // namespace detail
+
+template <int TwiceExponent>
+struct PowHalfIntegerBackward {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x) const {
+    constexpr T e = T(TwiceExponent) / 2;
+    return grad * detail::scaled_half_integer<TwiceExponent - 2>(e, x);
+  }
+};
+
+template <int TwiceExponent>
+struct PowHalfIntegerDoubleBackward {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad_grad, T grad, T x) const {
+    constexpr T e = T(TwiceExponent) / 2;
+    return {{grad_grad * detail::scaled_half_integer<TwiceExponent - 2>(e, x),
+             grad_grad * grad * detail::scaled_half_integer<TwiceExponent - 4>(e * (e - 1), x)}};
+  }
+};
+
+template <class S>
+struct PowScalar {
+  S exponent;
+  FUSEDGRAD_HOST_DEVICE S operator()(S x) const { return pow(x, exponent); }
+};
+
+template <class S>
+struct PowScalarBackward {
+  S exponent;
+  FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x) const {
+    return grad * pow_base_derivative(x, exponent);
+  }
+};
+
+template <class S>
+struct PowScalarDoubleBackward {
+  S exponent;
+  FUSEDGRAD_HOST_DEVICE Values<S, 2> operator()(S grad_grad, S grad, S x) const {
+    return {{grad_grad * pow_base_derivative(x, exponent),
+             grad_grad * grad * pow_base_second_derivative(x, exponent)}};
+  }
+};
+
+struct Pow {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T x, T e) const {
+    return pow(x, e);
+  }
+};
+
+struct PowBackward {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad, T x, T e) const {
+    return {{grad * pow_base_derivative(x, e), grad * pow_exponent_derivative(x, e)}};
+  }
+};
+
+struct PowBackwardInput {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x, T e) const {
+    return grad * pow_base_derivative(x, e);
+  }
+};
+
+struct PowBackwardExponent {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x, T e) const {
+    return grad * pow_exponent_derivative(x, e);
+  }
+};
+
+// The gradients of <v, backward(grad, x, e)> in grad, x and e. A term whose v is 0 is left out: an
+// absent v must not make a NaN of an infinite derivative.
+struct PowDoubleBackward {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE Values<T, 3> operator()(T v_x, T v_e, T grad, T x, T e) const {
+    const T mixed = pow_mixed_derivative(x, e);
+    return {{term(v_x, pow_base_derivative(x, e)) + term(v_e, pow_exponent_derivative(x, e)),
+             grad * (term(v_x, pow_base_second_derivative(x, e)) + term(v_e, mixed)),
+             grad * (term(v_x, mixed) + term(v_e, pow_exponent_second_derivative(x, e)))}};
+  }
+
+ private:
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE static T term(T v, T derivative) {
+    return v == 0 ? T(0) : v * derivative;
+  }
+};
+
+}  // namespace fusedgrad::math

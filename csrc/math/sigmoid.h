@@ -1,0 +1,78 @@
+// sigmoid(x) = 1 / (1 + exp(-x)) and its derivatives.
+//
+// Written in a = exp(-|x|), so that nothing overflows, and from x, because no formula in the
+// rounded sigmoid recovers a derivative's tail: sigmoid' = a / (1 + a)^2 has every digit that 1 - y
+// lost.
+#pragma once
+
+#include "math/elementary.h"
+
+namespace fusedgrad::math {
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T sigmoid(T x) {
+  constexpr T kLift = Ranges<T>::kLift;
+  const Pair<T> a = lifted_exp(-abs(x)).value();
+  const Reciprocal<T> r = reciprocal_of_one_plus<T>({a.hi * (1 / kLift), a.lo * (1 / kLift)});
+  const bool negative = x < 0;
+  const Pair<T> y = r.times({negative ? a.hi : kLift, negative ? a.lo : T(0)});
+  return (y.hi + y.lo) * (1 / kLift);
+}
+
+namespace detail {
+
+// a / (1 + a)^2 * kLift and 1/(1 + a), a = exp
+template <class T>
+struct LogisticDensity {
+  T lifted;
+  Reciprocal<T> reciprocal;
+};
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE LogisticDensity<T> logistic_density(const LiftedExp<T>& exp) {
+  constexpr T kUnlift = 1 / Ranges<T>::kLift;
+  const Pair<T> a = exp.value();
+  const Reciprocal<T> r = reciprocal_of_one_plus<T>({a.hi * kUnlift, a.lo * kUnlift});
+  const Pair<T> q = r.times(a);
+  const T correction = fma(q.hi, r.estimate * r.residual, q.lo * r.estimate);
+  return {fma(q.hi, r.estimate, correction), r};
+}
+
+}  // namespace detail
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T sigmoid_derivative(T x) {
+  return detail::logistic_density(lifted_exp(-abs(x))).lifted * (1 / Ranges<T>::kLift);
+}
+
+// -sigmoid'(x) tanh(x/2), tanh(|x|/2) = (1 - a) / (1 + a)
+template <class T>
+FUSEDGRAD_HOST_DEVICE T sigmoid_second_derivative(T x) {
+  const LiftedExp<T> exp = lifted_exp(-abs(x));
+  const detail::LogisticDensity<T> density = detail::logistic_density(exp);
+  const Pair<T> tanh = density.reciprocal.times(exp.complement());
+  return density.lifted * -copysign(tanh.hi + tanh.lo, x) * (1 / Ranges<T>::kLift);
+}
+
+struct Sigmoid {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T x) const {
+    return sigmoid(x);
+  }
+};
+
+struct SigmoidBackward {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x) const {
+    return grad * sigmoid_derivative(x);
+  }
+};
+
+struct SigmoidDoubleBackward {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad_grad, T grad, T x) const {
+    return {{grad_grad * sigmoid_derivative(x), grad_grad * grad * sigmoid_second_derivative(x)}};
+  }
+};
+
+}  // namespace fusedgrad::math

@@ -1,0 +1,56 @@
+// tanh(x) and its derivatives, in a = exp(-2|x|): see sigmoid.h.
+#pragma once
+
+#include "math/elementary.h"
+#include "math/sigmoid.h"
+
+namespace fusedgrad::math {
+
+// (1 - a) / (1 + a) with the sign of x
+template <class T>
+FUSEDGRAD_HOST_DEVICE T tanh(T x) {
+  constexpr T kUnlift = 1 / Ranges<T>::kLift;
+  const LiftedExp<T> exp = lifted_exp(-2 * abs(x));
+  const Pair<T> a = exp.value();
+  const Reciprocal<T> r = reciprocal_of_one_plus<T>({a.hi * kUnlift, a.lo * kUnlift});
+  const Pair<T> y = r.times(exp.complement());
+  return copysign(y.hi + y.lo, x);
+}
+
+// 4a / (1 + a)^2
+template <class T>
+FUSEDGRAD_HOST_DEVICE T tanh_derivative(T x) {
+  return detail::logistic_density(lifted_exp(-2 * abs(x))).lifted * (4 / Ranges<T>::kLift);
+}
+
+// -2 tanh(x) tanh'(x)
+template <class T>
+FUSEDGRAD_HOST_DEVICE T tanh_second_derivative(T x) {
+  const LiftedExp<T> exp = lifted_exp(-2 * abs(x));
+  const detail::LogisticDensity<T> density = detail::logistic_density(exp);
+  const Pair<T> y = density.reciprocal.times(exp.complement());
+  return density.lifted * -copysign(y.hi + y.lo, x) * (8 / Ranges<T>::kLift);
+}
+
+struct Tanh {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T x) const {
+    return tanh(x);
+  }
+};
+
+struct TanhBackward {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x) const {
+    return grad * tanh_derivative(x);
+  }
+};
+
+struct TanhDoubleBackward {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad_grad, T grad, T x) const {
+    return {{grad_grad * tanh_derivative(x), grad_grad * grad * tanh_second_derivative(x)}};
+  }
+};
+
+}  // namespace fusedgrad::math
