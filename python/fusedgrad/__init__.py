@@ -1,0 +1,36 @@
+"""sigmoid, tanh, pow and binary cross-entropy with exact derivatives of every order."""
+
+import torch
+
+try:
+    import fusedgrad._C  # noqa: F401  (registers torch.ops.fusedgrad)
+except ImportError as error:
+    raise ImportError(
+        f"fusedgrad's compiled part, fusedgrad._C, is missing or was built for another torch than "
+        f"the installed {torch.__version__}: build it again with "
+        f"`pip install --no-build-isolation .` ({error})"
+    ) from error
+
+from fusedgrad import autograd, nn, reference
+from fusedgrad.config import show_config
+from fusedgrad.functional import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    pow,
+    sigmoid,
+    tanh,
+)
+from fusedgrad.version import __version__
+
+__all__ = [
+    "__version__",
+    "autograd",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "nn",
+    "pow",
+    "reference",
+    "show_config",
+    "sigmoid",
+    "tanh",
+]
