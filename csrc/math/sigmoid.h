@@ -51,7 +51,8 @@ FUSEDGRAD_HOST_DEVICE T sigmoid_second_derivative(T x) {
   const LiftedExp<T> exp = lifted_exp(-abs(x));
   const detail::LogisticDensity<T> density = detail::logistic_density(exp);
   const Pair<T> tanh = density.reciprocal.times(exp.complement());
-  return density.lifted * -copysign(tanh.hi + tanh.lo, x) * (1 / Ranges<T>::kLift);
+  constexpr T kUnlift = 1 / Ranges<T>::kLift;
+  return density.lifted * -copysign(tanh.hi + tanh.lo, x) * kUnlift * kUnlift;
 }
 
 struct Sigmoid {

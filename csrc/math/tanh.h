@@ -14,7 +14,7 @@ FUSEDGRAD_HOST_DEVICE T tanh(T x) {
   const Pair<T> a = exp.value();
   const Reciprocal<T> r = reciprocal_of_one_plus<T>({a.hi * kUnlift, a.lo * kUnlift});
   const Pair<T> y = r.times(exp.complement());
-  return copysign(y.hi + y.lo, x);
+  return copysign((y.hi + y.lo) * kUnlift, x);
 }
 
 // 4a / (1 + a)^2
@@ -29,7 +29,8 @@ FUSEDGRAD_HOST_DEVICE T tanh_second_derivative(T x) {
   const LiftedExp<T> exp = lifted_exp(-2 * abs(x));
   const detail::LogisticDensity<T> density = detail::logistic_density(exp);
   const Pair<T> y = density.reciprocal.times(exp.complement());
-  return density.lifted * -copysign(y.hi + y.lo, x) * (8 / Ranges<T>::kLift);
+  constexpr T kUnlift = 1 / Ranges<T>::kLift;
+  return density.lifted * -copysign(y.hi + y.lo, x) * (8 * kUnlift) * kUnlift;
 }
 
 struct Tanh {
