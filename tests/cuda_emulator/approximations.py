@@ -1,0 +1,117 @@
+"""The approximate instructions, and how far the device may stray from the real result.
+
+The bounds are those of the PTX ISA, version 9.0, section 9.7.3 (float) and 9.7.4 (half). By default a result is the real one rounded.
+With worst_case "low" or "high" it is moved down or up by the whole documented error, so that a bound that
+holds in both modes leans on nothing but the documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arithmetic import flush, round_f32
+
+Array = NDArray[Any]
+WorstCase = Literal["low", "high"] | None
+
+
+def _ulp(value: Array) -> Array:
+    """The distance between floats at a real number."""
+    exponent = np.frexp(np.where(np.isfinite(value), value, 0.0))[1]
+    return np.ldexp(1.0, np.maximum(exponent, -125) - 24)
+
+
+def _lg2_error(a: Array, value: Array) -> Array:
+    near_one = (a > 0.5) & (a < 2)
+    return np.where(near_one, 2.0**-22, 2.0**-22 * np.abs(value))
+
+
+# name -> (real function in double, bound on the absolute error given operand and value)
+_FUNCTIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
+    "ex2": (np.exp2, lambda a, v: np.where(a == 0, 0, 2.0**-22 * v)),
+    "lg2": (np.log2, _lg2_error),
+    "rcp": (lambda a: 1.0 / a, lambda a, v: _ulp(v)),
+    "rsqrt": (lambda a: 1.0 / np.sqrt(a), lambda a, v: 2.0**-22.4 * v),
+    "sqrt": (np.sqrt, lambda a, v: 2.0**-23 * v),
+    "sin": (np.sin, lambda a, v: 2.0**-20.5 * np.maximum(1.0, np.abs(a) / np.pi)),
+    "cos": (np.cos, lambda a, v: 2.0**-20.5 * np.maximum(1.0, np.abs(a) / np.pi)),
+    "tanh": (np.tanh, lambda a, v: 2.0**-11 * np.abs(v)),
+    "div": (lambda a, b: a / b, lambda a, b, v: 2.0 * _ulp(v)),
+    "div_full": (lambda a, b: a / b, lambda a, b, v: 2.0 * _ulp(v)),
+}
+
+# half results: (function, relative error) for f16 and bf16
+_HALF_ERROR = {
+    ("ex2", "f16"): 2.0**-9.9,
+    ("ex2", "bf16"): 2.0**-7,
+    ("tanh", "f16"): 2.0**-10.987,
+    ("tanh", "bf16"): 2.0**-8,
+}
+
+
+def _perturb(value: Array, error: Array, worst_case: WorstCase) -> Array:
+    """The float furthest from the real value, in the wanted direction, within the error."""
+    movable = np.isfinite(value) & (error > 0)
+    zero = np.zeros(1)
+    if worst_case == "low":
+        moved = round_f32(np.where(movable, value - error, value), zero, "rp")
+    else:
+        moved = round_f32(np.where(movable, value + error, value), zero, "rm")
+    return np.where(movable, moved, value.astype(np.float32)).astype(np.float32)
+
+
+def approximate_f32(name: str, ftz: bool, worst_case: WorstCase) -> Callable[..., Array]:
+    """name.approx{.ftz}.f32."""
+    function, bound = _FUNCTIONS[name]
+
+    def compute(*operands: Array) -> Array:
+        if ftz:
+            operands = tuple(flush(x) for x in operands)
+        real = [x.astype(np.float64) for x in operands]
+        value = function(*real)
+        if name == "div":
+            # documented: for a divisor above 2^126 the quotient is 0, NaN for an infinite dividend
+            huge = (np.abs(real[1]) > 2.0**126) & np.isfinite(real[1])
+            value = np.where(huge, real[0] * np.sign(real[1]) * 0.0, value)
+        result: Array
+        if worst_case is None:
+            result = value.astype(np.float32)
+        else:
+            result = _perturb(value, bound(*real, value), worst_case)
+        return flush(result) if ftz else result
+
+    return compute
+
+
+def approximate_half(name: str, kind: str, worst_case: WorstCase) -> Callable[..., Array]:
+    """name.approx{.ftz}.{f16, bf16}: operands and results as float16, or bfloat16 values in floats."""
+    function, _ = _FUNCTIONS[name]
+    error = _HALF_ERROR[name, kind]
+    sign = {"low": -1.0, "high": 1.0, None: 0.0}[worst_case]
+
+    def compute(a: Array) -> Array:
+        value = function(a.astype(np.float64))
+        value = value + sign * error * np.abs(value)
+        return value.astype(np.float16 if kind == "f16" else np.float32)
+
+    return compute
+
+
+def approximate_f64(name: str, worst_case: WorstCase) -> Callable[..., Array]:
+    """rcp and rsqrt.approx.ftz.f64: only the upper word is computed, the lower is 0."""
+    function, _ = _FUNCTIONS[name]
+    sign = {"low": -1.0, "high": 1.0, None: 0.0}[worst_case]
+
+    def compute(a: Array) -> Array:
+        tiny = np.abs(a) < 2.0**-1022
+        a = np.where(tiny, np.copysign(0.0, a), a)
+        value = function(a)
+        value = np.where(np.isfinite(value), value + sign * 2.0**-20 * np.abs(value), value)
+        value = np.where(np.abs(value) < 2.0**-1022, np.copysign(0.0, value), value)
+        return (value.view(np.uint64) & np.uint64(0xFFFFFFFF00000000)).view(np.float64)
+
+    return compute

@@ -1,0 +1,98 @@
+"""What the emulated device reports: one exception class for each kind of mistake a kernel can make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a kernel something happened."""
+
+    kernel: str
+    line: str = ""
+    instruction: str = ""
+    block: tuple[int, int, int] | None = None
+    thread: tuple[int, int, int] | None = None
+
+    def __str__(self) -> str:
+        parts = [f"kernel {self.kernel}"]
+        if self.line:
+            parts.append(self.line)
+        if self.block is not None and self.thread is not None:
+            parts.append(f"block {self.block}, thread {self.thread}")
+        if self.instruction:
+            parts.append(f"`{self.instruction}`")
+        return ", ".join(parts)
+
+
+class EmulationError(Exception):
+    """Base of every error of the emulated device.
+
+    `status` is the cudaError_t that a launcher sees in place of the exception.
+    """
+
+    status = 719  # cudaErrorLaunchFailure
+
+    def __init__(self, message: str, place: Place | None = None) -> None:
+        super().__init__(f"{message} [{place}]" if place else message)
+        self.message = message
+        self.place = place
+
+
+class OutOfBoundsError(EmulationError):
+    """An access outside every live allocation, or across the end of one."""
+
+    status = 700  # cudaErrorIllegalAddress
+
+
+class MisalignedAddressError(EmulationError):
+    """An access whose address is not a multiple of its size."""
+
+    status = 716  # cudaErrorMisalignedAddress
+
+
+class UninitializedReadError(EmulationError):
+    """A read of bytes that nothing has written."""
+
+
+class SharedMemoryRaceError(EmulationError):
+    """Two threads touch one shared location, one writing, with no barrier between."""
+
+
+class GlobalMemoryRaceError(EmulationError):
+    """Two blocks touch one global location, one writing, with nothing that orders them."""
+
+
+class BarrierError(EmulationError):
+    """A barrier that some thread of the block cannot reach."""
+
+
+class WarpSyncError(EmulationError):
+    """A shuffle, vote or warp barrier that names, or reads, a lane that does not take part."""
+
+
+class WatchdogError(EmulationError):
+    """A kernel that does not end."""
+
+    status = 702  # cudaErrorLaunchTimeout
+
+
+class DeviceTrapError(EmulationError):
+    """A trap instruction or a failed device assertion."""
+
+    status = 710  # cudaErrorAssert
+
+
+class UnsupportedInstructionError(EmulationError):
+    """PTX the interpreter does not know."""
+
+    status = 98  # cudaErrorInvalidDeviceFunction
+
+
+class UnwrittenOutputError(EmulationError):
+    """An output of which some bytes were never written."""
+
+
+class CompilationError(EmulationError):
+    """nvcc or gcc refused the source, or there is no nvcc."""

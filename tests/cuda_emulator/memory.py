@@ -1,0 +1,456 @@
+"""The device's memory: allocations in one address range, and the shadows that find misuse.
+
+Device pointers are real host addresses inside the range, so that a host pointer and a device pointer are
+told apart by value and memory of the device can be seen as a numpy array.
+"""
+
+from __future__ import annotations
+
+import bisect
+import mmap
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import (
+    GlobalMemoryRaceError,
+    MisalignedAddressError,
+    OutOfBoundsError,
+    SharedMemoryRaceError,
+    UninitializedReadError,
+)
+
+if TYPE_CHECKING:
+    from .accesses import Access
+    from .threads import Batch, Group
+
+Array = NDArray[Any]
+
+ARENA_BYTES = 1 << 36  # address space only: pages exist once touched
+ALIGNMENT = 512  # of an allocation, and the least gap after it
+PAGE = mmap.PAGESIZE
+SHARED_WINDOW = 1 << 60  # generic addresses of shared, local and parameter memory
+LOCAL_WINDOW = 1 << 61
+PARAMETER_WINDOW = 1 << 62
+NOBODY = -1
+SEVERAL = -2
+
+
+@dataclass(eq=False)
+class Allocation:
+    """A range of device memory: [start, start + size), offsets from the beginning of the arena."""
+
+    name: str
+    start: int
+    size: int
+    unit: int  # bytes of an element; accesses narrower than this are unusual
+    written: bool = False  # every byte
+    freed: bool = False
+    constant: bool = False
+
+    @property
+    def end(self) -> int:
+        """The offset after the last byte."""
+        return self.start + self.size
+
+    @property
+    def base(self) -> int:
+        """The start rounded down to an aligned offset, the origin of the shadows."""
+        return self.start // ALIGNMENT * ALIGNMENT
+
+    def __str__(self) -> str:
+        return f"'{self.name}' ({self.size} bytes{', freed' if self.freed else ''})"
+
+
+class GlobalMemory:
+    """Allocations, their bytes, and for each byte whether it was written."""
+
+    def __init__(self) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+        self._map = mmap.mmap(-1, ARENA_BYTES, flags=flags)
+        self._shadow_map = mmap.mmap(-1, ARENA_BYTES, flags=flags)
+        self.bytes = np.frombuffer(self._map, np.uint8)
+        self.shadow = np.frombuffer(self._shadow_map, np.uint8)  # 1 where written
+        self.base = int(self.bytes.ctypes.data)
+        self._views: dict[tuple[int, int], tuple[Array, Array]] = {}
+        self._allocations: list[Allocation] = []
+        self._starts: list[int] = []
+        self._top = ALIGNMENT
+
+    def allocate(self, size: int, name: str, unit: int = 1, offset_bytes: int = 0) -> Allocation:
+        """A new allocation, `offset_bytes` behind an aligned address."""
+        if size + offset_bytes >= PAGE:  # whole pages, so that free() can give them back
+            self._top = -(-self._top // PAGE) * PAGE
+        start = self._top + offset_bytes
+        top = -(-(start + size) // ALIGNMENT) * ALIGNMENT + ALIGNMENT
+        if top > ARENA_BYTES:
+            raise MemoryError(f"the emulated device has no {size} bytes left for '{name}'")
+        self._top = top
+        allocation = Allocation(name, start, size, unit)
+        self._allocations.append(allocation)
+        self._starts.append(start)
+        return allocation
+
+    def free(self, allocation: Allocation) -> None:
+        """End of an allocation; its addresses are never used again."""
+        allocation.freed = True
+        first = -(-allocation.start // PAGE) * PAGE
+        last = allocation.end // PAGE * PAGE
+        if last > first:
+            for pages in (self._map, self._shadow_map):
+                pages.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def find(self, offset: int) -> Allocation | None:
+        """The allocation, live or freed, that starts last at or before the offset."""
+        i = bisect.bisect_right(self._starts, offset) - 1
+        return self._allocations[i] if i >= 0 else None
+
+    def holding(self, address: int) -> Allocation | None:
+        """The live allocation that holds a device pointer."""
+        found = self.find(address - self.base)
+        if found is None or found.freed or address - self.base >= found.end:
+            return None
+        return found
+
+    def views(self, size: int, count: int = 1) -> tuple[Array, Array]:
+        """Bytes and shadow as rows of `count` unsigned words of `size` bytes."""
+        if (size, count) not in self._views:
+            word = np.dtype(f"u{size}")
+            pair = self.bytes.view(word), self.shadow.view(word)
+            if count > 1:
+                pair = pair[0].reshape(-1, count), pair[1].reshape(-1, count)
+            self._views[size, count] = pair
+        return self._views[size, count]
+
+    def read(self, allocation: Allocation) -> Array:
+        """The bytes of an allocation (a view)."""
+        return self.bytes[allocation.start : allocation.end]
+
+    def unwritten(self, allocation: Allocation) -> Array:
+        """Offsets of the bytes of an allocation that nothing has written."""
+        if allocation.written:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(self.shadow[allocation.start : allocation.end] == 0)
+
+    def locate(self, access: Access, group: Group, offsets: Array) -> list[Allocation]:
+        """Check alignment and bounds of an access to the byte; the allocations it touches."""
+        size = access.bytes
+        first, last = int(offsets.min()), int(offsets.max())
+        if size > 1 and int(np.bitwise_or.reduce(offsets)) & (size - 1):
+            lane = int(np.flatnonzero(offsets & (size - 1))[0])
+            raise MisalignedAddressError(
+                f"misaligned {access.noun} of {size} bytes at {self._describe(int(offsets[lane]))}",
+                group.place(access.instruction, lane),
+            )
+        found = self.find(first)
+        if found is not None and not found.freed and last + size <= found.end:
+            return [found]
+        if not self._starts:
+            index = np.full(offsets.shape, -1)
+        else:
+            index = np.searchsorted(np.array(self._starts), offsets, side="right") - 1
+        ends = np.array([a.start if a.freed else a.end for a in self._allocations] + [0])
+        bad = (index < 0) | (offsets + size > ends[index])
+        if bad.any():
+            lane = int(np.flatnonzero(bad)[0])
+            raise OutOfBoundsError(
+                f"{access.noun} of {size} bytes outside any allocation, at "
+                f"{self._describe(int(offsets[lane]))}, by {int(bad.sum())} threads",
+                group.place(access.instruction, lane),
+            )
+        return [self._allocations[i] for i in np.unique(index)]
+
+    def _describe(self, offset: int) -> str:
+        """An address, and where it lies relative to the nearest allocation."""
+        text = f"address {(offset + self.base) % (1 << 64):#x}"
+        before = self.find(offset)
+        if before is not None and offset - before.end < (1 << 20):
+            where = offset - before.start
+            inside = "at byte" if where < before.size else f"{offset - before.end} bytes past the end,"
+            return f"{text}, {inside} {where} of {before}"
+        after = bisect.bisect_right(self._starts, offset)
+        if after < len(self._starts) and self._starts[after] - offset < (1 << 20):
+            nearest = self._allocations[after]
+            return f"{text}, {nearest.start - offset} bytes before {nearest}"
+        return text
+
+    def check_written(self, access: Access, group: Group, allocations: list[Allocation], rows: Array) -> None:
+        """Raise if a load reads a byte that nothing has written."""
+        if all(a.written for a in allocations):
+            return
+        shadow = self.views(access.size, access.count)[1]
+        full = int.from_bytes(b"\1" * access.size, "little")
+        bad = shadow[rows] != shadow.dtype.type(full)
+        if access.count > 1:
+            bad = bad.any(axis=1)
+        if bad.any():
+            lane = int(np.flatnonzero(bad)[0])
+            raise UninitializedReadError(
+                "read of global memory that nothing has written, at "
+                f"{self._describe(int(rows[lane]) * access.bytes)}, by {int(bad.sum())} threads",
+                group.place(access.instruction, lane),
+            )
+
+
+@dataclass
+class _Footprint:
+    """Who touched the elements of an allocation during one launch: a block, NOBODY or SEVERAL."""
+
+    granule: int
+    writer: Array
+    reader: Array
+
+    @classmethod
+    def of(cls, allocation: Allocation, granule: int) -> _Footprint:
+        count = -(-(allocation.end - allocation.base) // ALIGNMENT) * ALIGNMENT // granule
+        fresh = np.full(count, NOBODY, np.int32)
+        return cls(granule, fresh, fresh.copy())
+
+    def refined(self, granule: int) -> _Footprint:
+        """The same with smaller elements."""
+        times = self.granule // granule
+        return _Footprint(granule, np.repeat(self.writer, times), np.repeat(self.reader, times))
+
+
+@dataclass
+class GlobalRaces:
+    """Races between the blocks of a launch.
+
+    Nothing orders two blocks, except that a block which made its writes visible (a fence) and then did an
+    atomic operation comes before a block that did an atomic operation on the same address later.
+    """
+
+    memory: GlobalMemory
+    footprints: dict[Allocation, _Footprint] = field(default_factory=dict)
+    seen: dict[int, int] = field(default_factory=dict)  # block -> bit set of the blocks before it
+    published: dict[int, int] = field(default_factory=dict)  # atomic address -> the same
+    fenced: set[int] = field(default_factory=set)
+
+    def fence(self, blocks: Array) -> None:
+        """The blocks' writes so far are visible to whoever synchronises with them."""
+        self.fenced.update(np.unique(blocks).tolist())
+
+    def synchronize(self, block: int, offset: int) -> None:
+        """An atomic operation of a block: acquire, and release if the block made a fence."""
+        if block in self.fenced or offset in self.published:
+            known = self.published.get(offset, 0)
+            if known:
+                self.seen[block] = self.seen.get(block, 0) | known
+            if block in self.fenced:
+                self.published[offset] = known | self.seen.get(block, 0) | (1 << block)
+
+    def _rows(self, access: Access, allocation: Allocation, offsets: Array) -> tuple[_Footprint, Array, int]:
+        footprint = self.footprints.get(allocation)
+        if footprint is None:
+            granule = min(allocation.unit, access.size)
+            footprint = self.footprints[allocation] = _Footprint.of(allocation, granule)
+        elif footprint.granule > access.size:
+            footprint = self.footprints[allocation] = footprint.refined(access.size)
+        return footprint, (offsets - allocation.base) // access.bytes, access.bytes // footprint.granule
+
+    def _ordered(self, before: int, block: int) -> bool:
+        return before >= 0 and bool(self.seen.get(block, 0) >> before & 1)
+
+    def _raise(
+        self, access: Access, group: Group, offsets: Array, bad: Array, others: Array, how: str
+    ) -> None:
+        blocks = group.blocks
+        for lane in np.flatnonzero(bad):
+            other = others[lane]
+            candidates = np.atleast_1d(other)
+            mine = int(blocks[lane])
+            for one in candidates.tolist():
+                if one in (NOBODY, mine) or self._ordered(one, mine):
+                    continue
+                who = "several blocks" if one == SEVERAL else f"block {group.batch.block_index(one)}"
+                raise GlobalMemoryRaceError(
+                    f"{access.noun} of {access.bytes} bytes that {who} {how} in the same launch, at "
+                    f"{self.memory._describe(int(offsets[lane]))}",
+                    group.place(access.instruction, int(lane)),
+                )
+
+    def record(self, access: Access, group: Group, allocations: list[Allocation], offsets: Array) -> None:
+        """Note who loads or stores, and raise on a conflict with another block."""
+        for allocation in allocations:
+            if allocation.constant:
+                continue
+            lanes: Any = slice(None)
+            if len(allocations) > 1:
+                lanes = np.flatnonzero((offsets >= allocation.start) & (offsets < allocation.end))
+            self._record(access, group, allocation, offsets, lanes)
+
+    def _record(
+        self, access: Access, group: Group, allocation: Allocation, offsets: Array, lanes: Any
+    ) -> None:
+        footprint, rows, wide = self._rows(access, allocation, offsets[lanes])
+        blocks = group.blocks[lanes]
+        me = blocks
+        shape = (-1, wide) if wide > 1 else (-1,)
+        if wide > 1:
+            me = blocks[:, None]
+        writer, reader = footprint.writer.reshape(shape), footprint.reader.reshape(shape)
+
+        def complain(owners: Array, how: str) -> None:
+            wrong = (owners != NOBODY) & (owners != me)
+            if wrong.any():
+                bad = wrong.any(axis=1) if wide > 1 else wrong
+                everywhere = np.zeros(len(offsets), bool)
+                everywhere[lanes] = bad
+                all_owners = np.full((len(offsets), wide), NOBODY)
+                all_owners[lanes] = owners.reshape(-1, wide)
+                self._raise(access, group, offsets, everywhere, all_owners, how)
+
+        complain(writer[rows], "writes")
+        if access.noun == "read":
+            before = reader[rows]
+            foreign = (before != NOBODY) & (before != me)
+            reader[rows] = np.where(foreign, SEVERAL, me) if foreign.any() else me
+            mixed = reader[rows] != me
+            if mixed.any():
+                reader[rows] = np.where(mixed, SEVERAL, reader[rows])
+        else:
+            complain(reader[rows], "reads")
+            writer[rows] = me
+            complain(writer[rows], "writes")
+
+    def record_atomic(
+        self, access: Access, group: Group, allocations: list[Allocation], offsets: Array
+    ) -> None:
+        """Note an atomic operation: a race only with plain accesses of other blocks."""
+        blocks = group.blocks
+        if self.fenced or self.published:
+            for block, offset in zip(blocks.tolist(), offsets.tolist(), strict=True):
+                self.synchronize(block, offset)
+        for allocation in allocations:
+            footprint, rows, wide = self._rows(access, allocation, offsets)
+            inside = (offsets >= allocation.start) & (offsets < allocation.end)
+            for owners, how in ((footprint.writer, "writes"), (footprint.reader, "reads")):
+                found = owners.reshape(-1, wide)[np.where(inside, rows, 0)]
+                bad = ((found != NOBODY) & (found != blocks[:, None])).any(axis=1) & inside
+                if bad.any():
+                    self._raise(access, group, offsets, bad, found, how)
+
+
+class SharedMemory:
+    """Shared memory of the blocks of a batch, and who touched each element when.
+
+    Times count barriers: an access is ordered after all accesses made before the last barrier of the
+    block, and after those of its own warp made before the warp's last barrier.
+    """
+
+    def __init__(self, batch: Batch, size: int, granule: int) -> None:
+        self.batch = batch
+        self.size = size
+        self.granule = granule
+        self.stride = -(-max(size, 1) // 16) * 16
+        self.bytes = np.full(batch.block_count * self.stride, 0xCD, np.uint8)
+        elements = batch.block_count * self.stride // granule
+        self.writer = np.full(elements, NOBODY, np.int64)  # slot of the last writer
+        self.write_time = np.full(elements, -1, np.int64)
+        self.reader = np.full(elements, NOBODY, np.int64)
+        self.reader_warp = np.full(elements, NOBODY, np.int64)
+        self.read_time = np.full(elements, -1, np.int64)
+        self.clock = 1
+        self.block_time = np.zeros(batch.block_count, np.int64)
+        self.warp_time = np.zeros(batch.slots, np.int64)
+
+    def block_barrier(self, blocks: Array) -> None:
+        """All threads of these blocks met."""
+        self.clock += 1
+        self.block_time[blocks] = self.clock
+
+    def partial_barrier(self, slots: Array) -> None:
+        """These threads met: those of a warp, or of a named barrier."""
+        self.clock += 1
+        self.warp_time[slots] = self.clock
+
+    def locate(self, access: Access, group: Group, offsets: Array) -> Array:
+        """Check alignment and bounds; byte offsets into `bytes`."""
+        size = access.bytes
+        bad = offsets & (size - 1) != 0
+        if bad.any():
+            lane = int(np.flatnonzero(bad)[0])
+            raise MisalignedAddressError(
+                f"misaligned {access.noun} of {size} bytes at byte {int(offsets[lane])} of shared memory",
+                group.place(access.instruction, lane),
+            )
+        bad = (offsets < 0) | (offsets + size > self.size)
+        if bad.any():
+            lane = int(np.flatnonzero(bad)[0])
+            raise OutOfBoundsError(
+                f"{access.noun} of {size} bytes at byte {int(offsets[lane])} of shared memory, which has "
+                f"{self.size} bytes{self.batch.shared_name(int(offsets[lane]))}",
+                group.place(access.instruction, lane),
+            )
+        return group.local_blocks * self.stride + offsets
+
+    def _last_meeting(self, slots: Array, others: Array, warps: Array) -> Array:
+        """When the two threads last met at a barrier."""
+        block = self.block_time[slots // self.batch.padded]
+        together = np.where(others == warps, self.warp_time[slots], 0)
+        return np.maximum(block, together)
+
+    def record(self, access: Access, group: Group, places: Array, atomic: bool = False) -> None:
+        """Note who touches the elements, and raise on a race or a read of what nothing has written."""
+        slots = group.slots
+        warps = slots // 32
+        write = access.noun != "read"
+        for step in range(0, access.bytes, self.granule):
+            e = (places + step) // self.granule
+            writer, written = self.writer[e], self.write_time[e]
+            if access.noun != "write":
+                fresh = written < 0
+                if fresh.any():
+                    lane = int(np.flatnonzero(fresh)[0])
+                    where = int(places[lane]) % self.stride + step
+                    raise UninitializedReadError(
+                        f"read of shared memory that nothing has written, byte {where}"
+                        f"{self.batch.shared_name(where)}",
+                        group.place(access.instruction, lane),
+                    )
+            both_atomic = atomic & (writer == SEVERAL)
+            met = self._last_meeting(slots, writer // 32, warps)
+            self._complain(
+                access, group, places, (writer != slots) & (written >= met) & ~both_atomic & (writer != NOBODY),
+                writer, "wrote",
+            )
+            if write:
+                reader, read = self.reader[e], self.read_time[e]
+                met = self._last_meeting(slots, self.reader_warp[e], warps)
+                conflict = (reader != slots) & (reader != NOBODY) & (read >= met)
+                self._complain(access, group, places, conflict, reader, "read")
+                self.writer[e] = SEVERAL if atomic else slots
+                self.write_time[e] = self.clock
+                if not atomic:
+                    now = self.writer[e]
+                    self._complain(access, group, places, now != slots, now, "writes")
+            else:
+                reader = self.reader[e]
+                met_reader = self._last_meeting(slots, self.reader_warp[e], warps)
+                recent = (reader != NOBODY) & (reader != slots) & (self.read_time[e] >= met_reader)
+                warp_before = self.reader_warp[e]
+                self.reader[e] = np.where(recent, SEVERAL, slots)
+                self.reader_warp[e] = np.where(recent & (warp_before != warps), SEVERAL, warps)
+                crowd = self.reader[e] != slots
+                if crowd.any():
+                    several_warps = self.reader_warp[e] != warps
+                    self.reader[e[crowd]] = SEVERAL
+                    self.reader_warp[e[several_warps]] = SEVERAL
+                self.read_time[e] = self.clock
+
+    def _complain(
+        self, access: Access, group: Group, places: Array, bad: Array, others: Array, did: str
+    ) -> None:
+        if not bad.any():
+            return
+        lane = int(np.flatnonzero(bad)[0])
+        other = int(others[lane])
+        who = f"thread {self.batch.thread_index(other)}" if other >= 0 else "other threads"
+        where = int(places[lane]) % self.stride
+        raise SharedMemoryRaceError(
+            f"{access.noun} of shared memory that {who} {did} with no barrier between, byte {where}"
+            f"{self.batch.shared_name(where)}",
+            group.place(access.instruction, lane),
+        )
