@@ -6,6 +6,7 @@
 #pragma once
 
 #include "math/approximations.h"
+#include "math/device.h"
 #include "math/platform.h"
 
 namespace fusedgrad::math {
@@ -33,6 +34,7 @@ struct Ranges<float> {
   static constexpr float kLift = 0x1p64f;        // exp(-110) * 2^64 is normal
   static constexpr int kLiftBits = 64;
   static constexpr float kGreatestPower = 250;  // 2^250 rounds to infinity, 2^125 does not
+  static constexpr float kLeastFactor = 0x1p-125f;
 };
 
 template <>
@@ -41,6 +43,7 @@ struct Ranges<double> {
   static constexpr double kLift = 0x1p512;
   static constexpr int kLiftBits = 512;
   static constexpr double kGreatestPower = 2040;
+  static constexpr double kLeastFactor = 0x1p-1020;
 };
 
 // 1.5 * 2^mantissa_bits + j holds j in its low bits: adding it rounds to an integer, and shifting
@@ -201,7 +204,7 @@ FUSEDGRAD_HOST_DEVICE Pair<T> log2(T x) {
   const T hi = d.exponent + product;
   const T lo = ((d.exponent - hi) + product) + product_lo;
   const bool finite = x < kInfinity<T>;
-  return {x == 0 ? -kInfinity<T> : finite ? hi : x, x != 0 && finite ? lo : T(0)};
+  return {x == 0 ? -kInfinity<T> : finite ? hi : x, (x != 0) & finite ? lo : T(0)};
 }
 
 // 2^y = mantissa * low * high, low and high powers of two of like exponents, so that a product that
@@ -211,11 +214,10 @@ struct ScaledPower {
   T mantissa;
   T low;
   T high;
-  bool underflows;
 
   // 2^y * c, where a 2^y that is 0 makes 0 of an infinite c
   FUSEDGRAD_HOST_DEVICE T times(T c) const {
-    return mantissa * low * (underflows ? copysign(T(1), c) : c) * high;
+    return mantissa * low * (low <= Ranges<T>::kLeastFactor ? copysign(T(1), c) : c) * high;
   }
   FUSEDGRAD_HOST_DEVICE T value() const { return mantissa * low * high; }
 };
@@ -232,7 +234,7 @@ FUSEDGRAD_HOST_DEVICE ScaledPower<T> exp2(Pair<T> y) {
   const T mantissa = fma(f, Approximations<T>::exp2(f), T(1));
   const T half = fma(n, T(0.5), kShift);
   const T other_half = (n - (half - kShift)) + kShift;
-  return {mantissa, power_of_two(half), power_of_two(other_half), hi == -kLimit};
+  return {mantissa, power_of_two(half), power_of_two(other_half)};
 }
 
 }  // namespace fusedgrad::math

@@ -23,8 +23,13 @@ FUSEDGRAD_HOST_DEVICE bool is_integer(T x) {
 }
 
 template <class T>
+FUSEDGRAD_HOST_DEVICE bool is_even(T x) {
+  return is_integer(x * T(0.5));
+}
+
+template <class T>
 FUSEDGRAD_HOST_DEVICE bool is_odd(T x) {
-  return is_integer(x) && !is_integer(x * T(0.5));
+  return is_integer(x) & !is_even(x);
 }
 
 // e - 1 or e - 2 and what its rounding left (Knuth's two-sum)
@@ -38,18 +43,21 @@ FUSEDGRAD_HOST_DEVICE Pair<T> subtract(T e, T n) {
 // |x|^e from log2|x|, where 0 as an exponent and 1 as a base make 1 of everything
 template <class T>
 FUSEDGRAD_HOST_DEVICE ScaledPower<T> power(Pair<T> log, Pair<T> e) {
-  const bool one = log.hi == 0 || e.hi == 0;
+  log.hi = e.hi == 0 ? T(0) : log.hi;
   const T hi = e.hi * log.hi;
   const T lo = fma(e.hi, log.hi, -hi) + fma(e.hi, log.lo, e.lo * log.hi);
-  return exp2<T>({one ? T(0) : hi, one ? T(0) : lo});
+  return exp2<T>({log.hi == 0 ? T(0) : hi, log.hi == 0 ? T(0) : lo});
 }
 
-// A negative base has no power of a broken exponent; infinity has.
+// A negative base hands its sign to an odd power and has no power of a broken exponent; infinity
+// has. The conditions on e are masks, because a loop over x with one e vectorises no other way.
 template <class T>
 FUSEDGRAD_HOST_DEVICE T with_sign(T magnitude, T x, T e, bool odd) {
-  const T negative = to_bits(x) >> (sizeof(T) * 8 - 1) && odd ? -magnitude : magnitude;
-  return x < 0 && x > -kInfinity<T> && !is_integer(e) ? static_cast<T>(__builtin_nan(""))
-                                                      : negative;
+  constexpr Bits<T> kSign = Bits<T>(1) << (sizeof(T) * 8 - 1);
+  const Bits<T> sign = odd ? kSign : 0;
+  const Bits<T> undefined = is_integer(e) ? 0 : to_bits(static_cast<T>(__builtin_nan("")));
+  const Bits<T> value = to_bits(magnitude) ^ (to_bits(x) & sign);
+  return from_bits((x < 0) & (x > -kInfinity<T>) ? value | undefined : value);
 }
 
 // ln|x| to a little more than its last place
@@ -77,7 +85,7 @@ FUSEDGRAD_HOST_DEVICE T pow(T x, T e) {
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_base_derivative(T x, T e) {
   const ScaledPower<T> power = detail::power(log2(abs(x)), detail::subtract(e, T(1)));
-  const T value = detail::with_sign(power.times(e), x, e, !detail::is_odd(e));
+  const T value = detail::with_sign(power.times(e), x, e, detail::is_even(e));
   return e == 0 ? T(0) : value;
 }
 
@@ -86,15 +94,16 @@ template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_exponent_derivative(T x, T e) {
   const Pair<T> log = log2(abs(x));
   const T value = detail::power<T>(log, {e, T(0)}).times(detail::ln(log));
-  return x == 0 && e >= 0 ? T(0) : detail::nan_below_zero(x, value);
+  return (x == 0) & (e >= 0) ? T(0) : detail::nan_below_zero(x, value);
 }
 
 // e (e-1) x^(e-2)
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_base_second_derivative(T x, T e) {
+  const T coefficient = e * (e - 1);
   const ScaledPower<T> power = detail::power(log2(abs(x)), detail::subtract(e, T(2)));
-  const T value = detail::with_sign(power.times(e * (e - 1)), x, e, detail::is_odd(e));
-  return e == 0 || e == 1 ? T(0) : value;
+  const T value = detail::with_sign(power.times(coefficient), x, e, detail::is_odd(e));
+  return coefficient == 0 ? T(0) : value;
 }
 
 // x^(e-1) (1 + e ln x)
@@ -112,7 +121,7 @@ FUSEDGRAD_HOST_DEVICE T pow_exponent_second_derivative(T x, T e) {
   const Pair<T> log = log2(abs(x));
   const T ln = detail::ln(log);
   const T value = detail::power<T>(log, {e, T(0)}).times(ln * ln);
-  return x == 0 && e >= 0 ? T(0) : detail::nan_below_zero(x, value);
+  return (x == 0) & (e >= 0) ? T(0) : detail::nan_below_zero(x, value);
 }
 
 namespace detail {

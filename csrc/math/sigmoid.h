@@ -21,38 +21,33 @@ FUSEDGRAD_HOST_DEVICE T sigmoid(T x) {
 
 namespace detail {
 
-// a / (1 + a)^2 * kLift and 1/(1 + a), a = exp
+// a / (1 + a)^2 * kLift from a * kLift and 1 / (1 + a)
 template <class T>
-struct LogisticDensity {
-  T lifted;
-  Reciprocal<T> reciprocal;
-};
-
-template <class T>
-FUSEDGRAD_HOST_DEVICE LogisticDensity<T> logistic_density(const LiftedExp<T>& exp) {
-  constexpr T kUnlift = 1 / Ranges<T>::kLift;
-  const Pair<T> a = exp.value();
-  const Reciprocal<T> r = reciprocal_of_one_plus<T>({a.hi * kUnlift, a.lo * kUnlift});
+FUSEDGRAD_HOST_DEVICE T lifted_density(Pair<T> a, Reciprocal<T> r) {
   const Pair<T> q = r.times(a);
-  const T correction = fma(q.hi, r.estimate * r.residual, q.lo * r.estimate);
-  return {fma(q.hi, r.estimate, correction), r};
+  return fma(q.hi, r.estimate, fma(q.hi, r.estimate * r.residual, q.lo * r.estimate));
 }
 
 }  // namespace detail
 
 template <class T>
 FUSEDGRAD_HOST_DEVICE T sigmoid_derivative(T x) {
-  return detail::logistic_density(lifted_exp(-abs(x))).lifted * (1 / Ranges<T>::kLift);
+  constexpr T kUnlift = 1 / Ranges<T>::kLift;
+  const Pair<T> a = lifted_exp(-abs(x)).value();
+  const Reciprocal<T> r = reciprocal_of_one_plus<T>({a.hi * kUnlift, a.lo * kUnlift});
+  return detail::lifted_density(a, r) * kUnlift;
 }
 
 // -sigmoid'(x) tanh(x/2), tanh(|x|/2) = (1 - a) / (1 + a)
 template <class T>
 FUSEDGRAD_HOST_DEVICE T sigmoid_second_derivative(T x) {
-  const LiftedExp<T> exp = lifted_exp(-abs(x));
-  const detail::LogisticDensity<T> density = detail::logistic_density(exp);
-  const Pair<T> tanh = density.reciprocal.times(exp.complement());
   constexpr T kUnlift = 1 / Ranges<T>::kLift;
-  return density.lifted * -copysign(tanh.hi + tanh.lo, x) * kUnlift * kUnlift;
+  const LiftedExp<T> exp = lifted_exp(-abs(x));
+  const Pair<T> a = exp.value();
+  const Reciprocal<T> r = reciprocal_of_one_plus<T>({a.hi * kUnlift, a.lo * kUnlift});
+  const Pair<T> tanh = r.times(exp.complement());
+  const T signed_tanh = copysign(tanh.hi + tanh.lo, x);
+  return detail::lifted_density(a, r) * -signed_tanh * kUnlift * kUnlift;
 }
 
 struct Sigmoid {

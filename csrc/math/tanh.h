@@ -20,17 +20,22 @@ FUSEDGRAD_HOST_DEVICE T tanh(T x) {
 // 4a / (1 + a)^2
 template <class T>
 FUSEDGRAD_HOST_DEVICE T tanh_derivative(T x) {
-  return detail::logistic_density(lifted_exp(-2 * abs(x))).lifted * (4 / Ranges<T>::kLift);
+  constexpr T kUnlift = 1 / Ranges<T>::kLift;
+  const Pair<T> a = lifted_exp(-2 * abs(x)).value();
+  const Reciprocal<T> r = reciprocal_of_one_plus<T>({a.hi * kUnlift, a.lo * kUnlift});
+  return detail::lifted_density(a, r) * (4 * kUnlift);
 }
 
 // -2 tanh(x) tanh'(x)
 template <class T>
 FUSEDGRAD_HOST_DEVICE T tanh_second_derivative(T x) {
-  const LiftedExp<T> exp = lifted_exp(-2 * abs(x));
-  const detail::LogisticDensity<T> density = detail::logistic_density(exp);
-  const Pair<T> y = density.reciprocal.times(exp.complement());
   constexpr T kUnlift = 1 / Ranges<T>::kLift;
-  return density.lifted * -copysign(y.hi + y.lo, x) * (8 * kUnlift) * kUnlift;
+  const LiftedExp<T> exp = lifted_exp(-2 * abs(x));
+  const Pair<T> a = exp.value();
+  const Reciprocal<T> r = reciprocal_of_one_plus<T>({a.hi * kUnlift, a.lo * kUnlift});
+  const Pair<T> tanh = r.times(exp.complement());
+  const T signed_tanh = copysign(tanh.hi + tanh.lo, x);
+  return detail::lifted_density(a, r) * -signed_tanh * (8 * kUnlift) * kUnlift;
 }
 
 struct Tanh {
