@@ -88,11 +88,7 @@ __global__ void __launch_bounds__(kThreads)
     typename Operands::Raw inputs[Operands::kChunks][kInputs];
     typename Operands::Raw outputs[kOutputs];
     const auto place = operands.place(blockIdx.x);
-#pragma unroll
-    for (int i = 0; i < kInputs; ++i) {
-#pragma unroll
-      for (int c = 0; c < Operands::kChunks; ++c) inputs[c][i] = operands.load(place, i, c);
-    }
+    operands.load(place, inputs);
 #pragma unroll
     for (int c = 0; c < Operands::kChunks; ++c) {
       evaluate(functor, inputs[c], outputs);

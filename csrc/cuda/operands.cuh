@@ -25,7 +25,7 @@ struct Contiguous {
   static constexpr int kInputs = kInputCount;
   static constexpr int kOperands = kOutputs + kInputs;
   using Raw = Pack<Element>;
-  static constexpr int kChunks = accesses(kOperands);
+  static constexpr int kChunks = accesses(std::max(kOutputs, 1) + kInputs, Raw::kElements);
   static constexpr int64_t kTile = kThreads * kChunks * Raw::kElements;
   using Place = int64_t;  // of one element or of a thread's first: an offset in bytes
 
@@ -57,11 +57,25 @@ struct Contiguous {
     return tile * (kTile * sizeof(Element)) + index * sizeof(Element);
   }
 
-  // Chunk c of input i, as it lies in memory.
-  __device__ Raw load(Place place, int i, int c) const {
-    const char* const address = data[kOutputs + i];
-    return is_scalar(i) ? Raw::broadcast(address)
-                        : Raw::load(address + place + c * (kThreads * kPackBytes));
+  // What a thread takes of a full tile. Scalars are filled in behind one branch, so that they cost
+  // nothing where there are none.
+  __device__ void load(Place place, Raw (&inputs)[kChunks][kInputs]) const {
+#pragma unroll
+    for (int i = 0; i < kInputs; ++i) {
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) {
+        if (is_scalar(i)) continue;
+        inputs[c][i] = Raw::load(data[kOutputs + i] + place + c * (kThreads * kPackBytes));
+      }
+    }
+    if (kInputs > 1 && scalars != 0) {
+#pragma unroll
+      for (int i = 0; i < kInputs; ++i) {
+        if (!is_scalar(i)) continue;
+#pragma unroll
+        for (int c = 0; c < kChunks; ++c) inputs[c][i] = Raw::broadcast(data[kOutputs + i]);
+      }
+    }
   }
   __device__ void store(Place place, int i, int c, const Raw& raw) const {
     raw.store(data[i] + place + c * (kThreads * kPackBytes));
@@ -167,8 +181,12 @@ struct Strided {
     return result;
   }
 
-  __device__ Raw load(const Place& place, int i, int c) const {
-    return load_one(place.chunk[c], i);
+  __device__ void load(const Place& place, Raw (&inputs)[kChunks][kInputs]) const {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+#pragma unroll
+      for (int i = 0; i < kInputs; ++i) inputs[c][i] = load_one(place.chunk[c], i);
+    }
   }
   __device__ void store(const Place& place, int i, int c, const Raw& raw) const {
     store_one(place.chunk[c], i, raw);

@@ -85,11 +85,7 @@ __global__ void __launch_bounds__(kThreads)
   for (uint32_t tile = blockIdx.x; tile < full_tiles; tile += gridDim.x) {
     typename Operands::Raw inputs[Operands::kChunks][kInputs];
     const auto place = operands.place(tile);
-#pragma unroll
-    for (int i = 0; i < kInputs; ++i) {
-#pragma unroll
-      for (int c = 0; c < Operands::kChunks; ++c) inputs[c][i] = operands.load(place, i, c);
-    }
+    operands.load(place, inputs);
 #pragma unroll
     for (int c = 0; c < Operands::kChunks; ++c) add_results(functor, inputs[c], sum);
   }

@@ -14,7 +14,9 @@ inline constexpr int kThreads = 128;
 // architecture (cub/device/dispatch/tuning/tuning_transform.cuh, arch_to_min_bytes_in_flight).
 // Two accesses are enough on all of them with one input already, so one number serves them all;
 // from four operands on one access is enough, and two would need more than 40 registers.
-constexpr int accesses(int operands) { return operands < 4 ? 2 : 1; }
+constexpr int accesses(int operands, int elements) {
+  return operands < 3 && elements == 4 ? 4 : operands < 5 ? 2 : 1;
+}
 
 namespace detail {
 
@@ -34,7 +36,7 @@ inline constexpr Multiprocessor kMultiprocessors[] = {
 constexpr bool enough_in_flight() {
   for (const Multiprocessor& m : kMultiprocessors) {
     for (int inputs = 1; inputs <= 6; ++inputs) {
-      if (m.threads * 16 * inputs * accesses(inputs + 1) < m.needed_bytes) return false;
+      if (m.threads * 16 * inputs * accesses(inputs + 1, 4) < m.needed_bytes) return false;
     }
   }
   return true;

@@ -41,18 +41,18 @@ __device__ __forceinline__ float quotient(float numerator, float d) {
   return fma(fma(-q, d, numerator), r, q);
 }
 
-// y = n ln2 + r; shifted holds n + bias in its low bits. The upper part of ln2 is short, so that the
-// first step is exact.
+// y = n ln2 + r; shifted holds n + bias in its low bits.
 struct Reduced {
   float shifted;
   float r;
 };
 
 __device__ __forceinline__ Reduced reduce(float y, int bias) {
+  using C = Approximations<float>;
   const float shift = 0x1.8p23f + bias;
-  const float shifted = fma(y, Approximations<float>::kLog2E, shift);
+  const float shifted = fma(y, C::kLog2E, shift);
   const float n = shifted - shift;
-  return {shifted, fma(n, -0x1.7f7d1cp-20f, fma(n, -0x1.62e4p-1f, y))};
+  return {shifted, fma(n, -C::kLn2Lo, fma(n, -C::kLn2, y))};
 }
 
 // exp(y) * 2^bias, which must be neither subnormal nor infinite
@@ -121,6 +121,17 @@ __device__ __forceinline__ float softplus_tail(float x) {
 }
 
 }  // namespace detail
+
+// The numerator is one fused multiply-add, so that it cancels no more than its terms' roundings.
+__device__ __forceinline__ float binary_cross_entropy_with_logits_input_derivative(
+    float x, float t, float pos_weight) {
+  const float a = device::exp(-abs(x));
+  const float negative = 1 - t;
+  const float positive = -pos_weight * t;
+  const bool right = x >= 0;
+  const float numerator = fma(right ? positive : negative, a, right ? negative : positive);
+  return device::quotient(numerator, 1 + a);
+}
 
 }  // namespace fusedgrad::math
 
