@@ -6,7 +6,9 @@ be silenced by the caller (np.errstate), since the hard cases are computed first
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -150,17 +152,33 @@ def round_f32(value: Array, error: Array, mode: str) -> Array:
     return np.where(wrong & ~np.isnan(nearest), stepped, nearest).astype(np.float32)
 
 
+def _addends(operation: str, x: list[Array]) -> list[Array]:
+    """The two numbers that add, sub and fma add."""
+    if operation == "fma":
+        return [x[0] * x[1], x[2]]
+    return [x[0], -x[1] if operation == "sub" else x[1]] if operation in ("add", "sub") else []
+
+
+def _negative_zero(result: Array, exact_zero: Array, addends: list[Array]) -> Array:
+    """Rounding down, a sum that is exactly zero is -0 unless both addends are +0."""
+    if not addends:
+        return result
+    zero = exact_zero & (np.signbit(addends[0]) | np.signbit(addends[1]))
+    return np.where(zero, result.dtype.type(-0.0), result)
+
+
 def directed_f32(operation: str, mode: str) -> Callable[..., Array]:
     """add, sub, mul, div, fma, sqrt, rcp of floats in a directed rounding mode."""
 
     def compute(*operands: Array) -> Array:
         x = [o.astype(np.float64) for o in np.broadcast_arrays(*operands)]
+        addends = _addends(operation, x)
         if operation in ("add", "sub"):
-            value, error = two_sum(x[0], x[1] if operation == "add" else -x[1])
+            value, error = two_sum(*addends)
         elif operation == "mul":
             value, error = x[0] * x[1], np.zeros(1)
         elif operation == "fma":
-            value, error = two_sum(x[0] * x[1], x[2])
+            value, error = two_sum(*addends)
         elif operation in ("div", "rcp"):
             numerator, denominator = x if operation == "div" else (np.ones(1), x[0])
             value = numerator / denominator
@@ -170,29 +188,25 @@ def directed_f32(operation: str, mode: str) -> Callable[..., Array]:
             value = np.sqrt(x[0])
             error = x[0] - value * value
         result = round_f32(value, np.nan_to_num(error), mode)
-        if mode == "rm" and operation in ("add", "sub", "fma"):
-            # an exact zero sum of numbers of different sign is -0 when rounding down
-            cancelled = (value == 0) & ~((x[-1] == 0) & (operation != "fma"))
-            result = np.where(cancelled & (value == 0), np.float32(-0.0), result)
-        return result
+        return _negative_zero(result, value == 0, addends) if mode == "rm" else result
 
     return compute
 
 
 def directed_f64(operation: str, mode: str) -> Callable[..., Array]:
-    """The same for doubles."""
+    """The same for doubles: the error of the nearest result tells whether to step.
+
+    Lanes where that error could underflow or overflow are computed with integers, one by one.
+    """
 
     def compute(*operands: Array) -> Array:
         x = list(np.broadcast_arrays(*operands))
         if operation in ("add", "sub"):
-            value, error = two_sum(x[0], x[1] if operation == "add" else -x[1])
+            value, error = two_sum(*_addends(operation, x))
         elif operation == "mul":
-            value = x[0] * x[1]
-            error = fma_f64(x[0], x[1], -value)
+            value, error = two_product(x[0], x[1])
         elif operation == "fma":
-            value = fma_f64(*x)
-            product, low = two_product(x[0], x[1])
-            error = ((product - value) + x[2]) + low
+            value, error = fma_f64(*x), np.zeros(1)  # finite lanes are all hard
         elif operation in ("div", "rcp"):
             numerator, denominator = x if operation == "div" else (np.ones(1), x[0])
             value = numerator / denominator
@@ -202,10 +216,75 @@ def directed_f64(operation: str, mode: str) -> Callable[..., Array]:
             error = fma_f64(-value, value, x[0])
         goal = {"rm": -np.inf, "rp": np.inf, "rz": 0.0}[mode]
         wrong = {"rm": error < 0, "rp": error > 0, "rz": (error < 0) == (value > 0)}[mode]
-        wrong = wrong & (error != 0) & np.isfinite(value)
-        return np.where(wrong, np.nextafter(value, goal), value)
+        wrong &= (error != 0) & np.isfinite(value) & np.isfinite(error)
+        result = np.where(wrong, np.nextafter(value, goal), value)
+        if mode == "rm":
+            result = _negative_zero(result, value == 0, _addends(operation, x))
+        easy = [(np.abs(v) > 2.0**-400) & (np.abs(v) < 2.0**400) for v in x]
+        hard = np.full(value.shape, operation == "fma") | ~np.logical_and.reduce(easy)
+        hard &= np.logical_and.reduce([np.isfinite(v) for v in x])
+        for i in np.flatnonzero(hard):
+            result[i] = _directed_integer(operation, [float(v[i]) for v in x], mode)
+        return result
 
     return compute
+
+
+def _directed_integer(operation: str, x: list[float], mode: str) -> float:
+    """One directed operation on finite doubles, with rational numbers."""
+    plain = _plain(operation, x)
+    f = [Fraction(v) for v in x]
+    if operation == "sqrt":
+        if f[0] <= 0:
+            return plain
+        below = Fraction(plain) ** 2
+        if (mode == "rp" and below < f[0]) or (mode != "rp" and below > f[0]):
+            return math.nextafter(plain, math.inf if mode == "rp" else 0.0)
+        return plain
+    if operation in ("div", "rcp"):
+        if f[-1] == 0:
+            return plain
+        real = (f[0] if operation == "div" else 1) / f[-1]
+    elif operation == "mul":
+        real = f[0] * f[1]
+    else:
+        real = f[0] * f[1] + f[2] if operation == "fma" else f[0] + (f[1] if operation == "add" else -f[1])
+    if real == 0:
+        if operation in ("mul", "div", "rcp"):
+            return plain
+        addends = (x[0] * x[1], x[2]) if operation == "fma" else (x[0], -x[1] if operation == "sub" else x[1])
+        if operation == "fma" and addends[0] == 0 and f[0] * f[1] != 0:
+            return -0.0 if mode == "rm" else 0.0
+        if all(math.copysign(1, v) < 0 for v in addends):
+            return -0.0
+        return -0.0 if mode == "rm" and any(math.copysign(1, v) < 0 for v in addends) else 0.0
+    try:
+        nearest = real.numerator / real.denominator
+    except OverflowError:
+        nearest = math.inf if real > 0 else -math.inf
+    sign = 1 if real > 0 else -1
+    if nearest == 0:
+        nearest = math.copysign(0.0, sign)
+    up = math.isfinite(nearest) and Fraction(nearest) < real or nearest == -math.inf
+    down = math.isfinite(nearest) and Fraction(nearest) > real or nearest == math.inf
+    toward_zero = mode == "rz" or (mode == "rm") == (sign > 0)
+    if toward_zero and (down if sign > 0 else up):
+        nearest = math.nextafter(nearest, 0.0)
+    elif not toward_zero and (up if sign > 0 else down) and math.isfinite(nearest):
+        nearest = math.nextafter(nearest, sign * math.inf)
+    return nearest
+
+
+def _plain(operation: str, x: list[float]) -> float:
+    """The operation to nearest, where that is what numpy does."""
+    y = [np.float64(v) for v in x]
+    results: dict[str, Callable[[], Any]] = {
+        "mul": lambda: y[0] * y[1],
+        "div": lambda: y[0] / y[1],
+        "rcp": lambda: 1.0 / y[0],
+        "sqrt": lambda: np.sqrt(y[0]),
+    }
+    return float(results[operation]()) if operation in results else 0.0
 
 
 def flush(x: Array) -> Array:

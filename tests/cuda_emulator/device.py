@@ -17,7 +17,7 @@ from .errors import EmulationError, OutOfBoundsError, UnwrittenOutputError
 from .interpreter import Launch
 from .memory import Allocation, GlobalMemory
 from .program import Program
-from .ptx import Module, ModuleVariable
+from .ptx import Kernel, Module, ModuleVariable
 from .runtime import runtime
 from .threads import Index3
 
@@ -190,17 +190,14 @@ class Device:
                 return NO_KERNEL_IMAGE
             program = self.program(module, name)
             kernel = program.kernel
-            status = self._check_configuration(grid, block, shared + kernel.shared_bytes)
+            status = self._check_configuration(kernel, grid, block, shared)
             if status != SUCCESS:
                 return status
-            if int(np.prod(block)) > kernel.max_threads:
-                return OUT_OF_RESOURCES
-            parameters = np.zeros(kernel.parameter_bytes + 16, np.uint8)
-            for i, variable in enumerate(kernel.parameters.values()):
-                raw = ctypes.string_at(arguments[i], variable.size)
-                parameters[variable.offset : variable.offset + variable.size] = np.frombuffer(raw, np.uint8)
-            self.launches.append(name)
-            Launch(program, grid, block, shared, parameters, self.memory, self.check_races).run()
+            raw = [
+                ctypes.string_at(arguments[i], variable.size)
+                for i, variable in enumerate(kernel.parameters.values())
+            ]
+            self._run(program, grid, block, raw, shared)
         except EmulationError as error:
             self._pending.append(error)
             return error.status
@@ -209,13 +206,48 @@ class Device:
             return LAUNCH_FAILURE
         return SUCCESS
 
-    def _check_configuration(self, grid: Index3, block: Index3, shared: int) -> int:
+    def launch(
+        self,
+        module: Module | str,
+        name: str,
+        grid: Index3,
+        block: Index3,
+        arguments: Sequence[DeviceArray | np.generic],
+        shared: int = 0,
+    ) -> None:
+        """Run a kernel of a PTX module without a launcher: the arguments are arrays and numpy scalars."""
+        if isinstance(module, str):
+            module = Module(module)
+        raw = [
+            a.pointer.to_bytes(8, "little") if isinstance(a, DeviceArray) else a.tobytes()
+            for a in arguments
+        ]
+        program = self.program(module, name)
+        status = self._check_configuration(program.kernel, grid, block, shared)
+        if status != SUCCESS:
+            raise EmulationError(f"launch of {name} on {grid} x {block} threads: CUDA error {status}")
+        self._run(program, grid, block, raw, shared)
+
+    def _run(
+        self, program: Program, grid: Index3, block: Index3, arguments: Sequence[bytes], shared: int
+    ) -> None:
+        parameters = np.zeros(program.kernel.parameter_bytes + 16, np.uint8)
+        for variable, raw in zip(program.kernel.parameters.values(), arguments, strict=True):
+            data = np.frombuffer(raw, np.uint8)
+            parameters[variable.offset : variable.offset + variable.size] = data
+        self.launches.append(program.kernel.name)
+        Launch(program, grid, block, shared, parameters, self.memory, self.check_races).run()
+
+    def _check_configuration(self, kernel: Kernel, grid: Index3, block: Index3, shared: int) -> int:
         limits = (*(_ATTRIBUTES[n] for n in (5, 6, 7)), *(_ATTRIBUTES[n] for n in (2, 3, 4)))
         if any(not 1 <= n <= limit for n, limit in zip((*grid, *block), limits, strict=True)):
             return INVALID_CONFIGURATION
-        if int(np.prod(block)) > 1024:
+        threads = int(np.prod(block))
+        if threads > 1024:
             return INVALID_CONFIGURATION
-        return INVALID_VALUE if shared > MOST_SHARED else SUCCESS
+        if shared + kernel.shared_bytes > MOST_SHARED:
+            return INVALID_VALUE
+        return OUT_OF_RESOURCES if threads > kernel.max_threads else SUCCESS
 
     # ------------------------------------------------------------------ the runtime library's other calls
 

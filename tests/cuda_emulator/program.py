@@ -677,8 +677,7 @@ def _convert(expression: str, have: np.dtype[Any], want: np.dtype[Any]) -> str:
     """Reinterpret equal sizes, truncate to smaller ones, extend by the sign to larger ones."""
     if have == want:
         return expression
-    simple = re.fullmatch(r"\w+", expression) is not None or expression.endswith(")")
-    value = expression if simple else f"({expression})"
+    value = expression if re.fullmatch(r"\w+", expression) else f"({expression})"
     to = f"{want.kind}{want.itemsize}"
     if have.kind == "b" or want.kind == "b":
         return f"{value}.astype({to})"
