@@ -17,6 +17,18 @@
 
 namespace fusedgrad::cuda {
 
+// How many numbers a functor returns, and each of them.
+template <class T>
+struct Results {
+  static constexpr int kCount = 1;
+  __device__ static T get(T result, int) { return result; }
+};
+template <class T, int N>
+struct Results<math::Values<T, N>> {
+  static constexpr int kCount = N;
+  __device__ static T get(const math::Values<T, N>& result, int i) { return result.value[i]; }
+};
+
 // What a functor takes and gives, read from its operator().
 template <class Functor, class T>
 struct Signature {
@@ -33,22 +45,13 @@ struct Signature {
       return arity<N + 1>();
     }
   }
-  template <class Result>
-  static constexpr int results = 1;
-  template <int N>
-  static constexpr int results<math::Values<T, N>> = N;
   template <size_t... I>
   static auto call(std::index_sequence<I...>)
       -> decltype(std::declval<const Functor&>()((static_cast<void>(I), T())...));
 
   static constexpr int kInputs = arity();
-  static constexpr int kOutputs = results<decltype(call(std::make_index_sequence<kInputs>()))>;
-
-  __device__ static T get(T result, int) { return result; }
-  template <int N>
-  __device__ static T get(const math::Values<T, N>& result, int i) {
-    return result.value[i];
-  }
+  using Result = decltype(call(std::make_index_sequence<kInputs>()));
+  static constexpr int kOutputs = Results<Result>::kCount;
 };
 
 // functor(x[0][e], x[1][e], ...)
@@ -69,9 +72,9 @@ __device__ void evaluate(const Functor& functor, const Raw (&inputs)[kInputs],
   for (int i = 0; i < kInputs; ++i) inputs[i].unpack(x[i]);
 #pragma unroll
   for (int e = 0; e < Raw::kElements; ++e) {
-    const auto result = call(functor, x, e, std::make_index_sequence<kInputs>());
+    auto result = call(functor, x, e, std::make_index_sequence<kInputs>());
 #pragma unroll
-    for (int i = 0; i < kOutputs; ++i) y[i][e] = Signature<Functor, T>::get(result, i);
+    for (int i = 0; i < kOutputs; ++i) y[i][e] = Results<decltype(result)>::get(result, i);
   }
 #pragma unroll
   for (int i = 0; i < kOutputs; ++i) outputs[i] = Raw::pack(y[i]);
