@@ -23,7 +23,8 @@ $(VENV)/installed: requirements.txt
 	touch $@
 
 build: $(VENV)/installed
-	$(BIN)/python setup.py --quiet build_ext --inplace
+	mkdir -p build
+	$(BIN)/python setup.py --quiet build_ext --inplace >build/log 2>&1 || { cat build/log; exit 1; }
 
 demo: build
 	$(BIN)/python -m demo
