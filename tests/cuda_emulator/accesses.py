@@ -38,7 +38,10 @@ class Access:
 
     def resolve(self, address: Array) -> tuple[str, Array]:
         """The state space and the byte offsets in it, for generic addresses too."""
-        offsets = address.astype(np.int64) + self.displacement
+        if address.dtype == np.uint32:  # addresses of 32 bits wrap around
+            offsets = (address.view(np.int32) + np.int32(self.displacement)).astype(np.int64)
+        else:
+            offsets = address.astype(np.int64) + self.displacement
         if self.space != "generic":
             return self.space, offsets
         for window, space in WINDOWS:
@@ -86,11 +89,12 @@ class Load(Access):
             limit = len(launch.parameters)
             if int(offsets.min()) < 0 or int(offsets.max()) + self.bytes > limit:
                 raise OutOfBoundsError(
-                    f"read outside the {limit} bytes of kernel parameters", group.place(self.instruction, 0)
+                    f"read outside the {limit} bytes of kernel parameters",
+                    group.place(self.instruction, 0),
                 )
-            words = _rows(launch.parameters[: limit // self.bytes * self.bytes].view(self.word), self.count)[
-                offsets >> self.shift
-            ]
+            words = _rows(
+                launch.parameters[: limit // self.bytes * self.bytes].view(self.word), self.count
+            )[offsets >> self.shift]
         if self.count == 1:
             return words
         return tuple(np.ascontiguousarray(words.T))
@@ -206,7 +210,9 @@ class Atomic(Access):
         a, b = (ar.bf16_to_float(x.reshape(-1, 1).view(np.uint16)) for x in (old, value))
         return np.ascontiguousarray(ar.float_to_bf16(function(a, b))).view(old.dtype)[:, 0]
 
-    def __call__(self, group: Group, address: Array, value: Array, other: Array | None = None) -> Array:
+    def __call__(
+        self, group: Group, address: Array, value: Array, other: Array | None = None
+    ) -> Array:
         space, offsets = self.resolve(address)
         batch = group.batch
         launch = batch.launch
@@ -228,13 +234,17 @@ class Atomic(Access):
             rows = places >> self.shift
             content = batch.shared.bytes.view(self.dtype)
         else:
-            raise UnsupportedInstructionError(f"atomic in {space} memory: `{self.instruction.text}`")
+            raise UnsupportedInstructionError(
+                f"atomic in {space} memory: `{self.instruction.text}`"
+            )
         old = np.empty(len(rows), self.dtype)
         for turn in _turns(rows):
             where = rows[turn]
             before = content[where]
             old[turn] = before
-            content[where] = self._apply(before, value[turn], None if other is None else other[turn])
+            content[where] = self._apply(
+                before, value[turn], None if other is None else other[turn]
+            )
         return old
 
 

@@ -206,7 +206,7 @@ def directed_f64(operation: str, mode: str) -> Callable[..., Array]:
         elif operation == "mul":
             value, error = two_product(x[0], x[1])
         elif operation == "fma":
-            value, error = fma_f64(*x), np.zeros(1)  # finite lanes are all hard
+            value, error = fma_f64(*x), np.zeros(x[0].shape)  # finite lanes are all hard
         elif operation in ("div", "rcp"):
             numerator, denominator = x if operation == "div" else (np.ones(1), x[0])
             value = numerator / denominator
@@ -248,11 +248,19 @@ def _directed_integer(operation: str, x: list[float], mode: str) -> float:
     elif operation == "mul":
         real = f[0] * f[1]
     else:
-        real = f[0] * f[1] + f[2] if operation == "fma" else f[0] + (f[1] if operation == "add" else -f[1])
+        real = (
+            f[0] * f[1] + f[2]
+            if operation == "fma"
+            else f[0] + (f[1] if operation == "add" else -f[1])
+        )
     if real == 0:
         if operation in ("mul", "div", "rcp"):
             return plain
-        addends = (x[0] * x[1], x[2]) if operation == "fma" else (x[0], -x[1] if operation == "sub" else x[1])
+        addends = (
+            (x[0] * x[1], x[2])
+            if operation == "fma"
+            else (x[0], -x[1] if operation == "sub" else x[1])
+        )
         if operation == "fma" and addends[0] == 0 and f[0] * f[1] != 0:
             return -0.0 if mode == "rm" else 0.0
         if all(math.copysign(1, v) < 0 for v in addends):
@@ -265,8 +273,8 @@ def _directed_integer(operation: str, x: list[float], mode: str) -> float:
     sign = 1 if real > 0 else -1
     if nearest == 0:
         nearest = math.copysign(0.0, sign)
-    up = math.isfinite(nearest) and Fraction(nearest) < real or nearest == -math.inf
-    down = math.isfinite(nearest) and Fraction(nearest) > real or nearest == math.inf
+    up = (math.isfinite(nearest) and Fraction(nearest) < real) or nearest == -math.inf
+    down = (math.isfinite(nearest) and Fraction(nearest) > real) or nearest == math.inf
     toward_zero = mode == "rz" or (mode == "rm") == (sign > 0)
     if toward_zero and (down if sign > 0 else up):
         nearest = math.nextafter(nearest, 0.0)
@@ -301,7 +309,9 @@ def saturate(x: Array) -> Array:
 def float_to_bf16(x: Array) -> Array:
     """float32 to the bits of bfloat16, to nearest even; NaN becomes 0x7fff as on the device."""
     bits = x.view(np.uint32)
-    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
+    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(
+        16
+    )
     return np.where(np.isnan(x), np.uint16(0x7FFF), rounded.astype(np.uint16))
 
 

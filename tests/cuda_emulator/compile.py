@@ -141,6 +141,18 @@ def runtime_library(cache_dir: Path | None = None) -> Path:
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         work = path.with_suffix(f".{os.getpid()}")
-        run(["gcc", "-std=gnu11", "-O1", "-fPIC", "-shared", f"-I{cuda_include()}", "-o", work, source])
+        run(
+            [
+                "gcc",
+                "-std=gnu11",
+                "-O1",
+                "-fPIC",
+                "-shared",
+                f"-I{cuda_include()}",
+                "-o",
+                work,
+                source,
+            ]
+        )
         work.replace(path)
     return path

@@ -52,7 +52,9 @@ _ATTRIBUTES = {
 class DeviceArray:
     """A numpy-shaped array in device memory."""
 
-    def __init__(self, device: Device, allocation: Allocation, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    def __init__(
+        self, device: Device, allocation: Allocation, shape: tuple[int, ...], dtype: DTypeLike
+    ) -> None:
         self.device = device
         self.allocation = allocation
         self.shape = shape
@@ -178,7 +180,9 @@ class Device:
         """The translated kernel."""
         key = id(module), name
         if key not in self._programs:
-            self._programs[key] = Program(module.kernel(name), self.symbols(module), self.worst_case)
+            self._programs[key] = Program(
+                module.kernel(name), self.symbols(module), self.worst_case
+            )
         return self._programs[key]
 
     def runtime_launch(
@@ -225,7 +229,9 @@ class Device:
         program = self.program(module, name)
         status = self._check_configuration(program.kernel, grid, block, shared)
         if status != SUCCESS:
-            raise EmulationError(f"launch of {name} on {grid} x {block} threads: CUDA error {status}")
+            raise EmulationError(
+                f"launch of {name} on {grid} x {block} threads: CUDA error {status}"
+            )
         self._run(program, grid, block, raw, shared)
 
     def _run(

@@ -92,7 +92,8 @@ class _Scheduler:
                 group = self.ready[0]
                 instruction = self.blocks[min(group.pc, self.end - 1)].instructions[0]
                 raise WatchdogError(
-                    f"the kernel has not ended after {WATCHDOG_STEPS} steps", group.place(instruction, 0)
+                    f"the kernel has not ended after {WATCHDOG_STEPS} steps",
+                    group.place(instruction, 0),
                 )
             group = self.next_group()
             if group.pc == self.end:
@@ -131,7 +132,9 @@ class _Scheduler:
                 merged = merged.merge(group, live)
         return merged
 
-    def split(self, group: Group, first: Array, pc_first: int, pc_second: int) -> tuple[Group, Group]:
+    def split(
+        self, group: Group, first: Array, pc_first: int, pc_second: int
+    ) -> tuple[Group, Group]:
         """The threads where `first` is true, and the others."""
         parts = []
         for chosen, pc in ((first, pc_first), (~first, pc_second)):
@@ -226,7 +229,7 @@ class _Scheduler:
         if needed == self.batch.threads:
             shared.block_barrier(np.flatnonzero(complete))
         else:
-            shared.partial_barrier(slots[complete[blocks]])
+            shared.named_barrier(slots[complete[blocks]], number)
         if number in self.arrived:
             rest = np.concatenate(self.arrived[number])
             self.arrived[number] = [rest[~complete[rest // self.batch.padded]]]
@@ -271,7 +274,11 @@ class _Scheduler:
         slot = int(group.slots[0])
         batch = self.batch
         elsewhere = sorted(
-            {self.blocks[g.pc].instructions[0].line or "?" for g in self.waiting if g.pc != group.pc}
+            {
+                self.blocks[g.pc].instructions[0].line or "?"
+                for g in self.waiting
+                if g.pc != group.pc
+            }
         )
         others = f"; others wait at {', '.join(elsewhere)}" if elsewhere else ""
         if block.barrier is not None:
@@ -282,10 +289,10 @@ class _Scheduler:
             return BarrierError(f"barrier that never completes: {reason}{others}", place)
         assert block.mask is not None
         mask = int(group.spread(block.mask(group))[0])
-        here = np.isin(np.arange(slot // 32 * 32, slot // 32 * 32 + 32), group.slots)
-        missing = [i for i in range(32) if mask >> i & 1 and not here[i]]
-        missing_mask = sum(1 << i for i in missing)
-        return WarpSyncError(
-            f"the mask {mask:#010x} names {sync.lane_names(missing_mask)}, not at this instruction{others}",
-            place,
-        )
+        lanes = np.arange(slot // 32 * 32, slot // 32 * 32 + 32)
+        absent = ~np.isin(lanes, group.slots) & ((mask >> np.arange(32)) & 1 != 0)
+        exited = absent & batch.exited[lanes]
+        absent = exited if exited.any() else absent
+        names = sync.lane_names(sum(1 << int(i) for i in np.flatnonzero(absent)))
+        why = "exited without taking part" if exited.any() else "not at this instruction"
+        return WarpSyncError(f"the mask {mask:#010x} names {names}, {why}{others}", place)

@@ -168,7 +168,9 @@ class GlobalMemory:
         before = self.find(offset)
         if before is not None and offset - before.end < (1 << 20):
             where = offset - before.start
-            inside = "at byte" if where < before.size else f"{offset - before.end} bytes past the end,"
+            inside = (
+                "at byte" if where < before.size else f"{offset - before.end} bytes past the end,"
+            )
             return f"{text}, {inside} {where} of {before}"
         after = bisect.bisect_right(self._starts, offset)
         if after < len(self._starts) and self._starts[after] - offset < (1 << 20):
@@ -176,7 +178,9 @@ class GlobalMemory:
             return f"{text}, {nearest.start - offset} bytes before {nearest}"
         return text
 
-    def check_written(self, access: Access, group: Group, allocations: list[Allocation], rows: Array) -> None:
+    def check_written(
+        self, access: Access, group: Group, allocations: list[Allocation], rows: Array
+    ) -> None:
         """Raise if a load reads a byte that nothing has written."""
         if all(a.written for a in allocations):
             return
@@ -241,14 +245,20 @@ class GlobalRaces:
             if block in self.fenced:
                 self.published[offset] = known | self.seen.get(block, 0) | (1 << block)
 
-    def _rows(self, access: Access, allocation: Allocation, offsets: Array) -> tuple[_Footprint, Array, int]:
+    def _rows(
+        self, access: Access, allocation: Allocation, offsets: Array
+    ) -> tuple[_Footprint, Array, int]:
         footprint = self.footprints.get(allocation)
         if footprint is None:
             granule = min(allocation.unit, access.size)
             footprint = self.footprints[allocation] = _Footprint.of(allocation, granule)
         elif footprint.granule > access.size:
             footprint = self.footprints[allocation] = footprint.refined(access.size)
-        return footprint, (offsets - allocation.base) // access.bytes, access.bytes // footprint.granule
+        return (
+            footprint,
+            (offsets - allocation.base) // access.bytes,
+            access.bytes // footprint.granule,
+        )
 
     def _ordered(self, before: int, block: int) -> bool:
         return before >= 0 and bool(self.seen.get(block, 0) >> before & 1)
@@ -264,14 +274,18 @@ class GlobalRaces:
             for one in candidates.tolist():
                 if one in (NOBODY, mine) or self._ordered(one, mine):
                     continue
-                who = "several blocks" if one == SEVERAL else f"block {group.batch.block_index(one)}"
+                who = (
+                    "several blocks" if one == SEVERAL else f"block {group.batch.block_index(one)}"
+                )
                 raise GlobalMemoryRaceError(
                     f"{access.noun} of {access.bytes} bytes that {who} {how} in the same launch, at "
                     f"{self.memory._describe(int(offsets[lane]))}",
                     group.place(access.instruction, int(lane)),
                 )
 
-    def record(self, access: Access, group: Group, allocations: list[Allocation], offsets: Array) -> None:
+    def record(
+        self, access: Access, group: Group, allocations: list[Allocation], offsets: Array
+    ) -> None:
         """Note who loads or stores, and raise on a conflict with another block."""
         for allocation in allocations:
             if allocation.constant:
@@ -355,16 +369,24 @@ class SharedMemory:
         self.clock = 1
         self.block_time = np.zeros(batch.block_count, np.int64)
         self.warp_time = np.zeros(batch.slots, np.int64)
+        self.named_time = np.zeros(batch.slots, np.int64)
+        self.named_number = np.full(batch.slots, -1, np.int64)
 
     def block_barrier(self, blocks: Array) -> None:
         """All threads of these blocks met."""
         self.clock += 1
         self.block_time[blocks] = self.clock
 
-    def partial_barrier(self, slots: Array) -> None:
-        """These threads met: those of a warp, or of a named barrier."""
+    def warp_barrier(self, slots: Array) -> None:
+        """These threads of warps met."""
         self.clock += 1
         self.warp_time[slots] = self.clock
+
+    def named_barrier(self, slots: Array, number: int) -> None:
+        """These threads, not all of their block, met at a numbered barrier."""
+        self.clock += 1
+        self.named_time[slots] = self.clock
+        self.named_number[slots] = number
 
     def locate(self, access: Access, group: Group, offsets: Array) -> Array:
         """Check alignment and bounds; byte offsets into `bytes`."""
@@ -387,10 +409,15 @@ class SharedMemory:
         return group.local_blocks * self.stride + offsets
 
     def _last_meeting(self, slots: Array, others: Array, warps: Array) -> Array:
-        """When the two threads last met at a barrier."""
+        """When each thread last met another, or (SEVERAL) all of the other warp's, at a barrier."""
         block = self.block_time[slots // self.batch.padded]
-        together = np.where(others == warps, self.warp_time[slots], 0)
-        return np.maximum(block, together)
+        together = np.where(warps == slots // 32, self.warp_time[slots], 0)
+        met = np.maximum(block, together)
+        if self.clock > 1 and (self.named_number >= 0).any():
+            known = np.where(others >= 0, others, slots)
+            same = (self.named_number[slots] == self.named_number[known]) & (others >= 0)
+            met = np.maximum(met, np.where(same, self.named_time[known], 0))
+        return met
 
     def record(self, access: Access, group: Group, places: Array, atomic: bool = False) -> None:
         """Note who touches the elements, and raise on a race or a read of what nothing has written."""
@@ -411,14 +438,18 @@ class SharedMemory:
                         group.place(access.instruction, lane),
                     )
             both_atomic = atomic & (writer == SEVERAL)
-            met = self._last_meeting(slots, writer // 32, warps)
+            met = self._last_meeting(slots, writer, writer // 32)
             self._complain(
-                access, group, places, (writer != slots) & (written >= met) & ~both_atomic & (writer != NOBODY),
-                writer, "wrote",
+                access,
+                group,
+                places,
+                (writer != slots) & (written >= met) & ~both_atomic & (writer != NOBODY),
+                writer,
+                "wrote",
             )
             if write:
                 reader, read = self.reader[e], self.read_time[e]
-                met = self._last_meeting(slots, self.reader_warp[e], warps)
+                met = self._last_meeting(slots, reader, self.reader_warp[e])
                 conflict = (reader != slots) & (reader != NOBODY) & (read >= met)
                 self._complain(access, group, places, conflict, reader, "read")
                 self.writer[e] = SEVERAL if atomic else slots
@@ -428,7 +459,7 @@ class SharedMemory:
                     self._complain(access, group, places, now != slots, now, "writes")
             else:
                 reader = self.reader[e]
-                met_reader = self._last_meeting(slots, self.reader_warp[e], warps)
+                met_reader = self._last_meeting(slots, reader, self.reader_warp[e])
                 recent = (reader != NOBODY) & (reader != slots) & (self.read_time[e] >= met_reader)
                 warp_before = self.reader_warp[e]
                 self.reader[e] = np.where(recent, SEVERAL, slots)

@@ -125,7 +125,9 @@ def _add(i: Instruction, _: WorstCase) -> Operation:
     if _is_float(kind):
         return _float_operation(i.opcode, 2, i, template)
     if i.has("sat"):
-        return Operation((kind, kind), kind, _saturating(np.add if i.opcode == "add" else np.subtract))
+        return Operation(
+            (kind, kind), kind, _saturating(np.add if i.opcode == "add" else np.subtract)
+        )
     return Operation((_unsigned(kind),) * 2, _unsigned(kind), template)
 
 
@@ -382,7 +384,9 @@ def _bfe(i: Instruction, _: WorstCase) -> Operation:
             outside = np.where(a < 0, a.dtype.type(-1), a.dtype.type(0))
             field = np.where(p >= width, outside, field)
         else:
-            field = np.where(p < width, a >> np.minimum(p, width - 1).astype(a.dtype), a.dtype.type(0))
+            field = np.where(
+                p < width, a >> np.minimum(p, width - 1).astype(a.dtype), a.dtype.type(0)
+            )
             ones = ~np.zeros(1, a.dtype)
             mask = ones >> (width - np.clip(n, 1, width)).astype(a.dtype)
             field = field & mask
@@ -399,7 +403,9 @@ def _bfi(i: Instruction, _: WorstCase) -> Operation:
     def compute(a: Array, b: Array, position: Array, length: Array) -> Array:
         p, n = ((x & np.uint32(255)).astype(np.int64) for x in (position, length))
         ones = ~np.zeros(1, a.dtype)
-        field = np.where(n > 0, ones >> (width - np.clip(n, 1, width)).astype(a.dtype), a.dtype.type(0))
+        field = np.where(
+            n > 0, ones >> (width - np.clip(n, 1, width)).astype(a.dtype), a.dtype.type(0)
+        )
         shift = np.minimum(p, width - 1).astype(a.dtype)
         mask = np.where(p < width, field << shift, a.dtype.type(0))
         return (b & ~mask) | ((a << shift) & mask)
@@ -430,7 +436,9 @@ def _prmt(i: Instruction, _: WorstCase) -> Operation:
         result = np.zeros(1, np.uint32)
         for place in range(4):
             s = select(selector, place)
-            byte = (both >> ((s & np.uint32(7)) << np.uint32(3)).astype(np.uint64)).astype(np.uint32)
+            byte = (both >> ((s & np.uint32(7)) << np.uint32(3)).astype(np.uint64)).astype(
+                np.uint32
+            )
             byte = byte & np.uint32(255)
             sign = np.where(byte & np.uint32(128), np.uint32(255), np.uint32(0))
             byte = np.where(s & np.uint32(8), sign, byte)
@@ -463,7 +471,9 @@ def _highest_bit(a: Array) -> Array:
 @_define("clz")
 def _clz(i: Instruction, _: WorstCase) -> Operation:
     width = SIZES[i.types[-1]] * 8
-    return Operation((i.types[-1],), "u32", lambda a: (width - 1 - _highest_bit(a)).astype(np.uint32))
+    return Operation(
+        (i.types[-1],), "u32", lambda a: (width - 1 - _highest_bit(a)).astype(np.uint32)
+    )
 
 
 @_define("bfind")
@@ -487,7 +497,9 @@ def _brev(i: Instruction, _: WorstCase) -> Operation:
 
     def compute(a: Array) -> Array:
         data = np.ascontiguousarray(a).view(np.uint8).reshape(-1, size)
-        bits = np.packbits(np.unpackbits(data, axis=1, bitorder="little")[:, ::-1], axis=1, bitorder="little")
+        bits = np.packbits(
+            np.unpackbits(data, axis=1, bitorder="little")[:, ::-1], axis=1, bitorder="little"
+        )
         return np.ascontiguousarray(bits).view(a.dtype).reshape(a.shape)
 
     return Operation((kind,), kind, compute)
@@ -523,7 +535,9 @@ def _dp4a(i: Instruction, _: WorstCase) -> Operation:
         total = c.astype(np.int64)
         for byte in range(4):
             x, y = (
-                (v >> np.uint32(8 * byte)).astype(np.uint8).astype(np.int8 if k[0] == "s" else np.uint8)
+                (v >> np.uint32(8 * byte))
+                .astype(np.uint8)
+                .astype(np.int8 if k[0] == "s" else np.uint8)
                 for v, k in zip((a, b), kinds, strict=True)
             )
             total = total + x.astype(np.int64) * y.astype(np.int64)
@@ -544,7 +558,17 @@ _COMPARISONS: dict[str, np.ufunc] = {
     "hi": np.greater,
     "hs": np.greater_equal,
 }
-_SYMBOLS = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
+_SYMBOLS = {
+    "eq": "==",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "lo": "<",
+    "ls": "<=",
+    "hi": ">",
+    "hs": ">=",
+}
 
 
 def comparison(name: str, kind: str) -> str | Function:
@@ -604,16 +628,22 @@ def _cvt(i: Instruction, _: WorstCase) -> Operation:
     mode = i.one_of("rz", "rm", "rp")
     if to in ("f16x2", "bf16x2") and source == "f32":
         one = _to_half(to.removesuffix("x2"), mode, i)
-        return Operation(("f32", "f32"), to, lambda a, b: np.stack(np.broadcast_arrays(one(b), one(a)), -1))
+        return Operation(
+            ("f32", "f32"), to, lambda a, b: np.stack(np.broadcast_arrays(one(b), one(a)), -1)
+        )
     if _is_float(source) and _is_float(to):
-        return Operation((source,), to, _clamped(_float_to_float(to, source, integral, mode, i), i, to))
+        return Operation(
+            (source,), to, _clamped(_float_to_float(to, source, integral, mode, i), i, to)
+        )
     if _is_float(source):
         rounding = _INTEGRAL[integral or "rzi"]
         dtype = DTYPES[to]
         ftz = i.has("ftz")
 
         def to_integer(a: Array) -> Array:
-            return ar.float_to_integer(rounding(ar.flush(a) if ftz and a.dtype == np.float32 else a), dtype)
+            return ar.float_to_integer(
+                rounding(ar.flush(a) if ftz and a.dtype == np.float32 else a), dtype
+            )
 
         return Operation((source,), to, to_integer)
     if _is_float(to):
@@ -645,7 +675,9 @@ def _to_half(kind: str, mode: str, i: Instruction) -> Function:
                 a = ar.double_to_float_odd(a)
             a = a.astype(np.float32)
             if mode == "rz":
-                a = np.where(np.isnan(a), a, (a.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32))
+                a = np.where(
+                    np.isnan(a), a, (a.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+                )
             return a
         result = a.astype(np.float16)
         if mode == "rz":
@@ -700,7 +732,10 @@ def _cvt_pack(i: Instruction) -> Operation:
 
     def compute(a: Array, b: Array) -> Array:
         high, low = (
-            np.clip(x.view(np.int32), limits.min, limits.max).astype(dtype).view(np.uint16).astype(np.uint32)
+            np.clip(x.view(np.int32), limits.min, limits.max)
+            .astype(dtype)
+            .view(np.uint16)
+            .astype(np.uint32)
             for x in (a, b)
         )
         return (high << np.uint32(16)) | low

@@ -23,12 +23,19 @@ from .opcodes import DTYPES, comparison, operation, unsupported
 from .ptx import SIZES, Instruction, Kernel, split_operands
 from .threads import SPECIAL_REGISTERS, Group
 
-_NUMPY = {"b1": "bool", "u1": "u1", "u2": "u2", "u4": "u4", "u8": "u8", "f2": "f2", "f4": "f4", "f8": "f8"}
+_NUMPY = {
+    "b1": "bool",
+    "u1": "u1",
+    "u2": "u2",
+    "u4": "u4",
+    "u8": "u8",
+    "f2": "f2",
+    "f4": "f4",
+    "f8": "f8",
+}
 _INTEGER = re.compile(r"[-+]?(0[xX][0-9a-fA-F]+|\d+)U?")
 _ADDRESS = re.compile(r"\[\s*([^\s+\]]+)\s*(?:\+\s*(-?\w+))?\s*\]")
-_NOTHING = (
-    "membar fence prefetch prefetchu discard applypriority nanosleep griddepcontrol pmevent"
-).split()
+_NOTHING = ["membar", "fence", "prefetch", "prefetchu", "discard", "applypriority", "nanosleep", "griddepcontrol", "pmevent"]
 _WINDOWS = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW, "param": PARAMETER_WINDOW}
 
 
@@ -67,7 +74,9 @@ class Program:
         sizes = [
             SIZES[i.types[-1]]
             for i in kernel.instructions
-            if i.opcode in ("ld", "st", "atom", "red") and i.types and not i.has("global", "param", "const", "local")
+            if i.opcode in ("ld", "st", "atom", "red")
+            and i.types
+            and not i.has("global", "param", "const", "local")
         ]
         self.shared_granule = min([4, *sizes])
         self.blocks = self._split()
@@ -140,11 +149,22 @@ class Program:
         """Registers read and written."""
         reads: set[int] = set()
         writes: set[int] = set()
-        no_result = instruction.opcode in ("st", "red", "bar", "barrier", "bra", "call", "ret", "cp")
+        no_result = instruction.opcode in (
+            "st",
+            "red",
+            "bar",
+            "barrier",
+            "bra",
+            "call",
+            "ret",
+            "cp",
+        )
         if sync.is_block_barrier(instruction) and instruction.has("red"):
             no_result = False
         for position, operand in enumerate(instruction.operands):
-            into = writes if position == 0 and not no_result and not operand.startswith("[") else reads
+            into = (
+                writes if position == 0 and not no_result and not operand.startswith("[") else reads
+            )
             for name in re.findall(r"%[^\s,|\[\]{}!]+", operand):
                 register = name if name in self.registers else name.partition("+")[0]
                 if register in self.registers:
@@ -285,7 +305,9 @@ class _Translator:
         size = dtype.itemsize
         if re.fullmatch(r"0[fF][0-9a-fA-F]{8}", operand):
             value = np.array([int(operand[2:], 16)], np.uint32).view(np.float32)
-            return self.name(value.astype(dtype) if dtype.kind == "f" and size != 4 else value.view(dtype), "k")
+            return self.name(
+                value.astype(dtype) if dtype.kind == "f" and size != 4 else value.view(dtype), "k"
+            )
         if re.fullmatch(r"0[dD][0-9a-fA-F]{16}", operand):
             wide = np.array([int(operand[2:], 16)], np.uint64).view(np.float64)
             return self.name(wide.astype(dtype) if dtype == np.float32 else wide.view(dtype), "k")
@@ -412,7 +434,11 @@ class _Translator:
             if name == "mad":
                 a = x[0].view(f"i{x[0].itemsize}") if signed else x[0]
                 b = x[1].view(f"i{x[1].itemsize}") if signed else x[1]
-                first = ar.multiply_high(*np.broadcast_arrays(a, b)).view(x[0].dtype) if high else x[0] * x[1]
+                first = (
+                    ar.multiply_high(*np.broadcast_arrays(a, b)).view(x[0].dtype)
+                    if high
+                    else x[0] * x[1]
+                )
                 second = x[2]
             else:
                 first, second = x
@@ -482,7 +508,9 @@ class _Translator:
                 return (address & np.uint64(7 << 60)) == np.uint64(_WINDOWS[space])
             return address < np.uint64(SHARED_WINDOW)
 
-        self.write(i.operands[0], f"{self.name(compute, 'f')}({self.read(i.operands[1], 'u64')})", "pred")
+        self.write(
+            i.operands[0], f"{self.name(compute, 'f')}({self.read(i.operands[1], 'u64')})", "pred"
+        )
 
     def do_setp(self, i: Instruction) -> None:
         """A comparison, perhaps combined with a predicate; a second result is the negation."""
@@ -554,7 +582,9 @@ class _Translator:
         if i.has("param") and named[1] in self.kernel.parameters:
             start = self.kernel.parameters[named[1]].offset + displacement
             for n, target in enumerate(targets):
-                self.loaded_value(target, f"group.batch.launch.parameter({start + n * size}, u{size})", kind)
+                self.loaded_value(
+                    target, f"group.batch.launch.parameter({start + n * size}, u{size})", kind
+                )
             return
         access = self.name(Load(i, size, len(targets), displacement), "load")
         names = [f"w{n}" for n in range(len(targets))]
@@ -633,7 +663,9 @@ class _Translator:
         """Reductions over a warp."""
         kind = i.types[-1].replace("b", "u") if i.types[-1] != "f32" else "f32"
         arguments = f"{self.read(i.operands[1], kind)}, {self.read(i.operands[2], 'u32')}"
-        self.write(i.operands[0], f"{self.name(sync.warp_reduce(i), 'f')}(group, {arguments})", kind)
+        self.write(
+            i.operands[0], f"{self.name(sync.warp_reduce(i), 'f')}(group, {arguments})", kind
+        )
 
     def do_activemask(self, i: Instruction) -> None:
         """The lanes that happen to be together."""
@@ -646,9 +678,11 @@ class _Translator:
         if i.has("red"):
             kind = "u32" if i.has("popc") else "pred"
             value = self.read(i.operands[-1], "pred")
-            self.write(i.operands[0], f"{self.name(sync.barrier_reduce(i), 'f')}(group, {value})", kind)
+            self.write(
+                i.operands[0], f"{self.name(sync.barrier_reduce(i), 'f')}(group, {value})", kind
+            )
         elif i.has("warp"):
-            self.lines.append("group.batch.shared.partial_barrier(group.slots)")
+            self.lines.append("group.batch.shared.warp_barrier(group.slots)")
 
     do_barrier = do_bar
 
@@ -668,7 +702,9 @@ def _stop(i: Instruction) -> Callable[[Group], None]:
     def stop(group: Group) -> None:
         if i.opcode == "call" and "__assertfail" not in i.operands[0]:
             raise UnsupportedInstructionError(f"call of {i.operands[0]}", group.place(i, 0))
-        raise DeviceTrapError("assertion failed" if i.opcode == "call" else "trap", group.place(i, 0))
+        raise DeviceTrapError(
+            "assertion failed" if i.opcode == "call" else "trap", group.place(i, 0)
+        )
 
     return stop
 

@@ -16,7 +16,7 @@ from .errors import UnsupportedInstructionError
 SIZES = {
     "pred": 1,
     **{f"{kind}{bits}": bits // 8 for kind in "bus" for bits in (8, 16, 32, 64, 128)},
-    **{"f16": 2, "bf16": 2, "f16x2": 4, "bf16x2": 4, "f32": 4, "f64": 8},
+    "f16": 2, "bf16": 2, "f16x2": 4, "bf16x2": 4, "f32": 4, "f64": 8,
 }
 
 
@@ -85,7 +85,9 @@ class ModuleVariable:
 
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
-_ENTRY = re.compile(r"\.(entry|func)\b\s*(?:\(([^)]*)\))?\s*([\w$]+)\s*(?:\(([^)]*)\))?([^{;]*)([{;])", re.S)
+_ENTRY = re.compile(
+    r"\.(entry|func)\b\s*(?:\(([^)]*)\))?\s*([\w$]+)\s*(?:\(([^)]*)\))?([^{;]*)([{;])", re.S
+)
 _PARAMETER = re.compile(
     r"\.param\s+(?:\.align\s+(?P<align>\d+)\s+)?\.(?P<type>\w+)\s+"
     r"(?:\.ptr\s+)?(?:\.(?:global|shared|local|const|param)\s+)?(?:\.align\s+\d+\s+)?"
@@ -100,9 +102,7 @@ _VARIABLE = re.compile(
 _LABEL = re.compile(r"([\w$]+):(?!:)")
 _PREDICATE = re.compile(r"@(!?)(%[\w$]+)\s+")
 _NAME = re.compile(r"[%$A-Za-z_][\w$]*")
-_LOC = re.compile(
-    r"\.loc\s+(\d+)\s+(\d+)\s+(\d+)(?:.*?inlined_at\s+(\d+)\s+(\d+)\s+(\d+))?", re.S
-)
+_LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)\s+(\d+)(?:.*?inlined_at\s+(\d+)\s+(\d+)\s+(\d+))?", re.S)
 _TOOLKIT = re.compile(r"/(targets/[\w-]+|nvidia/\w+|cuda[\w.-]*)/include/")
 
 
@@ -248,7 +248,9 @@ class _Parser:
             self.kernel.parameters[match["name"]] = Variable(offset, size)
             offset += size
         self.kernel.parameter_bytes = offset
-        limit = re.search(r"\.(?:maxntid|reqntid)\s+(\d+)(?:,\s*(\d+))?(?:,\s*(\d+))?", function.attributes)
+        limit = re.search(
+            r"\.(?:maxntid|reqntid)\s+(\d+)(?:,\s*(\d+))?(?:,\s*(\d+))?", function.attributes
+        )
         if limit:
             self.kernel.max_threads = int(limit[1]) * int(limit[2] or 1) * int(limit[3] or 1)
         for symbol, (alignment, size) in module.shared.items():
@@ -295,7 +297,7 @@ class _Parser:
                 scopes.pop()
                 position += 1
                 continue
-            if text.startswith(".loc", position):
+            if text.startswith((".loc\t", ".loc "), position):
                 stop = text.find("\n", position)
                 line = self._location(text[position : stop if stop >= 0 else end])
                 position = stop if stop >= 0 else end
@@ -342,9 +344,7 @@ class _Parser:
         kind, names = match.groups()
         for item in names.split(","):
             many = re.fullmatch(r"\s*(%?[\w$]+)<(\d+)>\s*", item)
-            found = (
-                [f"{many[1]}{i}" for i in range(int(many[2]))] if many else [item.strip()]
-            )
+            found = [f"{many[1]}{i}" for i in range(int(many[2]))] if many else [item.strip()]
             for name in found:
                 unique = name
                 if prefix or len(scopes) > 1:

@@ -1,8 +1,10 @@
-/* A stand-in for the CUDA runtime library: kernels are registered here and launches handed to Python.
+/* A stand-in for the CUDA runtime library: kernels are registered here and launches handed to
+ * Python.
  *
- * Loaded with RTLD_GLOBAL before a library that nvcc linked with --cudart=none, so that its launchers find
- * these functions in place of libcudart's. What needs the emulated device is a call of one of the callbacks;
- * the rest is bookkeeping that has no effect on a device that does everything at once.
+ * Loaded with RTLD_GLOBAL before a library that nvcc linked with --cudart=none, so that its
+ * launchers find these functions in place of libcudart's. What needs the emulated device is a call
+ * of one of the callbacks; the rest is bookkeeping that has no effect on a device that does
+ * everything at once.
  */
 #include <cuda_runtime_api.h>
 #include <stdlib.h>
@@ -12,33 +14,33 @@
 #define API __attribute__((visibility("default")))
 
 struct emulator_callbacks {
-  int (*launch)(const char *kernel, int module, const unsigned *grid, const unsigned *block,
-                void **arguments, size_t shared, void *stream);
-  int (*allocate)(void **pointer, size_t size);
-  int (*release)(void *pointer);
-  int (*copy)(void *to, const void *from, size_t size, int kind);
-  int (*fill)(void *to, int value, size_t size);
-  int (*attribute)(int *value, int attribute);
-  int (*function)(const char *kernel, int module, struct cudaFuncAttributes *attributes);
-  int (*symbol)(void **pointer, size_t *size, const char *name, int module);
-  int (*describe)(void *pointer, int *is_device);
+  int (*launch)(const char* kernel, int module, const unsigned* grid, const unsigned* block,
+                void** arguments, size_t shared, void* stream);
+  int (*allocate)(void** pointer, size_t size);
+  int (*release)(void* pointer);
+  int (*copy)(void* to, const void* from, size_t size, int kind);
+  int (*fill)(void* to, int value, size_t size);
+  int (*attribute)(int* value, int attribute);
+  int (*function)(const char* kernel, int module, struct cudaFuncAttributes* attributes);
+  int (*symbol)(void** pointer, size_t* size, const char* name, int module);
+  int (*describe)(void* pointer, int* is_device);
 };
 
 struct entry {
-  const void *host;
-  char *name;
+  const void* host;
+  char* name;
   int module;
 };
 
 struct table {
-  struct entry *entries;
+  struct entry* entries;
   int count;
 };
 
 struct configuration {
   dim3 grid, block;
   size_t shared;
-  void *stream;
+  void* stream;
 };
 
 static struct emulator_callbacks device;
@@ -53,13 +55,13 @@ static cudaError_t note(int status) {
   return (cudaError_t)status;
 }
 
-static void add(struct table *table, const void *host, const char *name, int module) {
+static void add(struct table* table, const void* host, const char* name, int module) {
   table->entries = realloc(table->entries, (table->count + 1) * sizeof *table->entries);
   struct entry entry = {host, strdup(name), module};
   table->entries[table->count++] = entry;
 }
 
-static const struct entry *find(const struct table *table, const void *host) {
+static const struct entry* find(const struct table* table, const void* host) {
   for (int i = table->count - 1; i >= 0; --i)
     if (table->entries[i].host == host) return &table->entries[i];
   return NULL;
@@ -67,22 +69,22 @@ static const struct entry *find(const struct table *table, const void *host) {
 
 /* ---- for Python ---- */
 
-API void emulator_connect(const struct emulator_callbacks *callbacks) { device = *callbacks; }
+API void emulator_connect(const struct emulator_callbacks* callbacks) { device = *callbacks; }
 API int emulator_module_count(void) { return modules; }
 
 /* ---- what nvcc's code calls ---- */
 
-API void **__cudaRegisterFatBinary(void *binary) {
+API void** __cudaRegisterFatBinary(void* binary) {
   (void)binary;
-  int *handle = malloc(sizeof(void *));
+  int* handle = malloc(sizeof(void*));
   *handle = modules++;
-  return (void **)handle;
+  return (void**)handle;
 }
 
-API void __cudaRegisterFatBinaryEnd(void **handle) { (void)handle; }
+API void __cudaRegisterFatBinaryEnd(void** handle) { (void)handle; }
 
-API void __cudaUnregisterFatBinary(void **handle) {
-  int module = *(int *)handle;
+API void __cudaUnregisterFatBinary(void** handle) {
+  int module = *(int*)handle;
   for (int i = 0; i < kernels.count; ++i)
     if (kernels.entries[i].module == module) kernels.entries[i].host = NULL;
   for (int i = 0; i < variables.count; ++i)
@@ -90,68 +92,68 @@ API void __cudaUnregisterFatBinary(void **handle) {
   free(handle);
 }
 
-API char __cudaInitModule(void **handle) {
+API char __cudaInitModule(void** handle) {
   (void)handle;
   return 1;
 }
 
-API void __cudaRegisterFunction(void **handle, const char *host, char *device_function,
-                                const char *name, int thread_limit, void *thread_id, void *block_id,
-                                void *block, void *grid, int *warp_size) {
+API void __cudaRegisterFunction(void** handle, const char* host, char* device_function,
+                                const char* name, int thread_limit, void* thread_id, void* block_id,
+                                void* block, void* grid, int* warp_size) {
   (void)device_function, (void)thread_limit, (void)thread_id, (void)block_id;
   (void)block, (void)grid, (void)warp_size;
-  add(&kernels, host, name, *(int *)handle);
+  add(&kernels, host, name, *(int*)handle);
 }
 
-API void __cudaRegisterVar(void **handle, char *host, char *device_address, const char *name,
+API void __cudaRegisterVar(void** handle, char* host, char* device_address, const char* name,
                            int external, size_t size, int constant, int global) {
   (void)device_address, (void)external, (void)size, (void)constant, (void)global;
-  add(&variables, host, name, *(int *)handle);
+  add(&variables, host, name, *(int*)handle);
 }
 
-API unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, void *stream) {
+API unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, void* stream) {
   if (depth == 64) return 1;
   struct configuration configuration = {grid, block, shared, stream};
   configurations[depth++] = configuration;
   return 0;
 }
 
-API cudaError_t __cudaPopCallConfiguration(dim3 *grid, dim3 *block, size_t *shared, void *stream) {
+API cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, void* stream) {
   if (depth == 0) return note(cudaErrorMissingConfiguration);
-  struct configuration *configuration = &configurations[--depth];
+  struct configuration* configuration = &configurations[--depth];
   *grid = configuration->grid;
   *block = configuration->block;
   *shared = configuration->shared;
-  *(void **)stream = configuration->stream;
+  *(void**)stream = configuration->stream;
   return cudaSuccess;
 }
 
-API cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *host) {
+API cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* host) {
   *kernel = (cudaKernel_t)host;
   return cudaSuccess;
 }
 
-API cudaError_t cudaLaunchKernel(const void *host, dim3 grid, dim3 block, void **arguments,
+API cudaError_t cudaLaunchKernel(const void* host, dim3 grid, dim3 block, void** arguments,
                                  size_t shared, cudaStream_t stream) {
-  const struct entry *kernel = find(&kernels, host);
+  const struct entry* kernel = find(&kernels, host);
   if (kernel == NULL) return note(cudaErrorInvalidDeviceFunction);
   unsigned grid_size[3] = {grid.x, grid.y, grid.z}, block_size[3] = {block.x, block.y, block.z};
   return note(device.launch(kernel->name, kernel->module, grid_size, block_size, arguments, shared,
                             stream));
 }
 
-API cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void **arguments,
+API cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments,
                                    size_t shared, cudaStream_t stream) {
-  return cudaLaunchKernel((const void *)kernel, grid, block, arguments, shared, stream);
+  return cudaLaunchKernel((const void*)kernel, grid, block, arguments, shared, stream);
 }
 
 API cudaError_t __cudaLaunchKernel_ptsz(cudaKernel_t kernel, dim3 grid, dim3 block,
-                                        void **arguments, size_t shared, cudaStream_t stream) {
-  return cudaLaunchKernel((const void *)kernel, grid, block, arguments, shared, stream);
+                                        void** arguments, size_t shared, cudaStream_t stream) {
+  return cudaLaunchKernel((const void*)kernel, grid, block, arguments, shared, stream);
 }
 
-API cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *host,
-                                    void **arguments) {
+API cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* host,
+                                    void** arguments) {
   for (unsigned i = 0; i < config->numAttrs; ++i) {
     cudaLaunchAttributeID id = config->attrs[i].id;
     if (id == cudaLaunchAttributeClusterDimension || id == cudaLaunchAttributeCooperative)
@@ -198,13 +200,13 @@ static const struct {
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
 };
 
-API const char *cudaGetErrorString(cudaError_t error) {
+API const char* cudaGetErrorString(cudaError_t error) {
   for (size_t i = 0; i < sizeof messages / sizeof *messages; ++i)
     if (messages[i].error == error) return messages[i].text;
   return "unrecognized error code";
 }
 
-API const char *cudaGetErrorName(cudaError_t error) {
+API const char* cudaGetErrorName(cudaError_t error) {
   for (size_t i = 0; i < sizeof messages / sizeof *messages; ++i)
     if (messages[i].error == error) return messages[i].name;
   return "unrecognized error code";
@@ -212,7 +214,7 @@ API const char *cudaGetErrorName(cudaError_t error) {
 
 /* ---- devices and functions ---- */
 
-API cudaError_t cudaGetDevice(int *ordinal) {
+API cudaError_t cudaGetDevice(int* ordinal) {
   *ordinal = 0;
   return cudaSuccess;
 }
@@ -221,39 +223,39 @@ API cudaError_t cudaSetDevice(int ordinal) {
   return note(ordinal == 0 ? cudaSuccess : cudaErrorInvalidDevice);
 }
 
-API cudaError_t cudaGetDeviceCount(int *count) {
+API cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
   return cudaSuccess;
 }
 
 API cudaError_t cudaDeviceSynchronize(void) { return last_error; }
 
-API cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int ordinal) {
+API cudaError_t cudaDeviceGetAttribute(int* value, enum cudaDeviceAttr attribute, int ordinal) {
   if (ordinal != 0) return note(cudaErrorInvalidDevice);
   return note(device.attribute(value, attribute));
 }
 
-API cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attributes, const void *host) {
-  const struct entry *kernel = find(&kernels, host);
+API cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes* attributes, const void* host) {
+  const struct entry* kernel = find(&kernels, host);
   if (kernel == NULL) return note(cudaErrorInvalidDeviceFunction);
   memset(attributes, 0, sizeof *attributes);
   return note(device.function(kernel->name, kernel->module, attributes));
 }
 
-API cudaError_t cudaFuncSetAttribute(const void *host, enum cudaFuncAttribute attribute,
+API cudaError_t cudaFuncSetAttribute(const void* host, enum cudaFuncAttribute attribute,
                                      int value) {
   (void)attribute, (void)value;
   return note(find(&kernels, host) ? cudaSuccess : cudaErrorInvalidDeviceFunction);
 }
 
-API cudaError_t cudaFuncSetCacheConfig(const void *host, enum cudaFuncCache config) {
+API cudaError_t cudaFuncSetCacheConfig(const void* host, enum cudaFuncCache config) {
   (void)config;
   return note(find(&kernels, host) ? cudaSuccess : cudaErrorInvalidDeviceFunction);
 }
 
-API cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks,
-                                                                       const void *host, int threads,
-                                                                       size_t shared,
+API cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks,
+                                                                       const void* host,
+                                                                       int threads, size_t shared,
                                                                        unsigned flags) {
   (void)flags;
   struct cudaFuncAttributes attributes;
@@ -271,98 +273,98 @@ API cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *bloc
   return cudaSuccess;
 }
 
-API cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *host,
+API cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* host,
                                                               int threads, size_t shared) {
   return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, host, threads, shared, 0);
 }
 
 /* ---- memory ---- */
 
-API cudaError_t cudaMalloc(void **pointer, size_t size) {
+API cudaError_t cudaMalloc(void** pointer, size_t size) {
   return note(device.allocate(pointer, size));
 }
 
-API cudaError_t cudaMallocAsync(void **pointer, size_t size, cudaStream_t stream) {
+API cudaError_t cudaMallocAsync(void** pointer, size_t size, cudaStream_t stream) {
   (void)stream;
   return cudaMalloc(pointer, size);
 }
 
-API cudaError_t cudaFree(void *pointer) {
+API cudaError_t cudaFree(void* pointer) {
   return note(pointer ? device.release(pointer) : cudaSuccess);
 }
 
-API cudaError_t cudaFreeAsync(void *pointer, cudaStream_t stream) {
+API cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
   (void)stream;
   return cudaFree(pointer);
 }
 
-API cudaError_t cudaMemcpy(void *to, const void *from, size_t size, enum cudaMemcpyKind kind) {
+API cudaError_t cudaMemcpy(void* to, const void* from, size_t size, enum cudaMemcpyKind kind) {
   return note(device.copy(to, from, size, kind));
 }
 
-API cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind,
+API cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, enum cudaMemcpyKind kind,
                                 cudaStream_t stream) {
   (void)stream;
   return cudaMemcpy(to, from, size, kind);
 }
 
-API cudaError_t cudaMemset(void *to, int value, size_t size) {
+API cudaError_t cudaMemset(void* to, int value, size_t size) {
   return note(device.fill(to, value, size));
 }
 
-API cudaError_t cudaMemsetAsync(void *to, int value, size_t size, cudaStream_t stream) {
+API cudaError_t cudaMemsetAsync(void* to, int value, size_t size, cudaStream_t stream) {
   (void)stream;
   return cudaMemset(to, value, size);
 }
 
-API cudaError_t cudaGetSymbolAddress(void **pointer, const void *symbol) {
-  const struct entry *variable = find(&variables, symbol);
+API cudaError_t cudaGetSymbolAddress(void** pointer, const void* symbol) {
+  const struct entry* variable = find(&variables, symbol);
   size_t size;
   if (variable == NULL) return note(cudaErrorInvalidSymbol);
   return note(device.symbol(pointer, &size, variable->name, variable->module));
 }
 
-API cudaError_t cudaMemcpyToSymbol(const void *symbol, const void *from, size_t size, size_t offset,
+API cudaError_t cudaMemcpyToSymbol(const void* symbol, const void* from, size_t size, size_t offset,
                                    enum cudaMemcpyKind kind) {
-  void *pointer;
+  void* pointer;
   cudaError_t error = cudaGetSymbolAddress(&pointer, symbol);
-  return error ? error : cudaMemcpy((char *)pointer + offset, from, size, kind);
+  return error ? error : cudaMemcpy((char*)pointer + offset, from, size, kind);
 }
 
-API cudaError_t cudaMemcpyToSymbolAsync(const void *symbol, const void *from, size_t size,
+API cudaError_t cudaMemcpyToSymbolAsync(const void* symbol, const void* from, size_t size,
                                         size_t offset, enum cudaMemcpyKind kind,
                                         cudaStream_t stream) {
   (void)stream;
   return cudaMemcpyToSymbol(symbol, from, size, offset, kind);
 }
 
-API cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes,
-                                         const void *pointer) {
+API cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes* attributes,
+                                         const void* pointer) {
   int is_device;
-  device.describe((void *)pointer, &is_device);
+  device.describe((void*)pointer, &is_device);
   memset(attributes, 0, sizeof *attributes);
   attributes->type = is_device ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
-  attributes->devicePointer = is_device ? (void *)pointer : NULL;
+  attributes->devicePointer = is_device ? (void*)pointer : NULL;
   return cudaSuccess;
 }
 
 /* ---- streams and events: everything is done at once ---- */
 
-static cudaError_t handle(void **created) {
+static cudaError_t handle(void** created) {
   *created = malloc(1);
   return cudaSuccess;
 }
 
-API cudaError_t cudaStreamCreate(cudaStream_t *stream) { return handle((void **)stream); }
+API cudaError_t cudaStreamCreate(cudaStream_t* stream) { return handle((void**)stream); }
 
-API cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
+API cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   (void)flags;
-  return handle((void **)stream);
+  return handle((void**)stream);
 }
 
-API cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int priority) {
+API cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority) {
   (void)flags, (void)priority;
-  return handle((void **)stream);
+  return handle((void**)stream);
 }
 
 API cudaError_t cudaStreamDestroy(cudaStream_t stream) {
@@ -385,18 +387,17 @@ API cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsi
   return cudaSuccess;
 }
 
-API cudaError_t cudaStreamIsCapturing(cudaStream_t stream,
-                                      enum cudaStreamCaptureStatus *status) {
+API cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus* status) {
   (void)stream;
   *status = cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
 
-API cudaError_t cudaEventCreate(cudaEvent_t *event) { return handle((void **)event); }
+API cudaError_t cudaEventCreate(cudaEvent_t* event) { return handle((void**)event); }
 
-API cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
+API cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   (void)flags;
-  return handle((void **)event);
+  return handle((void**)event);
 }
 
 API cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
@@ -414,7 +415,7 @@ API cudaError_t cudaEventQuery(cudaEvent_t event) {
   return cudaSuccess;
 }
 
-API cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end) {
+API cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
   (void)start, (void)end;
   *milliseconds = 0;
   return cudaSuccess;

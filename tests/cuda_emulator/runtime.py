@@ -37,7 +37,12 @@ class _Callbacks(ctypes.Structure):
     """struct emulator_callbacks."""
 
     _fields_ = (
-        ("launch", ctypes.CFUNCTYPE(_I, _S, _I, ctypes.POINTER(_U), ctypes.POINTER(_U), ctypes.POINTER(_P), _Z, _P)),
+        (
+            "launch",
+            ctypes.CFUNCTYPE(
+                _I, _S, _I, ctypes.POINTER(_U), ctypes.POINTER(_U), ctypes.POINTER(_P), _Z, _P
+            ),
+        ),
         ("allocate", ctypes.CFUNCTYPE(_I, ctypes.POINTER(_P), _Z)),
         ("release", ctypes.CFUNCTYPE(_I, _P)),
         ("copy", ctypes.CFUNCTYPE(_I, _P, _P, _Z, _I)),
@@ -61,7 +66,9 @@ class Runtime:
             "launch": self._launch,
             "allocate": lambda pointer, size: self._device.runtime_allocate(pointer, size),
             "release": lambda pointer: self._device.runtime_release(pointer or 0),
-            "copy": lambda to, source, size, kind: self._device.runtime_copy(to or 0, source or 0, size),
+            "copy": lambda to, source, size, kind: self._device.runtime_copy(
+                to or 0, source or 0, size
+            ),
             "fill": lambda to, value, size: self._device.runtime_fill(to or 0, value, size),
             "attribute": lambda value, number: self._device.runtime_attribute(value, number),
             "function": self._function,

@@ -161,7 +161,9 @@ def vote(instruction: Instruction) -> Callable[..., Array]:
     def compute(group: Group, predicate: Array, mask: Array) -> Array:
         voted = _by_warp(group, group.spread(predicate), False)
         bits = np.packbits(voted, axis=1, bitorder="little").view(np.uint32)[:, 0]
-        named = group.spread(mask).astype(np.uint32) & _present(group.batch, group.slots)[group.warps]
+        named = (
+            group.spread(mask).astype(np.uint32) & _present(group.batch, group.slots)[group.warps]
+        )
         true = bits[group.warps] & named
         if mode == "ballot":
             return true
@@ -181,8 +183,12 @@ def match(instruction: Instruction) -> Callable[..., tuple[Array, Array]]:
     def compute(group: Group, value: Array, mask: Array) -> tuple[Array, Array]:
         value = group.spread(value)
         table = _by_warp(group, value, value.dtype.type(0))[group.warps]
-        named = group.spread(mask).astype(np.uint32) & _present(group.batch, group.slots)[group.warps]
-        equal = np.packbits(table == value[:, None], axis=1, bitorder="little").view(np.uint32)[:, 0]
+        named = (
+            group.spread(mask).astype(np.uint32) & _present(group.batch, group.slots)[group.warps]
+        )
+        equal = np.packbits(table == value[:, None], axis=1, bitorder="little").view(np.uint32)[
+            :, 0
+        ]
         equal = equal & named
         if every:
             agreed = equal == named

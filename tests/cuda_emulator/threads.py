@@ -33,7 +33,9 @@ class Batch:
         self.padded = -(-self.threads // 32) * 32
         self.slots = block_count * self.padded
         every = np.arange(self.slots)
-        self.live = every if self.padded == self.threads else every[every % self.padded < self.threads]
+        self.live = (
+            every if self.padded == self.threads else every[every % self.padded < self.threads]
+        )
         self.exited = np.zeros(self.slots, bool)
         kernel = launch.program.kernel
         self.shared = SharedMemory(self, launch.shared_bytes, launch.program.shared_granule)
@@ -65,7 +67,9 @@ class Batch:
     def shared_name(self, offset: int) -> str:
         """' of name' for the shared variable that holds the offset."""
         for name, variable in self.launch.program.kernel.shared.items():
-            if variable.offset <= offset and (offset < variable.offset + variable.size or not variable.size):
+            if variable.offset <= offset and (
+                offset < variable.offset + variable.size or not variable.size
+            ):
                 return f" ({name})"
         return ""
 

@@ -60,5 +60,7 @@ def execute(
     arrays = [device.array(values, name) for name, (_, values) in zip(names, inputs, strict=True)]
     empty = [device.empty(count, f"u{SIZES[kind]}", kind) for kind in outputs]
     grid = (-(-count // block), 1, 1)
-    device.launch("\n".join(lines), "snippet", grid, (block, 1, 1), [*arrays, *empty, np.uint32(count)])
+    device.launch(
+        "\n".join(lines), "snippet", grid, (block, 1, 1), [*arrays, *empty, np.uint32(count)]
+    )
     return [array.numpy() for array in empty]

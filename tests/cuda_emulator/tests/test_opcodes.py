@@ -37,7 +37,9 @@ def floats(kind: str, seed: int) -> Array:
     dtype = np.dtype(KINDS[kind])
     bits = dtype.itemsize * 8
     rng = np.random.default_rng(seed)
-    words = rng.integers(0, 1 << bits, COUNT, dtype=np.uint64, endpoint=False).astype(f"u{bits // 8}")
+    words = rng.integers(0, 1 << bits, COUNT, dtype=np.uint64, endpoint=False).astype(
+        f"u{bits // 8}"
+    )
     values = words.view(dtype).copy()
     values[COUNT // 2 :] = rng.normal(size=COUNT - COUNT // 2).astype(dtype)
     tiny = np.finfo(dtype).smallest_subnormal
@@ -55,7 +57,9 @@ def signed(word: int, bits: int) -> int:
 
 def rounded(value: Fraction, kind: str, mode: str = "rn") -> float:
     """A real number rounded once to a format, by definition."""
-    precision, least = {"f16": (11, -24), "bf16": (8, -133), "f32": (24, -149), "f64": (53, -1074)}[kind]
+    precision, least = {"f16": (11, -24), "bf16": (8, -133), "f32": (24, -149), "f64": (53, -1074)}[
+        kind
+    ]
     most = {"f16": 16, "bf16": 128, "f32": 128, "f64": 1024}[kind]
     if value == 0:
         return 0.0
@@ -73,7 +77,7 @@ def rounded(value: Fraction, kind: str, mode: str = "rn") -> float:
     }[mode]
     result = (quotient + up) * unit
     if result >= Fraction(2) ** most:
-        outwards = mode == "rn" or (mode == "rp") == (value > 0) and mode != "rz"
+        outwards = mode == "rn" or ((mode == "rp") == (value > 0) and mode != "rz")
         largest = (Fraction(2) - Fraction(2) ** (1 - precision)) * Fraction(2) ** (most - 1)
         result_float = math.inf if outwards else float(largest)
     else:
@@ -212,9 +216,7 @@ INTEGER_CASES += [
         (32, 32, 32),
         32,
         U,
-        lambda a, b, c: (
-            c + sum(signed(a >> 8 * i & 255, 8) * (b >> 8 * i & 255) for i in range(4))
-        ),
+        lambda a, b, c: c + sum(signed(a >> 8 * i & 255, 8) * (b >> 8 * i & 255) for i in range(4)),
     ),
     ("mul24.lo.u32", (32, 32), 32, U, lambda a, b: (a & 0xFFFFFF) * (b & 0xFFFFFF)),
     ("mul24.hi.u32", (32, 32), 32, U, lambda a, b: (a & 0xFFFFFF) * (b & 0xFFFFFF) >> 16),
@@ -288,10 +290,16 @@ def exact(name: str, x: tuple[float, ...], kind: str, mode: str) -> float:
             second = x[1] if name == "add" else -x[1]
             total = f[0] + Fraction(second)
             if total == 0:
-                return x[0] if x[0] == 0 and math.copysign(1, x[0]) == math.copysign(1, second) else zero
+                return (
+                    x[0]
+                    if x[0] == 0 and math.copysign(1, x[0]) == math.copysign(1, second)
+                    else zero
+                )
             return rounded(total, kind, mode)
         if name == "mul":
-            return math.copysign(rounded(f[0] * f[1], kind, mode), math.copysign(1, x[0]) * math.copysign(1, x[1]))
+            return math.copysign(
+                rounded(f[0] * f[1], kind, mode), math.copysign(1, x[0]) * math.copysign(1, x[1])
+            )
         if name == "fma":
             total = f[0] * f[1] + f[2]
             sign = math.copysign(1, x[0]) * math.copysign(1, x[1])
@@ -347,7 +355,9 @@ def test_ieee_instruction(name: str, kind: str, mode: str) -> None:
         with np.errstate(all="ignore"):
             product = -(operands[0] * operands[1])
         third[COUNT // 2 :: 2] = product[COUNT // 2 :: 2]
-        third[COUNT // 2 + 1 :: 4] = (product * np.dtype(third.dtype).type(2.0**-9))[COUNT // 2 + 1 :: 4]
+        third[COUNT // 2 + 1 :: 4] = (product * np.dtype(third.dtype).type(2.0**-9))[
+            COUNT // 2 + 1 :: 4
+        ]
     names = ", ".join(f"%{letter}" for letter in "abc"[: ARITY[name]])
     (found,) = execute(f"{name}.{mode}.{kind} %x, {names};", [(kind, o) for o in operands], [kind])
     rows = zip(*(o.astype(np.float64).tolist() for o in operands), strict=True)
@@ -379,7 +389,9 @@ def brain(values: Array) -> Array:
 def test_bfloat16_instruction(name: str, packed: bool) -> None:
     words = [brain(floats("f32", s)) for s in range(ARITY[name])]
     if name == "fma":
-        words[2][COUNT // 2 :: 2] = words[0][COUNT // 2 :: 2] // 2  # far smaller: ties decided by it
+        words[2][COUNT // 2 :: 2] = (
+            words[0][COUNT // 2 :: 2] // 2
+        )  # far smaller: ties decided by it
     numbers = [(w.astype(np.uint32) << 16).view(np.float32).astype(np.float64) for w in words]
     names = ", ".join(f"%{letter}" for letter in "abc"[: ARITY[name]])
     if packed:
@@ -401,7 +413,10 @@ def test_fma_of_doubles_rounds_once_where_errors_underflow_or_overflow() -> None
     c[::3] = -(a * b)[::3]
     c = np.where(np.isfinite(c), c, 1.0)
     (found,) = execute("fma.rn.f64 %x, %a, %b, %c;", [("f64", v) for v in (a, b, c)], ["f64"])
-    wanted = [exact("fma", row, "f64", "rn") for row in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)]
+    wanted = [
+        exact("fma", row, "f64", "rn")
+        for row in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)
+    ]
     same(found.view(np.float64), np.array(wanted))
 
 
@@ -475,7 +490,7 @@ def test_sign_instructions(kind: str) -> None:
         same(copied.view(a.dtype), np.copysign(b, a))
 
 
-COMPARISONS = "eq ne lt le gt ge equ neu ltu leu gtu geu num nan".split()
+COMPARISONS = ["eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"]
 
 
 @pytest.mark.parametrize("kind", ["f32", "f64", "f16"])
@@ -489,8 +504,17 @@ def test_float_comparison(name: str, kind: str) -> None:
     if name in ("num", "nan"):
         wanted = unordered == (name == "nan")
     else:
-        plain = getattr(np, {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal",
-                             "gt": "greater", "ge": "greater_equal"}[name[:2]])(a, b)
+        plain = getattr(
+            np,
+            {
+                "eq": "equal",
+                "ne": "not_equal",
+                "lt": "less",
+                "le": "less_equal",
+                "gt": "greater",
+                "ge": "greater_equal",
+            }[name[:2]],
+        )(a, b)
         wanted = np.where(unordered, name.endswith("u"), plain)
     same(found, wanted.astype(np.uint32))
     same(negation, (~wanted).astype(np.uint32))
@@ -505,7 +529,14 @@ def test_integer_comparison(name: str, kind: str) -> None:
     code = f"setp.{name}.{kind} %p, %a, %b; selp.u32 %x, 1, 0, %p;"
     (found,) = execute(code, [(kind, a), (kind, b)], ["b32"])
     typed = [x.view(f"i{bits // 8}") if kind[0] == "s" else x for x in (a, b)]
-    symbol = {"eq": "__eq__", "ne": "__ne__", "lt": "__lt__", "le": "__le__", "gt": "__gt__", "ge": "__ge__"}
+    symbol = {
+        "eq": "__eq__",
+        "ne": "__ne__",
+        "lt": "__lt__",
+        "le": "__le__",
+        "gt": "__gt__",
+        "ge": "__ge__",
+    }
     same(found, getattr(typed[0], symbol[name])(typed[1]).astype(np.uint32))
 
 
@@ -526,7 +557,9 @@ def test_set_makes_numbers_and_masks() -> None:
     same(number.view(np.float32), (a < b).astype(np.float32))
 
 
-@pytest.mark.parametrize("test", ["finite", "infinite", "number", "notanumber", "normal", "subnormal"])
+@pytest.mark.parametrize(
+    "test", ["finite", "infinite", "number", "notanumber", "normal", "subnormal"]
+)
 def test_classification(test: str) -> None:
     a = floats("f32", 1)
     (found,) = execute(f"testp.{test}.f32 %p, %a; selp.u32 %x, 1, 0, %p;", [("f32", a)], ["b32"])
@@ -550,7 +583,9 @@ def test_float_to_integer(source: str, to: str, mode: str) -> None:
     bits = int(to[1:])
     result = f"b{max(bits, 16)}"
     (found,) = execute(f"cvt.{mode}.{to}.{source} %x, %a;", [(source, a)], [result])
-    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if to[0] == "s" else (0, (1 << bits) - 1)
+    low, high = (
+        (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if to[0] == "s" else (0, (1 << bits) - 1)
+    )
 
     def convert(x: float) -> int:
         if math.isnan(x):
@@ -596,8 +631,12 @@ def test_integer_to_float(to: str, source: str, mode: str) -> None:
 def test_narrowing(to: str, source: str, mode: str) -> None:
     a = floats(source, 1)
     if source == "f32":  # the middles between halves
-        a[200:] = (a[200:].view(np.uint32) & np.uint32(0xFFFFF000) | np.uint32(0x1000)).view(np.float32)
-        a[300:] = (a[300:].view(np.uint32) & np.uint32(0xFFFF0000) | np.uint32(0x8000)).view(np.float32)
+        a[200:] = (a[200:].view(np.uint32) & np.uint32(0xFFFFF000) | np.uint32(0x1000)).view(
+            np.float32
+        )
+        a[300:] = (a[300:].view(np.uint32) & np.uint32(0xFFFF0000) | np.uint32(0x8000)).view(
+            np.float32
+        )
     (found,) = execute(f"cvt.{mode}.{to}.{source} %x, %a;", [(source, a)], [to])
     wanted = []
     for x in a.astype(float).tolist():
