@@ -1,0 +1,359 @@
+"""What every launcher of csrc/cuda/launch.h computes, in long double, and inputs worth trying.
+
+Long double (64 bits of mantissa) is exact to 1/1000 ulp of float64 in all that is used here.
+An oracle gives for each result its value and its magnitude: the sum of the absolute values of the
+terms that make it up. Where terms cancel, it is their roundings that an error is measured by.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+Array = np.ndarray
+Result = tuple[Array, Array]  # value, magnitude
+Oracle = Callable[..., list[Result]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """``inputs`` names the operands, which decides what numbers they are given; ``parameters`` are
+    tried one after another."""
+
+    inputs: tuple[str, ...]
+    oracle: Oracle
+    outputs: int = 1
+    parameters: tuple[float | None, ...] = (None,)
+
+
+def _plain(value: Array) -> Result:
+    return value, np.abs(value)
+
+
+def _scaled(factor: Array, results: Sequence[Result]) -> list[Result]:
+    return [(factor * value, np.abs(factor) * magnitude) for value, magnitude in results]
+
+
+def _sum(*terms: Result) -> Result:
+    value, magnitude = terms[0]
+    for other, other_magnitude in terms[1:]:
+        value, magnitude = value + other, magnitude + other_magnitude
+    return value, magnitude
+
+
+# ------------------------------------------------------------------------------ sigmoid and tanh
+
+
+def _sigmoid(x: Array) -> list[Result]:
+    return [_plain(1 / (1 + np.exp(-x)))]
+
+
+def _sigmoid_derivative(x: Array) -> Array:
+    return 1 / (2 + 2 * np.cosh(x))
+
+
+def _sigmoid_backward(grad: Array, x: Array) -> list[Result]:
+    return [_plain(grad * _sigmoid_derivative(x))]
+
+
+def _sigmoid_double_backward(grad_grad: Array, grad: Array, x: Array) -> list[Result]:
+    first = _sigmoid_derivative(x)
+    return [_plain(grad_grad * first), _plain(-grad_grad * grad * first * np.tanh(x / 2))]
+
+
+def _tanh(x: Array) -> list[Result]:
+    return [_plain(np.tanh(x))]
+
+
+def _tanh_backward(grad: Array, x: Array) -> list[Result]:
+    return [_plain(grad / np.cosh(x) ** 2)]
+
+
+def _tanh_double_backward(grad_grad: Array, grad: Array, x: Array) -> list[Result]:
+    first = 1 / np.cosh(x) ** 2
+    return [_plain(grad_grad * first), _plain(-2 * grad_grad * grad * first * np.tanh(x))]
+
+
+# ------------------------------------------------------------------------------------------- pow
+
+
+def _base(x: Array, e: Array) -> Array:
+    return np.where(e == 0, 0, e * x ** (e - 1))
+
+
+def _exponent(x: Array, e: Array) -> Array:
+    return x**e * np.log(x)
+
+
+def _base_twice(x: Array, e: Array) -> Array:
+    return np.where((e == 0) | (e == 1), 0, e * (e - 1) * x ** (e - 2))
+
+
+def _mixed(x: Array, e: Array) -> Result:
+    power, product = x ** (e - 1), e * np.log(x)
+    return power * (1 + product), power * (1 + np.abs(product))
+
+
+def _pow_scalar(x: Array, exponent: float) -> list[Result]:
+    return [_plain(x ** np.longdouble(exponent))]
+
+
+def _pow_scalar_backward(grad: Array, x: Array, exponent: float) -> list[Result]:
+    return [_plain(grad * _base(x, np.longdouble(exponent)))]
+
+
+def _pow_scalar_double_backward(
+    grad_grad: Array, grad: Array, x: Array, exponent: float
+) -> list[Result]:
+    e = np.longdouble(exponent)
+    return [_plain(grad_grad * _base(x, e)), _plain(grad_grad * grad * _base_twice(x, e))]
+
+
+def _pow(x: Array, e: Array) -> list[Result]:
+    return [_plain(x**e)]
+
+
+def _pow_backward(grad: Array, x: Array, e: Array) -> list[Result]:
+    return [_plain(grad * _base(x, e)), _plain(grad * _exponent(x, e))]
+
+
+def _pow_double_backward(v_x: Array, v_e: Array, grad: Array, x: Array, e: Array) -> list[Result]:
+    mixed = _mixed(x, e)
+    of_grad = _sum(_plain(v_x * _base(x, e)), _plain(v_e * _exponent(x, e)))
+    of_x = _sum(_plain(v_x * _base_twice(x, e)), *_scaled(v_e, [mixed]))
+    of_e = _sum(*_scaled(v_x, [mixed]), _plain(v_e * _exponent(x, e) * np.log(x)))
+    return [of_grad, *_scaled(grad, [of_x, of_e])]
+
+
+# ---------------------------------------------------------------------------------------- losses
+
+
+def _softplus(x: Array) -> Array:
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def _logits(x: Array, t: Array, w: Array | float = 1, p: Array | float = 1) -> list[Result]:
+    return _scaled(w * np.ones_like(x), [_plain(p * t * _softplus(-x) + (1 - t) * _softplus(x))])
+
+
+def _logits_input(x: Array, t: Array, p: Array | float = 1) -> Result:
+    s, q = _sigmoid(x)[0][0], _sigmoid(-x)[0][0]
+    return (1 - t) * s - p * t * q, (1 - t) * s + p * t * q
+
+
+def _logits_backward(
+    grad: Array, x: Array, t: Array, *weights: Array | float
+) -> list[Result]:
+    *weights, scale = weights
+    w, p = weights or (1, 1)
+    return _scaled(grad * scale * w, [_logits_input(x, t, p)])
+
+
+def _logits_target(grad: Array, x: Array, t: Array, w: Array, p: Array, scale: float) -> list[Result]:
+    left, right = p * _softplus(-x), _softplus(x)
+    return _scaled(grad * w * scale, [(left - right, left + right)])
+
+
+def _logits_weight(grad: Array, x: Array, t: Array, w: Array, p: Array, scale: float) -> list[Result]:
+    return _scaled(grad * scale, _logits(x, t, 1, p))
+
+
+def _logits_pos_weight(
+    grad: Array, x: Array, t: Array, w: Array, p: Array, scale: float
+) -> list[Result]:
+    return [_plain(grad * scale * w * t * _softplus(-x))]
+
+
+def _logits_double_backward(
+    grad_grad: Array, grad: Array, x: Array, t: Array, w: Array, p: Array, scale: float
+) -> list[Result]:
+    v = grad_grad * scale * w
+    second = _plain((1 - t + p * t) * _sigmoid_derivative(x))
+    return [*_scaled(v, [_logits_input(x, t, p)]), *_scaled(v * grad, [second])]
+
+
+def _log(p: Array) -> Array:
+    return np.maximum(np.log(p), -100)
+
+
+def _log_complement(p: Array) -> Array:
+    return np.maximum(np.log1p(-p), -100)
+
+
+def _probabilities(p: Array, t: Array, w: Array | float = 1) -> list[Result]:
+    return [_plain(-w * (t * _log(p) + (1 - t) * _log_complement(p)))]
+
+
+def _probabilities_input(p: Array, t: Array) -> Array:
+    return (p - t) / np.maximum(p * (1 - p), 1e-12)
+
+
+def _probabilities_backward(
+    grad: Array, p: Array, t: Array, *weights: Array | float
+) -> list[Result]:
+    *weights, scale = weights
+    (w,) = weights or (1,)
+    return [_plain(grad * scale * w * _probabilities_input(p, t))]
+
+
+def _probabilities_target(grad: Array, p: Array, t: Array, w: Array, scale: float) -> list[Result]:
+    left, right = _log_complement(p), _log(p)
+    return _scaled(grad * scale * w, [(left - right, np.abs(left) + np.abs(right))])
+
+
+def _probabilities_weight(grad: Array, p: Array, t: Array, w: Array, scale: float) -> list[Result]:
+    return _scaled(grad * scale, _probabilities(p, t))
+
+
+def _probabilities_double_backward(
+    grad_grad: Array, grad: Array, p: Array, t: Array, w: Array, scale: float
+) -> list[Result]:
+    v = grad_grad * scale * w
+    second = np.where(p * (1 - p) < 1e-12, 1e12, t / p**2 + (1 - t) / (1 - p) ** 2)
+    return [_plain(v * _probabilities_input(p, t)), _plain(v * grad * second)]
+
+
+# ------------------------------------------------------------------------------------- the table
+
+EXPONENTS = (-2, -1, -0.5, 0.5, 1.5, 2, 3, 2.5, 1 / 3, 10, -7.3)  # those of kernels of their own first
+SCALES = (1.0, 1.0 / 256)  # a power of two, since a kernel multiplies by it in its own type
+
+OPERATIONS: dict[str, Operation] = {
+    "sigmoid": Operation(("x",), _sigmoid),
+    "sigmoid_backward": Operation(("grad", "x"), _sigmoid_backward),
+    "sigmoid_double_backward": Operation(
+        ("grad_grad", "grad", "x"), _sigmoid_double_backward, outputs=2
+    ),
+    "tanh": Operation(("x",), _tanh),
+    "tanh_backward": Operation(("grad", "x"), _tanh_backward),
+    "tanh_double_backward": Operation(("grad_grad", "grad", "x"), _tanh_double_backward, outputs=2),
+    "pow_scalar": Operation(("base",), _pow_scalar, parameters=EXPONENTS),
+    "pow_scalar_backward": Operation(("grad", "base"), _pow_scalar_backward, parameters=EXPONENTS),
+    "pow_scalar_double_backward": Operation(
+        ("grad_grad", "grad", "base"),
+        _pow_scalar_double_backward,
+        outputs=2,
+        parameters=EXPONENTS,
+    ),
+    "pow": Operation(("base", "exponent"), _pow),
+    "pow_backward": Operation(("grad", "base", "exponent"), _pow_backward, outputs=2),
+    "pow_backward_input": Operation(
+        ("grad", "base", "exponent"), lambda *operands: _pow_backward(*operands)[:1]
+    ),
+    "pow_backward_exponent": Operation(
+        ("grad", "base", "exponent"), lambda *operands: _pow_backward(*operands)[1:]
+    ),
+    "pow_double_backward": Operation(
+        ("grad_grad", "grad_grad", "grad", "base", "exponent"), _pow_double_backward, outputs=3
+    ),
+}
+
+for _family, _x, _weights, _functions in (
+    (
+        "binary_cross_entropy_with_logits",
+        "x",
+        ("weight", "pos_weight"),
+        {
+            "": _logits,
+            "_backward": _logits_backward,
+            "_backward_target": _logits_target,
+            "_backward_weight": _logits_weight,
+            "_backward_pos_weight": _logits_pos_weight,
+            "_double_backward": _logits_double_backward,
+        },
+    ),
+    (
+        "binary_cross_entropy",
+        "probability",
+        ("weight",),
+        {
+            "": _probabilities,
+            "_backward": _probabilities_backward,
+            "_backward_target": _probabilities_target,
+            "_backward_weight": _probabilities_weight,
+            "_double_backward": _probabilities_double_backward,
+        },
+    ),
+):
+    _operands = (_x, "target")
+    for _suffix, _function in _functions.items():
+        if _suffix in ("", "_backward"):
+            _grads: tuple[str, ...] = ("grad",) if _suffix else ()
+            _scales: tuple[float | None, ...] = SCALES if _suffix else (None,)
+            OPERATIONS[_family + _suffix] = Operation(
+                _grads + _operands, _function, parameters=_scales
+            )
+            OPERATIONS[f"{_family}{_suffix}_weighted"] = Operation(
+                _grads + _operands + _weights, _function, parameters=_scales
+            )
+        else:
+            _double = "double" in _suffix
+            OPERATIONS[_family + _suffix] = Operation(
+                (("grad_grad",) if _double else ()) + ("grad",) + _operands + _weights,
+                _function,
+                outputs=1 + _double,
+                parameters=SCALES,
+            )
+
+# The launchers that sum a loss, and that loss.
+SUMS = {
+    f"{family}{weighted}_sum": f"{family}{weighted}"
+    for family in ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+    for weighted in ("", "_weighted")
+}
+
+
+# ---------------------------------------------------------------------------------------- inputs
+
+
+def numbers(name: str, shape: tuple[int, ...], seed: int = 0) -> Array:
+    """Numbers for the operand ``name`` of an operation."""
+    random = np.random.default_rng([seed, *name.encode()])
+    size = int(np.prod(shape))
+    if name in ("grad", "grad_grad"):
+        values = random.choice([-1, 1], size) * np.exp2(random.uniform(-2, 2, size))
+    elif name == "x":
+        # Every binade from 2^-20 to where results become subnormal, and the steep part.
+        wide = np.exp2(random.uniform(-20, 5.4, size)) * random.choice([-1, 1], size)
+        values = np.where(random.random(size) < 0.5, wide, 3 * random.normal(size=size))
+    elif name == "base":
+        values = np.exp2(random.uniform(-6, 6, size))
+    elif name == "exponent":
+        values = random.uniform(-4, 4, size)
+    elif name in ("target", "probability"):
+        values = random.random(size)
+        if name == "target":
+            values = np.where(random.random(size) < 0.5, np.round(values), values)
+    else:
+        values = random.uniform(0.25, 4, size)
+    return values.reshape(shape)
+
+
+# ---------------------------------------------------------------------------------------- errors
+
+
+def ulp(magnitude: Array, dtype: torch.dtype) -> Array:
+    """The distance between neighbouring numbers of the dtype at ``magnitude``."""
+    info = torch.finfo(dtype)
+    smallest = np.maximum(np.abs(magnitude), np.longdouble(info.tiny))
+    with np.errstate(invalid="ignore"):
+        exponent = np.frexp(np.minimum(smallest, np.longdouble(info.max)))[1]
+    return np.ldexp(np.longdouble(info.eps), exponent - 1)
+
+
+def errors(got: torch.Tensor, exact: Result) -> Array:
+    """The error of each number in ulps, infinite where a class (NaN, infinite) is missed."""
+    values = got.to(torch.float64).numpy().astype(np.longdouble)
+    value, magnitude = exact
+    unit = ulp(magnitude, got.dtype)
+    most = np.longdouble(torch.finfo(got.dtype).max)
+    value = np.where(np.abs(value) >= most + ulp(most, got.dtype) / 2, np.sign(value) * np.inf, value)
+    same = (values == value) | (np.isnan(values) & np.isnan(value))
+    with np.errstate(invalid="ignore"):
+        error = np.abs(values - value) / unit
+    return np.where(same, 0, np.where(np.isfinite(error), error, np.inf))
+
+
+def largest_error(got: torch.Tensor, exact: Result) -> float:
+    return float(errors(got, exact).max(initial=0))
