@@ -71,8 +71,9 @@ struct LiftedExp {
   // (1 - exp(y)) * kLift, of full relative accuracy where it is near 0
   FUSEDGRAD_HOST_DEVICE Pair<T> complement() const {
     const T rest = Ranges<T>::kLift - power;
+    const T rest_lo = (Ranges<T>::kLift - rest) - power;
     const T hi = fma(-power, expm1.hi, rest);
-    return {hi, fma(-power, expm1.lo, fma(-power, expm1.hi, rest - hi))};
+    return {hi, fma(-power, expm1.hi, rest - hi) + fma(-power, expm1.lo, rest_lo)};
   }
 };
 

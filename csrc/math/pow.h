@@ -262,7 +262,7 @@ struct PowDoubleBackward {
  private:
   template <class T>
   FUSEDGRAD_HOST_DEVICE static T term(T v, T derivative) {
-    return v == 0 ? T(0) : v * derivative;
+    return v == 0 ? v : v * derivative;
   }
 };
 
