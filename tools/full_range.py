@@ -1,0 +1,183 @@
+"""Find the numbers of csrc/math/{normal,trigonometric}_approximations.h again.
+
+By tools/minimax.py's exchange, `--check` as there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+
+import mpmath
+from minimax import PRECISION, Approximation, chebyshev_points, hexadecimal, remez, rounded
+from mpmath import mpf
+
+MATH = Path(__file__).resolve().parent.parent / "csrc" / "math"
+LARGEST_POWER = 103  # of a float with 25 bits before its point, the largest exponent
+
+
+def scaled_complement(t: mpf) -> mpf:
+    """exp(a^2) erfc(a) / s for t = 1 - 2s, s = 3 / (a + 3)."""
+    s = (1 - t) / 2
+    if s < mpf("1e-6"):  # a is so large that its asymptotic series is exact
+        a = 3 / s - 3 if s else mpf("inf")
+        return (1 - 1 / (2 * a**2) + 3 / (4 * a**4)) / (mpmath.sqrt(mpmath.pi) * (3 - 3 * s))
+    a = 3 / s - 3
+    return mpmath.exp(a**2) * mpmath.erfc(a) / s
+
+
+def slope(z: mpf) -> mpf:
+    """erf(x) / x for z = x^2."""
+    if z < mpf("1e-12"):
+        return 2 / mpmath.sqrt(mpmath.pi) * (1 - z / 3 + z**2 / 10 - z**3 / 42)
+    return mpmath.erf(mpmath.sqrt(z)) / mpmath.sqrt(z)
+
+
+def sine_rest(z: mpf) -> mpf:
+    """(sin(r) / r - 1) / z for z = r^2."""
+    if z < mpf("1e-12"):
+        return -mpf(1) / 6 + z / 120 - z**2 / 5040
+    r = mpmath.sqrt(z)
+    return (mpmath.sin(r) / r - 1) / z
+
+
+def cosine_rest(z: mpf) -> mpf:
+    """(cos(r) - 1) / z for z = r^2."""
+    if z < mpf("1e-12"):
+        return -mpf(1) / 2 + z / 24 - z**2 / 720
+    return (mpmath.cos(mpmath.sqrt(z)) - 1) / z
+
+
+EIGHTH_TURN = (mpf(0), (mpmath.pi / 4) ** 2 * mpf("1.001"))
+
+NORMAL = [
+    Approximation(
+        "scaled_complement",
+        "t",
+        "exp(a^2) erfc(a) = s * polynomial, s = 3/(a + 3), t = 1 - 2s, a >= 0; relative error",
+        scaled_complement,
+        lambda t: 1 / scaled_complement(t),
+        (mpf(-1), mpf(1)),
+        0,
+        {"float": 13, "double": 28},
+    ),
+    Approximation(
+        "erf_slope",
+        "z",
+        "erf(x) = x * polynomial, z = x^2 <= 1/4; relative error",
+        slope,
+        lambda z: 1 / slope(z),
+        (mpf(0), mpf("0.25")),
+        0,
+        {"float": 5, "double": 9},
+    ),
+]
+
+# For a float reduced in double
+TRIGONOMETRIC = [
+    Approximation(
+        "sin",
+        "z",
+        "sin(r) = r + r z * polynomial, z = r^2 <= (pi/4)^2; error relative to sin(r)/r",
+        sine_rest,
+        lambda z: z,
+        EIGHTH_TURN,
+        0,
+        {"double": 4},
+    ),
+    Approximation(
+        "cos",
+        "z",
+        "cos(r) = 1 + z * polynomial, z = r^2 <= (pi/4)^2; error relative to 1",
+        cosine_rest,
+        lambda z: z,
+        EIGHTH_TURN,
+        0,
+        {"double": 4},
+    ),
+]
+
+
+def function(a: Approximation, type_name: str) -> list[str]:
+    """The lines of one polynomial."""
+    suffix = "f" if type_name == "float" else ""
+    found = [rounded(c, PRECISION[type_name]) for c in remez(a, a.terms[type_name])]
+    grid = chebyshev_points(a.interval, 500)
+    bits = -mpmath.log(max(abs(a.error(found, u)) for u in grid), 2)
+    lines = ["", *(f"  // {line}" for line in a.text.split("; "))]
+    lines[-1] += f": 2^-{mpmath.nstr(bits, 4)}"
+    lines.append(
+        f"  FUSEDGRAD_HOST_DEVICE static {type_name} {a.name}({type_name} {a.variable}) {{"
+    )
+    *rest, last = (f"{hexadecimal(c)}{suffix}" for c in found)
+    lines.append(f"    {type_name} p = {last};")
+    lines += [f"    p = fma(p, {a.variable}, {c});" for c in reversed(rest)]
+    return [*lines, "    return p;", "  }"]
+
+
+def header(body: list[str]) -> str:
+    """A whole file."""
+    lines = [
+        "// Written by tools/full_range.py, which finds every number here again.",
+        "#pragma once",
+        "",
+        '#include "math/platform.h"',
+        "",
+        "namespace fusedgrad::math {",
+        *body,
+        "",
+        "}  // namespace fusedgrad::math",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def normal() -> str:
+    """normal_approximations.h."""
+    body = ["", "template <class T>", "struct NormalApproximations;"]
+    for type_name in PRECISION:
+        body += ["", "template <>", f"struct NormalApproximations<{type_name}> {{"]
+        body += [line for a in NORMAL for line in function(a, type_name)]
+        body.append("};")
+    return header(body)
+
+
+def power_modulo(k: int) -> str:
+    """2^k modulo 2 pi, nearest 0, as two doubles."""
+    with mpmath.workprec(400):
+        value = mpf(2) ** k
+        value -= 2 * mpmath.pi * mpmath.nint(value / (2 * mpmath.pi)) if k else 0
+        hi = rounded(value, 53)
+        return f"    {{{hexadecimal(hi)}, {hexadecimal(rounded(value - hi, 53))}}},"
+
+
+def trigonometric() -> str:
+    """trigonometric_approximations.h."""
+    body = ["", "struct TrigonometricApproximations {"]
+    body += [line for a in TRIGONOMETRIC for line in function(a, "double")]
+    body += ["};", "", "struct PowerModulo {", "  double hi;", "  double lo;", "};", ""]
+    body += [f"constexpr int kLargestPower = {LARGEST_POWER};", "", "// 2^k modulo 2 pi"]
+    body.append("constexpr PowerModulo kPowerModulo[] = {")
+    body += [power_modulo(k) for k in range(LARGEST_POWER + 1)]
+    body.append("};")
+    return header(body)
+
+
+def main() -> int:
+    """Writes the headers, or with --check compares them."""
+    different = 0
+    for name, text in (("normal", normal()), ("trigonometric", trigonometric())):
+        path = MATH / f"{name}_approximations.h"
+        if "--check" not in sys.argv[1:]:
+            path.write_text(text)
+            continue
+        old, new = path.read_text().splitlines(), text.splitlines()
+        difference = list(difflib.unified_diff(old, new, lineterm=""))
+        print("\n".join(difference))
+        different |= bool(difference)
+    return int(different)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
