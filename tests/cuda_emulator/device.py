@@ -94,7 +94,7 @@ class Device:
         self.memory = GlobalMemory()
         self.launches: list[str] = []  # names of the kernels run so far
         self._pending: list[BaseException] = []
-        self._programs: dict[tuple[int, str], Program] = {}
+        self._only_blocks: Sequence[int] | None = None
         self._symbols: dict[int, tuple[Module, dict[str, int]]] = {}
         self._allocated = 0
 
@@ -122,6 +122,12 @@ class Device:
         allocation = self.memory.allocate(size, name, min(kind.itemsize, 16), offset_bytes)
         return DeviceArray(self, allocation, sizes, kind)
 
+    def zeros(self, shape: int | Sequence[int], dtype: DTypeLike, name: str) -> DeviceArray:
+        """An array of zeros that costs memory only where it is touched."""
+        result = self.empty(shape, dtype, name)
+        result.allocation.written = True
+        return result
+
     def check_written(self, array: DeviceArray) -> None:
         """Raise if some bytes of an array were never written."""
         missing = self.memory.unwritten(array.allocation)
@@ -147,6 +153,19 @@ class Device:
         finally:
             state.devices.remove(self)
             self._pending.clear()
+
+    @contextmanager
+    def only_blocks(self, *numbers: int) -> Iterator[None]:
+        """Run no others than these blocks of each grid; negative numbers count from the last.
+
+        With `zeros` it tests what a kernel does at the far end of an array too large to process.
+        Races between blocks are not looked for.
+        """
+        self._only_blocks = numbers
+        try:
+            yield
+        finally:
+            self._only_blocks = None
 
     def raise_pending(self) -> None:
         """Raise what went wrong in a kernel since the last call."""
@@ -177,13 +196,13 @@ class Device:
         self.memory.bytes[start : start + len(data)] = np.frombuffer(bytes(data), np.uint8)
 
     def program(self, module: Module, name: str) -> Program:
-        """The translated kernel."""
-        key = id(module), name
-        if key not in self._programs:
-            self._programs[key] = Program(
-                module.kernel(name), self.symbols(module), self.worst_case
-            )
-        return self._programs[key]
+        """The translated kernel, kept with its module."""
+        key = name, self.worst_case
+        if key not in module.programs:
+            module.programs[key] = Program(module.kernel(name), module.variables, self.worst_case)
+        program = module.programs[key]
+        assert isinstance(program, Program)
+        return program
 
     def runtime_launch(
         self, module: Module, name: str, grid: Index3, block: Index3, arguments: Any, shared: int
@@ -201,11 +220,12 @@ class Device:
                 ctypes.string_at(arguments[i], variable.size)
                 for i, variable in enumerate(kernel.parameters.values())
             ]
-            self._run(program, grid, block, raw, shared)
+            self._run(module, program, grid, block, raw, shared)
         except EmulationError as error:
             self._pending.append(error)
             return error.status
         except BaseException as error:  # an error must not cross the C frames of the launcher
+            error.add_note(f"in kernel {name}")
             self._pending.append(error)
             return LAUNCH_FAILURE
         return SUCCESS
@@ -232,17 +252,33 @@ class Device:
             raise EmulationError(
                 f"launch of {name} on {grid} x {block} threads: CUDA error {status}"
             )
-        self._run(program, grid, block, raw, shared)
+        self._run(module, program, grid, block, raw, shared)
 
     def _run(
-        self, program: Program, grid: Index3, block: Index3, arguments: Sequence[bytes], shared: int
+        self,
+        module: Module,
+        program: Program,
+        grid: Index3,
+        block: Index3,
+        arguments: Sequence[bytes],
+        shared: int,
     ) -> None:
         parameters = np.zeros(program.kernel.parameter_bytes + 16, np.uint8)
         for variable, raw in zip(program.kernel.parameters.values(), arguments, strict=True):
             data = np.frombuffer(raw, np.uint8)
             parameters[variable.offset : variable.offset + variable.size] = data
         self.launches.append(program.kernel.name)
-        Launch(program, grid, block, shared, parameters, self.memory, self.check_races).run()
+        Launch(
+            program,
+            grid,
+            block,
+            shared,
+            parameters,
+            self.memory,
+            self.symbols(module),
+            self.check_races and self._only_blocks is None,
+            self._only_blocks,
+        ).run()
 
     def _check_configuration(self, kernel: Kernel, grid: Index3, block: Index3, shared: int) -> int:
         limits = (*(_ATTRIBUTES[n] for n in (5, 6, 7)), *(_ATTRIBUTES[n] for n in (2, 3, 4)))

@@ -7,6 +7,7 @@ and somebody waits, that is an error of the kernel.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ Array = NDArray[Any]
 
 BATCH_THREADS = 1 << 15  # few enough that a register of a batch stays in cache
 PATIENCE = 1 << 12  # steps after which another group gets a turn: a thread may spin, waiting for it
-WATCHDOG_STEPS = 1 << 22
+WATCHDOG_STEPS = 1 << 20
 
 
 @dataclass
@@ -36,7 +37,9 @@ class Launch:
     dynamic_shared: int
     parameters: Array
     memory: GlobalMemory
+    symbols: Mapping[str, int]  # addresses of the module's variables
     check_races: bool = True
+    only_blocks: Sequence[int] | None = None  # None: all blocks of the grid
     races: GlobalRaces = field(init=False)
     shared_bytes: int = field(init=False)
 
@@ -56,17 +59,25 @@ class Launch:
             self._constants[key] = self.parameters[offset : offset + dtype.itemsize].view(dtype)
         return self._constants[key]
 
+    def symbol(self, name: str, addend: int) -> Array:
+        """The address of a variable of the module."""
+        return np.array([self.symbols[name] + addend], np.uint64)
+
     def clock(self, dtype: np.dtype[Any]) -> Array:
         """A clock that ticks whenever it is read."""
         self.ticks += 1
         return np.array([self.ticks], dtype)
 
     def run(self) -> None:
-        """Run all blocks of the grid."""
+        """Run all blocks of the grid, or the chosen ones."""
         blocks = int(np.prod(self.grid, dtype=np.int64))
         threads = int(np.prod(self.block))
         step = max(1, BATCH_THREADS // (-(-threads // 32) * 32))
         with np.errstate(all="ignore"):
+            if self.only_blocks is not None:
+                for block in self.only_blocks:
+                    _Scheduler(Batch(self, block % blocks, 1)).run()
+                return
             for first in range(0, blocks, step):
                 _Scheduler(Batch(self, first, min(step, blocks - first))).run()
 
@@ -169,7 +180,8 @@ class _Scheduler:
 
     def meet_warp(self, group: Group, block: Block) -> Group | None:
         """Those who may execute a warp instruction; the others wait."""
-        assert block.warp_sync is not None and block.mask is not None
+        assert block.warp_sync is not None
+        assert block.mask is not None
         same = [g for g in self.waiting if g.pc == group.pc]
         if same:
             self.waiting = [g for g in self.waiting if g.pc != group.pc]
@@ -187,7 +199,7 @@ class _Scheduler:
     def meet_block(self, group: Group, block: Block) -> Group | None:
         """Threads at a barrier of their block: go on if it is complete, else wait."""
         instruction = block.barrier
-        assert instruction is not None and block.barrier_operands is not None
+        assert instruction is not None
         identity, count = self.barrier_operands(group)
         if group.complete and count is None and not instruction.has("arrive"):
             self.batch.shared.block_barrier(np.arange(self.batch.block_count))

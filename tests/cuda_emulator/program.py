@@ -7,7 +7,7 @@ or decoded while it runs. The scheduler (interpreter.py) decides which threads r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,9 +61,9 @@ class Block:
 class Program:
     """The translated kernel."""
 
-    def __init__(self, kernel: Kernel, symbols: Mapping[str, int], worst_case: WorstCase) -> None:
+    def __init__(self, kernel: Kernel, variables: Collection[str], worst_case: WorstCase) -> None:
         self.kernel = kernel
-        self.symbols = symbols  # addresses of the module's variables
+        self.variables = variables  # of the module; their addresses are known at the launch
         self.worst_case = worst_case
         self.registers: dict[str, int] = {name: i for i, name in enumerate(kernel.registers)}
         carry = len(self.registers)
@@ -103,7 +103,7 @@ class Program:
         types = []
         for name, index in self.registers.items():
             kind = self.kernel.registers[name]
-            dtype = DTYPES[kind] if kind in DTYPES else None
+            dtype = DTYPES.get(kind)
             if dtype is None:
                 raise UnsupportedInstructionError(f"register {name} of type .{kind}")
             if kind == "f16":
@@ -313,6 +313,10 @@ class _Translator:
             return self.name(wide.astype(dtype) if dtype == np.float32 else wide.view(dtype), "k")
         if _INTEGER.fullmatch(operand):
             number = int(operand.rstrip("U"), 0)
+        elif operand.partition("+")[0] in self.program.variables:
+            name, _, addend = operand.partition("+")
+            address = f"group.batch.launch.symbol({name!r}, {int(addend or 0)})"
+            return _convert(address, np.dtype("u8"), dtype)
         else:
             number = self.address_of(operand)
         if dtype.kind == "b":
@@ -323,12 +327,10 @@ class _Translator:
     def address_of(self, symbol: str) -> int:
         """The address of a variable in its own state space."""
         base, _, addend = symbol.partition("+")
-        kernel, symbols = self.kernel, self.program.symbols
+        kernel = self.kernel
         for table in (kernel.shared, kernel.local, kernel.parameters):
             if base in table:
                 return table[base].offset + int(addend or 0)
-        if base in symbols:
-            return symbols[base] + int(addend or 0)
         raise UnsupportedInstructionError(f"unknown symbol {symbol} in {kernel.name}")
 
     def write(self, operand: str, expression: str, kind: str) -> None:
@@ -573,8 +575,7 @@ class _Translator:
 
     def do_ld(self, i: Instruction) -> None:
         """Loads; parameters at a fixed place are constants of the launch."""
-        kind = i.types[-1]
-        size = SIZES[kind]
+        kind, size = self.memory_type(i)
         targets = split_operands(i.operands[0].strip("{}"))
         base, displacement = self.address(i.operands[1])
         named = _ADDRESS.fullmatch(i.operands[1])
@@ -592,6 +593,13 @@ class _Translator:
         for target, word in zip(targets, names, strict=True):
             self.loaded_value(target, word, kind)
 
+    def memory_type(self, i: Instruction) -> tuple[str, int]:
+        """Type of an element in memory, and its size."""
+        kind = i.types[-1] if i.types else ""
+        if kind not in DTYPES:
+            raise unsupported(i)
+        return kind, SIZES[kind]
+
     def loaded_value(self, target: str, word: str, kind: str) -> None:
         """Words from memory into a register, extended by the sign of the type."""
         if target == "_":
@@ -603,11 +611,11 @@ class _Translator:
 
     def do_st(self, i: Instruction) -> None:
         """Stores."""
-        kind = i.types[-1]
+        kind, size = self.memory_type(i)
         sources = split_operands(i.operands[1].strip("{}"))
         base, displacement = self.address(i.operands[0])
-        access = self.name(Store(i, SIZES[kind], len(sources), displacement), "store")
-        values = [self.raw(s, SIZES[kind]) for s in sources]
+        access = self.name(Store(i, size, len(sources), displacement), "store")
+        values = [self.raw(s, size) for s in sources]
         self.lines.append(f"{access}(group, {base}, {', '.join(values)})")
 
     do_ldu = do_ld

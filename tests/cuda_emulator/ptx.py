@@ -162,6 +162,8 @@ class Module:
         self.shared: dict[str, tuple[int, int]] = {}  # name -> (alignment, size); 0 is dynamic
         self._read_variables("\n".join(outside))
         self._kernels: dict[str, Kernel] = {}
+        # what the interpreter made of a kernel, by its name and the way it was translated
+        self.programs: dict[tuple[str, str | None], object] = {}
 
     @property
     def kernel_names(self) -> list[str]:

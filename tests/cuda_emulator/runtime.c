@@ -30,6 +30,7 @@ struct entry {
   const void* host;
   char* name;
   int module;
+  int most_shared; /* dynamic, until cudaFuncSetAttribute allows more */
 };
 
 struct table {
@@ -57,11 +58,11 @@ static cudaError_t note(int status) {
 
 static void add(struct table* table, const void* host, const char* name, int module) {
   table->entries = realloc(table->entries, (table->count + 1) * sizeof *table->entries);
-  struct entry entry = {host, strdup(name), module};
+  struct entry entry = {host, strdup(name), module, 48 * 1024};
   table->entries[table->count++] = entry;
 }
 
-static const struct entry* find(const struct table* table, const void* host) {
+static struct entry* find(const struct table* table, const void* host) {
   for (int i = table->count - 1; i >= 0; --i)
     if (table->entries[i].host == host) return &table->entries[i];
   return NULL;
@@ -137,6 +138,7 @@ API cudaError_t cudaLaunchKernel(const void* host, dim3 grid, dim3 block, void**
                                  size_t shared, cudaStream_t stream) {
   const struct entry* kernel = find(&kernels, host);
   if (kernel == NULL) return note(cudaErrorInvalidDeviceFunction);
+  if (shared > (size_t)kernel->most_shared) return note(cudaErrorInvalidValue);
   unsigned grid_size[3] = {grid.x, grid.y, grid.z}, block_size[3] = {block.x, block.y, block.z};
   return note(device.launch(kernel->name, kernel->module, grid_size, block_size, arguments, shared,
                             stream));
@@ -235,6 +237,27 @@ API cudaError_t cudaDeviceGetAttribute(int* value, enum cudaDeviceAttr attribute
   return note(device.attribute(value, attribute));
 }
 
+static int attribute(enum cudaDeviceAttr number) {
+  int value = 0;
+  device.attribute(&value, number);
+  return value;
+}
+
+API cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp* properties, int ordinal) {
+  if (ordinal != 0) return note(cudaErrorInvalidDevice);
+  memset(properties, 0, sizeof *properties);
+  strcpy(properties->name, "emulated device");
+  properties->major = attribute(cudaDevAttrComputeCapabilityMajor);
+  properties->minor = attribute(cudaDevAttrComputeCapabilityMinor);
+  properties->warpSize = attribute(cudaDevAttrWarpSize);
+  properties->multiProcessorCount = attribute(cudaDevAttrMultiProcessorCount);
+  properties->maxThreadsPerBlock = attribute(cudaDevAttrMaxThreadsPerBlock);
+  properties->maxThreadsPerMultiProcessor = attribute(cudaDevAttrMaxThreadsPerMultiProcessor);
+  properties->sharedMemPerBlock = attribute(cudaDevAttrMaxSharedMemoryPerBlock);
+  properties->sharedMemPerBlockOptin = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  return cudaSuccess;
+}
+
 API cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes* attributes, const void* host) {
   const struct entry* kernel = find(&kernels, host);
   if (kernel == NULL) return note(cudaErrorInvalidDeviceFunction);
@@ -244,8 +267,10 @@ API cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes* attributes, con
 
 API cudaError_t cudaFuncSetAttribute(const void* host, enum cudaFuncAttribute attribute,
                                      int value) {
-  (void)attribute, (void)value;
-  return note(find(&kernels, host) ? cudaSuccess : cudaErrorInvalidDeviceFunction);
+  struct entry* kernel = find(&kernels, host);
+  if (kernel == NULL) return note(cudaErrorInvalidDeviceFunction);
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) kernel->most_shared = value;
+  return cudaSuccess;
 }
 
 API cudaError_t cudaFuncSetCacheConfig(const void* host, enum cudaFuncCache config) {
@@ -261,10 +286,9 @@ API cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* bloc
   struct cudaFuncAttributes attributes;
   cudaError_t error = cudaFuncGetAttributes(&attributes, host);
   if (error != cudaSuccess) return error;
-  int most_threads, most_blocks, most_shared;
-  device.attribute(&most_threads, cudaDevAttrMaxThreadsPerMultiProcessor);
-  device.attribute(&most_blocks, cudaDevAttrMaxBlocksPerMultiprocessor);
-  device.attribute(&most_shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+  int most_threads = attribute(cudaDevAttrMaxThreadsPerMultiProcessor);
+  int most_blocks = attribute(cudaDevAttrMaxBlocksPerMultiprocessor);
+  int most_shared = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   if (threads < 1 || threads > attributes.maxThreadsPerBlock) return note(cudaErrorInvalidValue);
   size_t bytes = attributes.sharedSizeBytes + shared;
   *blocks = most_threads / ((threads + 31) / 32 * 32);
