@@ -66,10 +66,7 @@ FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_with_logits_input_derivative(T x, T
   const W minuend = x >= 0 ? W(1) : a;
   // -0 and not 0 - 0 where only the subtrahend is left
   const W numerator = negative == 0 ? -subtrahend : fma(minuend, negative, -subtrahend);
-  const T quotient = static_cast<T>(numerator);
-  const Reciprocal<T> r = reciprocal_of_one_plus<T>({static_cast<T>(a), T(0)});
-  const Pair<T> result = r.times({quotient, T(0)});
-  return result.hi + result.lo;
+  return static_cast<T>(numerator * reciprocal_of_one_plus<W>({a, W(0)}).value());
 }
 
 // pos_weight softplus(-x) - softplus(x)
