@@ -26,19 +26,32 @@ FUSEDGRAD_HOST_DEVICE T load(const char* address) {
 
 template <class Stored, class Computed>
 FUSEDGRAD_HOST_DEVICE Computed decode(Stored value) {
-  if constexpr (std::is_same_v<Stored, Computed>) {
-    return value;
+  if constexpr (std::is_arithmetic_v<Stored>) {
+    return static_cast<Computed>(value);
   } else {
-    return math::to_float(value);
+    return static_cast<Computed>(math::to_float(value));
   }
+}
+
+FUSEDGRAD_HOST_DEVICE float rounded_to_odd(float value) { return value; }
+
+// To float, towards the neighbour with an odd last bit if it is no float: rounded once more, to a
+// half type, it is what rounding the double itself would give.
+FUSEDGRAD_HOST_DEVICE float rounded_to_odd(double value) {
+  const float nearest = static_cast<float>(value);
+  const double back = static_cast<double>(nearest);
+  const uint32_t away = math::abs(back) > math::abs(value);
+  const uint32_t truncated = math::to_bits(nearest) - away;
+  const bool exact = (back == value) | (value != value);
+  return exact ? nearest : math::from_bits(truncated | 1);
 }
 
 template <class Stored, class Computed>
 FUSEDGRAD_HOST_DEVICE Stored encode(Computed value) {
-  if constexpr (std::is_same_v<Stored, Computed>) {
-    return value;
+  if constexpr (std::is_arithmetic_v<Stored>) {
+    return static_cast<Stored>(value);
   } else {
-    return math::from_float<Stored>(value);
+    return math::from_float<Stored>(rounded_to_odd(value));
   }
 }
 
@@ -118,17 +131,15 @@ Mover<Computed> mover_of() {
 
 template <class Computed>
 Mover<Computed> mover(DType dtype) {
-  if constexpr (std::is_same_v<Computed, double>) {
-    return mover_of<double, double>();
-  } else {
-    switch (dtype) {
-      case DType::Float16:
-        return mover_of<Float16, float>();
-      case DType::BFloat16:
-        return mover_of<BFloat16, float>();
-      default:
-        return mover_of<float, float>();
-    }
+  switch (dtype) {
+    case DType::Float16:
+      return mover_of<Float16, Computed>();
+    case DType::BFloat16:
+      return mover_of<BFloat16, Computed>();
+    case DType::Float32:
+      return mover_of<float, Computed>();
+    default:
+      return mover_of<double, Computed>();
   }
 }
 
@@ -173,6 +184,8 @@ using Buffers = T[kMaxOperands][kBlock];
 // An operand along one row: where its elements stand, and whether the kernel can use them there.
 template <class T>
 struct Operand {
+  Mover<T> mover;
+  bool same_type;  // as it is computed in
   char* data;
   int64_t stride;
   bool direct;    // already side by side in the computed type
@@ -191,9 +204,9 @@ Block<T>* block_of(const Kernel& kernel) {
 // Runs the kernel along one row. `operands` holds `outputs` outputs (none: the first output stays
 // in buffers[0]) and then the kernel's inputs; `done(results, n)` sees each block's first output.
 template <class T, class Done>
-void run_row(const Kernel& kernel, const Mover<T>& mover, bool whole, int outputs,
-             std::array<Operand<T>, kMaxOperands>& operands, int64_t size, Buffers<T>& buffers,
-             const Done& done) {
+void run_row(const Kernel& kernel, bool whole, int outputs,
+             const std::array<Operand<T>, kMaxOperands>& operands, int64_t size,
+             Buffers<T>& buffers, const Done& done) {
   T* outs[kMaxOperands];
   const T* ins[kMaxOperands];
   Block<T>* const block = block_of<T>(kernel);
@@ -212,28 +225,32 @@ void run_row(const Kernel& kernel, const Mover<T>& mover, bool whole, int output
         continue;
       }
       ins[i] = buffer;
-      if (!operand.constant)
-        mover.gather(operand.data + begin * operand.stride, operand.stride, buffer, n);
+      if (!operand.constant) {
+        operand.mover.gather(operand.data + begin * operand.stride, operand.stride, buffer, n);
+      }
     }
     block(kernel.parameters.data(), outs, ins, n);
     for (int i = 0; i < outputs; ++i) {
       const Operand<T>& operand = operands[i];
       if (!operand.direct) {
-        mover.scatter(buffers[i], operand.data + begin * operand.stride, operand.stride, n);
+        operand.mover.scatter(buffers[i], operand.data + begin * operand.stride, operand.stride, n);
       }
     }
     done(outs[0], n);
   }
 }
 
-template <class T, class Done>
-void run(const Kernel& kernel, DType dtype, const Rectangle& rectangle, int outputs,
+// dtype_of(i) is the element type of operand i.
+template <class T, class DTypeOf, class Done>
+void run(const Kernel& kernel, const DTypeOf& dtype_of, const Rectangle& rectangle, int outputs,
          const Done& done) {
   alignas(64) Buffers<T> buffers;
   std::array<Operand<T>, kMaxOperands> operands;
-  const Mover<T> mover = fusedgrad::cpu::mover<T>(dtype);
   const int count = outputs + kernel.inputs;
-  const bool same_type = size_of(dtype) == static_cast<int64_t>(sizeof(T));
+  for (int i = 0; i < count; ++i) {
+    operands[i].mover = mover<T>(dtype_of(i));
+    operands[i].same_type = size_of(dtype_of(i)) == static_cast<int64_t>(sizeof(T));
+  }
   for (int64_t row = 0; row < rectangle.size1; ++row) {
     bool whole = outputs == kernel.outputs;  // a whole row in one call, no buffer in use
     for (int i = 0; i < count; ++i) {
@@ -242,15 +259,15 @@ void run(const Kernel& kernel, DType dtype, const Rectangle& rectangle, int outp
       operand.data = rectangle.data[i] + row * rectangle.strides[count + i];
       operand.stride = stride;
       operand.direct =
-          same_type && (stride == static_cast<int64_t>(sizeof(T)) || rectangle.size0 == 1);
+          operand.same_type && (stride == static_cast<int64_t>(sizeof(T)) || rectangle.size0 == 1);
       operand.constant = i >= outputs && stride == 0;
       whole &= operand.direct;
       if (operand.constant && !operand.direct && (row == 0 || rectangle.strides[count + i] != 0)) {
-        mover.gather(operand.data, 0, buffers[kernel.outputs + i - outputs],
-                     std::min(kBlock, rectangle.size0));
+        operand.mover.gather(operand.data, 0, buffers[kernel.outputs + i - outputs],
+                             std::min(kBlock, rectangle.size0));
       }
     }
-    run_row<T>(kernel, mover, whole, outputs, operands, rectangle.size0, buffers, done);
+    run_row<T>(kernel, whole, outputs, operands, rectangle.size0, buffers, done);
   }
 }
 
@@ -272,22 +289,34 @@ bool all_in_unit_interval_of(DType dtype, const char* data, int64_t stride, int6
 
 void elementwise(const Kernel& kernel, DType dtype, const Rectangle& rectangle) {
   const auto nothing = [](const void*, int64_t) {};
+  const auto dtype_of = [dtype](int) { return dtype; };
   if (dtype == DType::Float64) {
-    run<double>(kernel, dtype, rectangle, kernel.outputs, nothing);
+    run<double>(kernel, dtype_of, rectangle, kernel.outputs, nothing);
   } else {
-    run<float>(kernel, dtype, rectangle, kernel.outputs, nothing);
+    run<float>(kernel, dtype_of, rectangle, kernel.outputs, nothing);
+  }
+}
+
+void elementwise(const Kernel& kernel, bool wide, const DType* dtypes, const Rectangle& rectangle) {
+  const auto nothing = [](const void*, int64_t) {};
+  const auto dtype_of = [dtypes](int i) { return dtypes[i]; };
+  if (wide) {
+    run<double>(kernel, dtype_of, rectangle, kernel.outputs, nothing);
+  } else {
+    run<float>(kernel, dtype_of, rectangle, kernel.outputs, nothing);
   }
 }
 
 double sum(const Kernel& kernel, DType dtype, const Rectangle& rectangle) {
   double total = 0;
+  const auto dtype_of = [dtype](int) { return dtype; };
   const auto add = [&]<class T>(const T* values, int64_t n) {
     total += choose(Sum<T>::baseline, Sum<T>::avx2, Sum<T>::avx512)(values, n);
   };
   if (dtype == DType::Float64) {
-    run<double>(kernel, dtype, rectangle, 0, add);
+    run<double>(kernel, dtype_of, rectangle, 0, add);
   } else {
-    run<float>(kernel, dtype, rectangle, 0, add);
+    run<float>(kernel, dtype_of, rectangle, 0, add);
   }
   return total;
 }

@@ -9,8 +9,6 @@
 
 namespace fusedgrad::cpu {
 
-inline constexpr int kMaxOperands = 16;
-
 // A rectangle of elements, size1 rows of size0, as at::TensorIterator's two-dimensional loop hands
 // it out: for each operand (outputs first) its first element; then the strides in bytes, those
 // along a row for all operands and after them those from row to row.
@@ -23,6 +21,10 @@ struct Rectangle {
 
 // Every operand has the element type `dtype`.
 void elementwise(const Kernel& kernel, DType dtype, const Rectangle& rectangle);
+
+// Operand i has the element type dtypes[i]; computed in double if `wide`, else in float, which no
+// Float64 operand may then have.
+void elementwise(const Kernel& kernel, bool wide, const DType* dtypes, const Rectangle& rectangle);
 
 // The sum of a one-output kernel over the rectangle; `data` and `strides` hold its inputs alone.
 // Accumulated in float64 in an order that depends on the sizes only.

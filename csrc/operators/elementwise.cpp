@@ -20,22 +20,6 @@ namespace {
 // the number of threads.
 constexpr int64_t kSumChunk = 1 << 15;
 
-DType dtype_of(const char* name, at::ScalarType type) {
-  switch (type) {
-    case at::kDouble:
-      return DType::Float64;
-    case at::kFloat:
-      return DType::Float32;
-    case at::kHalf:
-      return DType::Float16;
-    case at::kBFloat16:
-      return DType::BFloat16;
-    default:
-      TORCH_CHECK_NOT_IMPLEMENTED(false, "\"", name, "\" not implemented for '",
-                                  c10::toString(type), "'");
-  }
-}
-
 // A 0-dim CPU tensor among tensors of another device takes part as a number, as in PyTorch.
 std::vector<Tensor> on_one_device(const std::vector<Tensor>& inputs) {
   const auto elsewhere = [](const Tensor& input) { return !input.is_cpu(); };
@@ -72,6 +56,22 @@ void check_first_input(const Operation& operation, FirstInput required, DType dt
 }
 
 }  // namespace
+
+DType dtype_of(const char* name, at::ScalarType type) {
+  switch (type) {
+    case at::kDouble:
+      return DType::Float64;
+    case at::kFloat:
+      return DType::Float32;
+    case at::kHalf:
+      return DType::Float16;
+    case at::kBFloat16:
+      return DType::BFloat16;
+    default:
+      TORCH_CHECK_NOT_IMPLEMENTED(false, "\"", name, "\" not implemented for '",
+                                  c10::toString(type), "'");
+  }
+}
 
 std::vector<Tensor> elementwise(const Operation& operation, std::vector<Tensor> outputs,
                                 const std::vector<Tensor>& inputs, FirstInput first_input) {

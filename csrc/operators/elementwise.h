@@ -6,11 +6,15 @@
 
 #include <vector>
 
+#include "dtype.h"
 #include "operators/operation.h"
 
 namespace fusedgrad::operators {
 
 using at::Tensor;
+
+// The element type that kernels know it by; raises for one without kernels, on behalf of `name`.
+DType dtype_of(const char* name, at::ScalarType type);
 
 // What an operation asks of its first input, checked before the kernel reads it. On a CUDA device,
 // where no kernel can raise, an element outside gives NaN.

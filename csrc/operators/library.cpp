@@ -42,6 +42,9 @@ TORCH_LIBRARY(fusedgrad, m) {
       " Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, int reduction)"
       " -> (Tensor, Tensor)");
 
+  // A kernel compiled at run time (fused.h), each output of the dtype of `dtypes`.
+  m.def("fused(int kernel, Tensor[] inputs, float[] parameters, ScalarType[] dtypes) -> Tensor[]");
+
   m.def(
       "binary_cross_entropy(Tensor input, Tensor target, Tensor? weight, int reduction) -> Tensor");
   m.def(

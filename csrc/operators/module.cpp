@@ -7,7 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "cpu/block.h"
 #include "cpu/capability.h"
+#include "cpu/kernel.h"
+#include "operators/fused.h"
 
 #ifdef FUSEDGRAD_CUDA
 #include <cuda_runtime_api.h>
@@ -53,5 +56,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_capabilities", cpu_capabilities);
   m.def("cuda_version", cuda_version);
   m.def("cuda_architectures", cuda_architectures);
+  m.def("add_fused_kernel", operators::add_fused_kernel);
+  m.attr("max_operands") = static_cast<int>(cpu::kMaxOperands);
+  m.attr("max_parameters") = static_cast<int>(cpu::kMaxParameters);
   bind_accuracy(m);
 }

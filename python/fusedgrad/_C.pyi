@@ -7,6 +7,15 @@ def cpu_capabilities() -> list[str]: ...
 def cuda_version() -> str | None: ...
 def cuda_architectures() -> list[str]: ...
 
+# Kernels compiled at run time: csrc/operators/fused.h.
+
+def add_fused_kernel(
+    address: int, wide: bool, outputs: int, inputs: int, parameters: int
+) -> int: ...
+
+max_operands: int
+max_parameters: int
+
 # Accuracy in ULP: csrc/accuracy/scan.h says what is named and measured. A dtype is "float64",
 # "float32", "float16" or "bfloat16"; arrays hold its numbers, or their bits (bfloat16: uint16).
 
