@@ -20,7 +20,7 @@ WINDOWS = ((PARAMETER_WINDOW, "param"), (LOCAL_WINDOW, "local"), (SHARED_WINDOW,
 
 
 class Access:
-    """What loads, stores and atomic operations have in common: how wide, where, and which address."""
+    """What loads, stores and atomic operations share: how wide, where, and which address."""
 
     noun = "access"
 
@@ -107,8 +107,8 @@ def local_places(access: Access, group: Group, offsets: Array) -> Array:
         bad = group.spread((offsets < 0) | (offsets + access.bytes > batch.local_bytes))
         lane = int(np.flatnonzero(bad)[0])
         raise OutOfBoundsError(
-            f"{access.noun} of {access.bytes} bytes at byte {int(group.spread(offsets)[lane])} of local memory, "
-            f"which has {batch.local_bytes} bytes",
+            f"{access.noun} of {access.bytes} bytes at byte {int(group.spread(offsets)[lane])} of "
+            f"local memory, which has {batch.local_bytes} bytes",
             group.place(access.instruction, lane),
         )
     return group.slots * batch.local_stride + offsets
@@ -159,7 +159,8 @@ class Store(Access):
 
 
 def _increment(old: Array, limit: Array) -> Array:
-    return np.where(old >= limit, old.dtype.type(0), old + old.dtype.type(1))
+    new: Array = np.where(old >= limit, old.dtype.type(0), old + old.dtype.type(1))
+    return new
 
 
 def _decrement(old: Array, limit: Array) -> Array:
@@ -249,7 +250,7 @@ class Atomic(Access):
 
 
 def _turns(rows: Array) -> list[Array]:
-    """Positions in rounds: in each no row occurs twice, and the n-th round has the n-th occurrences."""
+    """Positions in rounds: no row occurs twice in one, the n-th has the n-th occurrences."""
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]
     first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])

@@ -1,8 +1,8 @@
 """The approximate instructions, and how far the device may stray from the real result.
 
-The bounds are those of the PTX ISA, version 9.0, section 9.7.3 (float) and 9.7.4 (half). By default a result is the real one rounded.
-With worst_case "low" or "high" it is moved down or up by the whole documented error, so that a bound that
-holds in both modes leans on nothing but the documentation.
+The bounds are those that the PTX ISA states for each instruction. By default a result is the real
+one rounded. With worst_case "low" or "high" it is moved down or up by the whole documented error:
+a bound which holds in both modes leans on nothing but the documentation.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ WorstCase = Literal["low", "high"] | None
 
 
 def _ulp(value: Array) -> Array:
-    """The distance between floats at a real number."""
+    """The distance between floats at a real number; 0 at 0, which only an infinity divides to."""
     exponent = np.frexp(np.where(np.isfinite(value), value, 0.0))[1]
-    return np.ldexp(1.0, np.maximum(exponent, -125) - 24)
+    distance: Array = np.where(value == 0, 0.0, np.ldexp(1.0, np.maximum(exponent, -125) - 24))
+    return distance
 
 
 def _lg2_error(a: Array, value: Array) -> Array:
@@ -44,7 +45,7 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
     "div_full": (lambda a, b: a / b, lambda a, b, v: 2.0 * _ulp(v)),
 }
 
-# half results: (function, relative error) for f16 and bf16
+# the same for halves: relative for ex2, absolute for tanh
 _HALF_ERROR = {
     ("ex2", "f16"): 2.0**-9.9,
     ("ex2", "bf16"): 2.0**-7,
@@ -55,7 +56,7 @@ _HALF_ERROR = {
 
 def _perturb(value: Array, error: Array, worst_case: WorstCase) -> Array:
     """The float furthest from the real value, in the wanted direction, within the error."""
-    movable = np.isfinite(value) & (error > 0)
+    movable = np.isfinite(value.astype(np.float32)) & (error > 0)
     zero = np.zeros(1)
     if worst_case == "low":
         moved = round_f32(np.where(movable, value - error, value), zero, "rp")
@@ -88,15 +89,16 @@ def approximate_f32(name: str, ftz: bool, worst_case: WorstCase) -> Callable[...
 
 
 def approximate_half(name: str, kind: str, worst_case: WorstCase) -> Callable[..., Array]:
-    """name.approx{.ftz}.{f16, bf16}: operands and results as float16, or bfloat16 values in floats."""
+    """name.approx{.ftz}.{f16, bf16}: on float16, or on bfloat16 values held in floats."""
     function, _ = _FUNCTIONS[name]
     error = _HALF_ERROR[name, kind]
     sign = {"low": -1.0, "high": 1.0, None: 0.0}[worst_case]
 
     def compute(a: Array) -> Array:
         value = function(a.astype(np.float64))
-        value = value + sign * error * np.abs(value)
-        return value.astype(np.float16 if kind == "f16" else np.float32)
+        value = value + sign * error * (np.abs(value) if name == "ex2" else 1.0)
+        result: Array = value.astype(np.float16 if kind == "f16" else np.float32)
+        return result
 
     return compute
 

@@ -1,7 +1,8 @@
 """IEEE arithmetic that numpy does not have: fused multiply-add, directed rounding, wide products.
 
-Everything works on arrays and is exact: a result is the real result rounded once. numpy's errors must
-be silenced by the caller (np.errstate), since the hard cases are computed first and repaired afterwards.
+Everything works on arrays and is exact: a result is the real result rounded once. numpy's errors
+must be silenced by the caller (np.errstate), since the hard cases are computed first and repaired
+afterwards.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ def fma_odd(a: Array, b: Array, c: Array) -> Array:
 def fma_f32(a: Array, b: Array, c: Array) -> Array:
     """a * b + c rounded once to float.
 
-    The product is exact in double. Rounding the sum to double first can go wrong only where that lands
-    exactly between two floats, or where the result is subnormal: those lanes are done again by way of
-    rounding to odd.
+    The product is exact in double. Rounding the sum to double first can go wrong only where that
+    lands exactly between two floats, or where the result is subnormal: those lanes are done again
+    by way of rounding to odd.
     """
     total = a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)
     result: Array = total.astype(np.float32)
@@ -77,13 +78,13 @@ def fma_f32(a: Array, b: Array, c: Array) -> Array:
 
 
 def fma_f16(a: Array, b: Array, c: Array) -> Array:
-    """a * b + c of half floats; in double it is exact, or too far from a tie to be rounded wrongly."""
+    """a * b + c of half floats: exact in double, or too far from a tie to be rounded wrongly."""
     total = a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)
     return total.astype(np.float16)
 
 
 def fma_bf16(a: Array, b: Array, c: Array) -> Array:
-    """a * b + c of bfloat16 values held in floats, as a float rounded to odd (so the last step is free)."""
+    """a * b + c of bfloat16 values held in floats, as a float rounded to odd."""
     return double_to_float_odd(fma_odd(a, b, c))
 
 
@@ -92,15 +93,16 @@ def double_to_float_odd(value: Array) -> Array:
     result: Array = round_f32(value, np.zeros(1), "rz")
     bits = result.view(np.uint32)
     inexact = np.isfinite(value) & (result.astype(np.float64) != value)
-    return (bits | inexact.astype(np.uint32)).view(np.float32)
+    odd: Array = (bits | inexact.astype(np.uint32)).view(np.float32)
+    return odd
 
 
 def fma_f64(a: Array, b: Array, c: Array) -> Array:
     """a * b + c rounded once to double.
 
-    Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to
-    odd" (2008). It needs an exact product and no overflow on the way; the other lanes are computed with
-    integers, one by one.
+    Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using
+    rounding to odd" (2008). It needs an exact product and no overflow on the way; the other lanes
+    are computed with integers, one by one.
     """
     a, b, c = np.broadcast_arrays(a, b, c)
     product, error = two_product(a, b)
@@ -303,7 +305,8 @@ def flush(x: Array) -> Array:
 
 def saturate(x: Array) -> Array:
     """Clamp to [0, 1]; NaN becomes 0 (.sat)."""
-    return np.fmin(np.fmax(x, x.dtype.type(0)), x.dtype.type(1))
+    clamped: Array = np.fmin(np.fmax(x, x.dtype.type(0)), x.dtype.type(1))
+    return clamped
 
 
 def float_to_bf16(x: Array) -> Array:
@@ -344,7 +347,8 @@ def multiply_high_u64(a: Array, b: Array) -> Array:
     a0, a1, b0, b1 = a & low, a >> shift, b & low, b >> shift
     middle = a1 * b0 + ((a0 * b0) >> shift)
     other = a0 * b1 + (middle & low)
-    return a1 * b1 + (middle >> shift) + (other >> shift)
+    high: Array = a1 * b1 + (middle >> shift) + (other >> shift)
+    return high
 
 
 def multiply_high(a: Array, b: Array) -> Array:
@@ -352,7 +356,9 @@ def multiply_high(a: Array, b: Array) -> Array:
     bits = a.dtype.itemsize * 8
     if bits < 64:
         wide = np.dtype(f"{a.dtype.kind}{bits // 4}")
-        return ((a.astype(wide) * b.astype(wide)) >> wide.type(bits)).astype(a.dtype)
+        product = a.astype(wide) * b.astype(wide)
+        upper: Array = (product >> wide.type(bits)).astype(a.dtype)
+        return upper
     high = multiply_high_u64(a.view(np.uint64), b.view(np.uint64))
     if a.dtype.kind == "i":
         zero = np.uint64(0)
@@ -365,10 +371,8 @@ def divide(a: Array, b: Array) -> Array:
     """Integer quotient, towards zero; all ones for a zero divisor."""
     zero = b == 0
     divisor = np.where(zero, b.dtype.type(1), b)
-    if a.dtype.kind == "u":
-        quotient = a // divisor
-    else:
-        quotient = (a - np.fmod(a, divisor)) // divisor
+    # subtracting the remainder first makes the floor of a negative quotient exact
+    quotient = (a - np.fmod(a, divisor)) // divisor
     return np.where(zero, ~np.zeros(1, a.dtype), quotient)
 
 

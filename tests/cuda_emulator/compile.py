@@ -1,4 +1,4 @@
-"""Compiles CUDA sources for the emulated device: launchers for the host, PTX for the interpreter."""
+"""Compiles CUDA sources for the emulated device: launchers for the host, PTX to interpret."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,8 +39,8 @@ def find_nvcc() -> Path:
         if (root / "bin" / "nvcc").is_file():
             return root / "bin" / "nvcc"
     raise CompilationError(
-        "no nvcc: set CUDA_HOME, or pip install nvidia-cuda-nvcc nvidia-cuda-crt nvidia-cuda-runtime "
-        "nvidia-nvvm"
+        "no nvcc: set CUDA_HOME, or pip install nvidia-cuda-nvcc nvidia-cuda-crt "
+        "nvidia-cuda-runtime nvidia-nvvm"
     )
 
 
@@ -81,7 +82,7 @@ def compile_library(
     extra_flags: Sequence[str] = (),
     cache_dir: Path | None = None,
 ) -> CompiledLibrary:
-    """Compile .cu files with their launchers; cached by the content of sources and include directories."""
+    """Compile .cu files with their launchers; cached by the content of sources and headers."""
     sources = [Path(s).resolve() for s in sources]
     include_dirs = [Path(d).resolve() for d in include_dirs]
     headers = [
@@ -117,18 +118,21 @@ def _build(
     extra_flags: Sequence[str],
     work: Path,
 ) -> None:
-    objects = []
-    for number, source in enumerate(sources):
+    def compile_one(number: int, source: Path) -> Path:
         place = work / str(number)  # apart, since two sources may have one name
         place.mkdir()
-        objects.append(place / "object.o")
         # the PTX is kept from the very run that makes the object, so that names and code agree
-        command = [nvcc, f"-arch=compute_{arch}", *FLAGS, *extra_flags]
+        command: list[str | Path] = [nvcc, f"-arch=compute_{arch}", *FLAGS, *extra_flags]
         command += [f"-I{d}" for d in include_dirs]
-        run([*command, "--keep", "--keep-dir", place, "-c", source, "-o", objects[-1]])
+        command += ["--keep", "--keep-dir", place, "-c", source, "-o", place / "object.o"]
+        run(command)
         for path in place.iterdir():
             if path.suffix not in (".ptx", ".o"):
                 path.unlink()
+        return place / "object.o"
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, range(len(sources)), sources))
     run([nvcc, "-shared", "--cudart=none", *objects, "-o", work / "library.so"])
 
 

@@ -81,8 +81,9 @@ class DeviceArray:
 class Device:
     """A CUDA device in numpy.
 
-    worst_case: None for approximate instructions that round the real result; "low" or "high" to move them by
-    the whole error that the PTX ISA allows. check_races: whether races between blocks are looked for.
+    worst_case: None for approximate instructions that round the real result; "low" or "high" to
+    move them by the whole error that the PTX ISA allows. check_races: whether races between blocks
+    are looked for.
     """
 
     def __init__(
@@ -135,8 +136,8 @@ class Device:
             element = int(missing[0]) // array.dtype.itemsize
             index = tuple(int(i) for i in np.unravel_index(element, array.shape))
             raise UnwrittenOutputError(
-                f"{missing.size} of {array.allocation.size} bytes of '{array.name}' were never written, "
-                f"the first in element {index}"
+                f"{missing.size} of {array.allocation.size} bytes of '{array.name}' were never "
+                f"written, the first in element {index}"
             )
 
     # ------------------------------------------------------------------ launches
@@ -239,7 +240,7 @@ class Device:
         arguments: Sequence[DeviceArray | np.generic],
         shared: int = 0,
     ) -> None:
-        """Run a kernel of a PTX module without a launcher: the arguments are arrays and numpy scalars."""
+        """Run a kernel of a PTX module without a launcher, on arrays and numpy scalars."""
         if isinstance(module, str):
             module = Module(module)
         raw = [
@@ -291,7 +292,7 @@ class Device:
             return INVALID_VALUE
         return OUT_OF_RESOURCES if threads > kernel.max_threads else SUCCESS
 
-    # ------------------------------------------------------------------ the runtime library's other calls
+    # ------------------------------------------------------------------ other calls of the runtime
 
     def runtime_allocate(self, pointer: Any, size: int) -> int:
         """cudaMalloc."""

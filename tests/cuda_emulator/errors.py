@@ -1,4 +1,4 @@
-"""What the emulated device reports: one exception class for each kind of mistake a kernel can make."""
+"""What the emulated device reports: one exception for each kind of mistake a kernel can make."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Runs a kernel: blocks in batches, threads in groups that diverge at branches and meet again.
 
-Of all groups the one that is furthest behind in the program runs first, so that groups meet where branches
-join. Threads wait at barriers and warp instructions until those they wait for arrive; when nothing can run
-and somebody waits, that is an error of the kernel.
+Of all groups the one that is furthest behind in the program runs first, so that groups meet where
+branches join. Threads wait at barriers and warp instructions until those they wait for arrive; when
+nothing can run and somebody waits, that is an error of the kernel.
 """
 
 from __future__ import annotations
@@ -272,7 +272,8 @@ class _Scheduler:
                     lane = int(np.flatnonzero(other)[0])
                     there = self.blocks[int(seen[group.local_blocks[lane]])].instructions[0]
                     raise BarrierError(
-                        f"threads of one block wait at different barriers, the others at {there.line}",
+                        "threads of one block wait at different barriers, "
+                        f"the others at {there.line}",
                         group.place(self.blocks[pc].instructions[0], lane),
                     )
                 seen[group.local_blocks] = pc

@@ -1,7 +1,7 @@
 """The device's memory: allocations in one address range, and the shadows that find misuse.
 
-Device pointers are real host addresses inside the range, so that a host pointer and a device pointer are
-told apart by value and memory of the device can be seen as a numpy array.
+Device pointers are real host addresses inside the range, so that host and device pointers are told
+apart by value and memory of the device can be seen as a numpy array.
 """
 
 from __future__ import annotations
@@ -222,8 +222,9 @@ class _Footprint:
 class GlobalRaces:
     """Races between the blocks of a launch.
 
-    Nothing orders two blocks, except that a block which made its writes visible (a fence) and then did an
-    atomic operation comes before a block that did an atomic operation on the same address later.
+    Nothing orders two blocks, except that a block which made its writes visible (a fence) and then
+    did an atomic operation comes before a block that did an atomic operation on the same address
+    later.
     """
 
     memory: GlobalMemory
@@ -278,8 +279,8 @@ class GlobalRaces:
                     "several blocks" if one == SEVERAL else f"block {group.batch.block_index(one)}"
                 )
                 raise GlobalMemoryRaceError(
-                    f"{access.noun} of {access.bytes} bytes that {who} {how} in the same launch, at "
-                    f"{self.memory._describe(int(offsets[lane]))}",
+                    f"{access.noun} of {access.bytes} bytes that {who} {how} in the same launch, "
+                    f"at {self.memory._describe(int(offsets[lane]))}",
                     group.place(access.instruction, int(lane)),
                 )
 
@@ -350,8 +351,8 @@ class GlobalRaces:
 class SharedMemory:
     """Shared memory of the blocks of a batch, and who touched each element when.
 
-    Times count barriers: an access is ordered after all accesses made before the last barrier of the
-    block, and after those of its own warp made before the warp's last barrier.
+    Times count barriers: an access is ordered after all accesses made before the last barrier of
+    the block, and after those of its own warp made before the warp's last barrier.
     """
 
     def __init__(self, batch: Batch, size: int, granule: int) -> None:
@@ -395,15 +396,16 @@ class SharedMemory:
         if bad.any():
             lane = int(np.flatnonzero(bad)[0])
             raise MisalignedAddressError(
-                f"misaligned {access.noun} of {size} bytes at byte {int(offsets[lane])} of shared memory",
+                f"misaligned {access.noun} of {size} bytes at byte {int(offsets[lane])} of "
+                "shared memory",
                 group.place(access.instruction, lane),
             )
         bad = (offsets < 0) | (offsets + size > self.size)
         if bad.any():
             lane = int(np.flatnonzero(bad)[0])
             raise OutOfBoundsError(
-                f"{access.noun} of {size} bytes at byte {int(offsets[lane])} of shared memory, which has "
-                f"{self.size} bytes{self.batch.shared_name(int(offsets[lane]))}",
+                f"{access.noun} of {size} bytes at byte {int(offsets[lane])} of shared memory, "
+                f"which has {self.size} bytes{self.batch.shared_name(int(offsets[lane]))}",
                 group.place(access.instruction, lane),
             )
         return group.local_blocks * self.stride + offsets
@@ -412,7 +414,7 @@ class SharedMemory:
         """When each thread last met another, or (SEVERAL) all of the other warp's, at a barrier."""
         block = self.block_time[slots // self.batch.padded]
         together = np.where(warps == slots // 32, self.warp_time[slots], 0)
-        met = np.maximum(block, together)
+        met: Array = np.maximum(block, together)
         if self.clock > 1 and (self.named_number >= 0).any():
             known = np.where(others >= 0, others, slots)
             same = (self.named_number[slots] == self.named_number[known]) & (others >= 0)
@@ -420,7 +422,7 @@ class SharedMemory:
         return met
 
     def record(self, access: Access, group: Group, places: Array, atomic: bool = False) -> None:
-        """Note who touches the elements, and raise on a race or a read of what nothing has written."""
+        """Note who touches the elements; raise on a race or a read of what nothing has written."""
         slots = group.slots
         warps = slots // 32
         write = access.noun != "read"

@@ -1,8 +1,8 @@
 """What each arithmetic instruction computes: opcode and modifiers to a function of numpy arrays.
 
-Values of the type bf16 are float32 arrays, f16x2 and bf16x2 arrays of shape [threads, 2]; the translator
-packs and unpacks them. All other types are the numpy types of the same name. Memory, control flow and the
-instructions by which threads talk to each other are the translator's.
+Values of the type bf16 are float32 arrays, f16x2 and bf16x2 arrays of shape [threads, 2]; the
+translator packs and unpacks them. All other types are the numpy types of the same name. Memory,
+control flow and the instructions by which threads talk to each other are the translator's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROUNDINGS = ("rn", "rz", "rm", "rp")
 
 @dataclass(frozen=True)
 class Operation:
-    """Source types, result type, and what is computed: a template like '{0} + {1}', or a function."""
+    """Source types, result type, and the function, or a template like '{0} + {1}' for it."""
 
     sources: tuple[str, ...]
     result: str
@@ -78,7 +78,7 @@ def _is_float(kind: str) -> bool:
 
 
 def _clamped(function: Function, instruction: Instruction, kind: str) -> Function:
-    """The function with its operands and result flushed (.ftz) and its result saturated (.sat, .relu)."""
+    """The function with operands and result flushed (.ftz), its result clamped (.sat, .relu)."""
     ftz, sat, relu = (instruction.has(m) for m in ("ftz", "sat", "relu"))
     if kind == "f16" or kind == "f16x2" or "bf16" in kind:
         ftz = False  # handled where the documentation wants it: subnormal halves are floats here
@@ -135,7 +135,8 @@ def _saturating(function: Function) -> Function:
     def compute(a: Array, b: Array) -> Array:
         limits = np.iinfo(a.dtype)
         wide = function(a.astype(np.int64), b.astype(np.int64))
-        return np.clip(wide, limits.min, limits.max).astype(a.dtype)
+        clamped: Array = np.clip(wide, limits.min, limits.max).astype(a.dtype)
+        return clamped
 
     return compute
 
@@ -182,24 +183,26 @@ def _product24(high: bool) -> Function:
 def _mad(i: Instruction, _: WorstCase) -> Operation:
     kind = i.types[-1]
     if _is_float(kind):
-        return _fma(i, _)
+        return _float_operation("fma", 3, i, _FMA[kind])
     result, product = _product(i, kind)
     if isinstance(product, str):
         return Operation((kind, kind, kind), kind, "{0} * {1} + {2}")
     return Operation((kind, kind, result), result, lambda a, b, c: product(a, b) + c)
 
 
+_FMA: dict[str, Function] = {
+    "f32": ar.fma_f32,
+    "f64": ar.fma_f64,
+    "f16": ar.fma_f16,
+    "f16x2": ar.fma_f16,
+    "bf16": ar.fma_bf16,
+    "bf16x2": ar.fma_bf16,
+}
+
+
 @_define("fma")
 def _fma(i: Instruction, _: WorstCase) -> Operation:
-    functions: dict[str, Function] = {
-        "f32": ar.fma_f32,
-        "f64": ar.fma_f64,
-        "f16": ar.fma_f16,
-        "f16x2": ar.fma_f16,
-        "bf16": ar.fma_bf16,
-        "bf16x2": ar.fma_bf16,
-    }
-    return _float_operation("fma", 3, i, functions[i.types[-1]])
+    return _float_operation("fma", 3, i, _FMA[i.types[-1]])
 
 
 @_define("div")
@@ -276,7 +279,9 @@ def _minmax(i: Instruction, _: WorstCase) -> Operation:
 
 def _with_nan(function: Function) -> Function:
     def compute(a: Array, b: Array) -> Array:
-        return np.where(np.isnan(a) | np.isnan(b), a.dtype.type(np.nan), function(a, b))
+        nan = np.isnan(a) | np.isnan(b)
+        result: Array = np.where(nan, a.dtype.type(np.nan), function(a, b))
+        return result
 
     return compute
 
@@ -285,7 +290,8 @@ def _with_xorsign(function: Function) -> Function:
     def compute(a: Array, b: Array) -> Array:
         negative = np.signbit(a) ^ np.signbit(b)
         size = function(np.abs(a), np.abs(b))
-        return np.where(negative, -size, size)
+        result: Array = np.where(negative, -size, size)
+        return result
 
     return compute
 
@@ -338,11 +344,12 @@ def _shift(i: Instruction, _: WorstCase) -> Operation:
 
     def compute(a: Array, b: Array) -> Array:
         shift = np.minimum(b, np.uint32(width - 1)).astype(a.dtype)
-        result = a << shift if left else a >> shift
+        result: Array = a << shift if left else a >> shift
         beyond = b >= width
         if not beyond.any() or (not left and a.dtype.kind == "i"):
             return result
-        return np.where(beyond, a.dtype.type(0), result)
+        kept: Array = np.where(beyond, a.dtype.type(0), result)
+        return kept
 
     amount = i.operands[2]
     if amount.isdigit() and int(amount) < width:
@@ -376,7 +383,7 @@ def _bfe(i: Instruction, _: WorstCase) -> Operation:
     def compute(a: Array, position: Array, length: Array) -> Array:
         p, n = ((x & np.uint32(255)).astype(np.int64) for x in (position, length))
         if a.dtype.kind == "i":
-            # move the field to the top, then back down with its sign; past the end lies the sign bit
+            # move the field to the top, then down again with its sign; past the end lies the sign
             top = np.minimum(p + n, width)
             up = (width - top).astype(a.dtype)
             down = np.minimum(width - top + p, width - 1).astype(a.dtype)
@@ -390,7 +397,8 @@ def _bfe(i: Instruction, _: WorstCase) -> Operation:
             ones = ~np.zeros(1, a.dtype)
             mask = ones >> (width - np.clip(n, 1, width)).astype(a.dtype)
             field = field & mask
-        return np.where(n == 0, a.dtype.type(0), field)
+        result: Array = np.where(n == 0, a.dtype.type(0), field)
+        return result
 
     return Operation((kind, "u32", "u32"), kind, compute)
 
@@ -408,7 +416,8 @@ def _bfi(i: Instruction, _: WorstCase) -> Operation:
         )
         shift = np.minimum(p, width - 1).astype(a.dtype)
         mask = np.where(p < width, field << shift, a.dtype.type(0))
-        return (b & ~mask) | ((a << shift) & mask)
+        result: Array = (b & ~mask) | ((a << shift) & mask)
+        return result
 
     return Operation((kind, kind, "u32", "u32"), kind, compute)
 

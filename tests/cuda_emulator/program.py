@@ -1,7 +1,8 @@
 """Translates a kernel into Python functions, one for each basic block.
 
-A block becomes straight-line Python over local variables that hold numpy arrays: no operand is looked up
-or decoded while it runs. The scheduler (interpreter.py) decides which threads run which block.
+A block becomes straight-line Python over local variables that hold numpy arrays: no operand is
+looked up or decoded while it runs. The scheduler (interpreter.py) decides which threads run which
+block.
 """
 
 from __future__ import annotations
@@ -35,7 +36,17 @@ _NUMPY = {
 }
 _INTEGER = re.compile(r"[-+]?(0[xX][0-9a-fA-F]+|\d+)U?")
 _ADDRESS = re.compile(r"\[\s*([^\s+\]]+)\s*(?:\+\s*(-?\w+))?\s*\]")
-_NOTHING = ["membar", "fence", "prefetch", "prefetchu", "discard", "applypriority", "nanosleep", "griddepcontrol", "pmevent"]
+_NOTHING = [
+    "membar",
+    "fence",
+    "prefetch",
+    "prefetchu",
+    "discard",
+    "applypriority",
+    "nanosleep",
+    "griddepcontrol",
+    "pmevent",
+]
 _WINDOWS = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW, "param": PARAMETER_WINDOW}
 
 
@@ -178,7 +189,7 @@ class Program:
         return reads, writes
 
     def _liveness(self) -> None:
-        """Which registers each block needs: the usual backward fixpoint, on integers as bit sets."""
+        """Which registers each block needs: the usual fixpoint, on integers as bit sets."""
         count = len(self.blocks)
         uses, defines = [0] * count, [0] * count
         for b, block in enumerate(self.blocks):
@@ -611,7 +622,7 @@ class _Translator:
 
     def do_st(self, i: Instruction) -> None:
         """Stores."""
-        kind, size = self.memory_type(i)
+        _, size = self.memory_type(i)
         sources = split_operands(i.operands[1].strip("{}"))
         base, displacement = self.address(i.operands[0])
         access = self.name(Store(i, size, len(sources), displacement), "store")

@@ -1,7 +1,7 @@
 """Parser of PTX as nvcc and NVRTC write it.
 
-A kernel becomes a flat list of instructions. Calls of device functions are inlined while parsing, and a
-predicated instruction becomes a branch around it, so that what runs the list meets neither.
+A kernel becomes a flat list of instructions. Calls of device functions are inlined while parsing,
+and a predicated instruction becomes a branch around it, so that what runs the list meets neither.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from .errors import UnsupportedInstructionError
 SIZES = {
     "pred": 1,
     **{f"{kind}{bits}": bits // 8 for kind in "bus" for bits in (8, 16, 32, 64, 128)},
-    "f16": 2, "bf16": 2, "f16x2": 4, "bf16x2": 4, "f32": 4, "f64": 8,
+    "f16": 2,
+    "bf16": 2,
+    "f16x2": 4,
+    "bf16x2": 4,
+    "f32": 4,
+    "f64": 8,
 }
 
 
@@ -426,7 +431,7 @@ class _Parser:
         name = rest[0]
         function = self.module.functions.get(name)
         if function is None or name in self.inlining:
-            # a system call (vprintf, __assertfail), an indirect or a recursive call: an error if reached
+            # a system call (vprintf, __assertfail) or a recursive one: an error if it is reached
             self.kernel.instructions.append(Instruction("call", (), (name,), text, line))
             return
         arguments = split_operands(rest[1].strip("()")) if len(rest) > 1 else ()

@@ -60,7 +60,7 @@ class Runtime:
     def __init__(self) -> None:
         self._library = ctypes.CDLL(str(runtime_library()), mode=ctypes.RTLD_GLOBAL)
         self.devices: list[Device] = []  # the last one is current
-        self._modules: dict[int, Module] = {}
+        self._modules: dict[int, Modules] = {}
         self._loaded: dict[str, ctypes.CDLL] = {}
         methods: dict[str, Callable[..., int]] = {
             "launch": self._launch,
@@ -95,13 +95,12 @@ class Runtime:
             last = self._library.emulator_module_count()
             modules = [Module(p.read_text()) for p in library.ptx]
             for number in range(first, last):
-                self._modules[number] = _Several(modules) if len(modules) > 1 else modules[0]
+                self._modules[number] = Modules(modules)
         return self._loaded[path]
 
     def module(self, number: int, name: str) -> Module:
         """The PTX module that defines a name."""
-        module = self._modules[number]
-        return module.defining(name) if isinstance(module, _Several) else module
+        return self._modules[number].defining(name)
 
     def _launch(
         self, name: bytes, number: int, grid: Any, block: Any, arguments: Any, shared: int, _: int
@@ -136,21 +135,24 @@ class Runtime:
         return 0
 
 
-class _Several:
-    """The modules of a library made of several sources: names tell which is meant."""
+class Modules:
+    """The modules of a library, one for each source: names tell which is meant."""
 
     def __init__(self, modules: list[Module]) -> None:
         self.modules = modules
 
     def defining(self, name: str) -> Module:
         """The module with a kernel or a variable of that name."""
-        return next(m for m in self.modules if name in m.functions or name in m.variables)
+        for module in self.modules:
+            if name in module.functions or name in module.variables:
+                return module
+        raise KeyError(f"no PTX for {name}")
 
 
 class LauncherLibrary(ctypes.CDLL):
     """A library whose functions raise what went wrong in the kernels they launched."""
 
-    def __getitem__(self, name: str | int) -> Any:
+    def __getitem__(self, name: str) -> Any:
         function = super().__getitem__(name)
         function.errcheck = _raise_pending
         return function

@@ -1,4 +1,4 @@
-"""The instructions by which threads talk to each other: shuffles, votes, matches, reductions, barriers.
+"""The instructions by which threads talk to each other: shuffles, votes, reductions, barriers.
 
 Who may go on is decided first (`warp_ready`, and the scheduler for barriers of a block); then the
 instruction is executed by threads that all take part.
@@ -32,7 +32,7 @@ def is_warp_barrier(instruction: Instruction) -> bool:
 
 
 def is_block_barrier(instruction: Instruction) -> bool:
-    """Whether this is a barrier of the block: bar.sync, bar.arrive, bar.red and their long spellings."""
+    """Whether this is a barrier of the block: bar.sync, bar.arrive, bar.red or barrier."""
     return instruction.opcode in ("bar", "barrier") and not instruction.has("warp", "cluster")
 
 
@@ -165,19 +165,19 @@ def vote(instruction: Instruction) -> Callable[..., Array]:
             group.spread(mask).astype(np.uint32) & _present(group.batch, group.slots)[group.warps]
         )
         true = bits[group.warps] & named
-        if mode == "ballot":
-            return true
-        if mode == "any":
-            return true != 0
-        if mode == "all":
-            return true == named
-        return (true == named) | (true == 0)
+        results: dict[str, Array] = {
+            "ballot": true,
+            "any": true != 0,
+            "all": true == named,
+            "uni": (true == named) | (true == 0),
+        }
+        return results[mode]
 
     return compute
 
 
 def match(instruction: Instruction) -> Callable[..., tuple[Array, Array]]:
-    """match.sync.{any, all}: the lanes with an equal value, and (all) whether that is every lane."""
+    """match.sync.{any, all}: the lanes with an equal value, and whether that is every lane."""
     every = instruction.has("all")
 
     def compute(group: Group, value: Array, mask: Array) -> tuple[Array, Array]:
@@ -220,7 +220,9 @@ def warp_reduce(instruction: Instruction) -> Callable[..., Array]:
         table = _by_warp(group, value, start)[group.warps]
         named = group.spread(mask).astype(np.uint32)
         partners = (named[:, None] >> np.arange(32, dtype=np.uint32)) & np.uint32(1) != 0
-        return function.reduce(np.where(partners, table, start), axis=1, dtype=value.dtype)
+        terms = np.where(partners, table, start)
+        total: Array = function.reduce(terms, axis=1, dtype=value.dtype)
+        return total
 
     return compute
 
@@ -242,6 +244,7 @@ def barrier_reduce(instruction: Instruction) -> Callable[[Group, Array], Array]:
             return true
         if mode == "or":
             return true > 0
-        return true == np.bincount(blocks, minlength=count)[blocks]
+        every: Array = true == np.bincount(blocks, minlength=count)[blocks]
+        return every
 
     return compute

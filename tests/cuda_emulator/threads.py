@@ -1,4 +1,4 @@
-"""The threads being run: batches of blocks, and groups of threads that stand at the same instruction."""
+"""The threads being run: batches of blocks, and groups of threads at the same instruction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ Index3 = tuple[int, int, int]
 class Batch:
     """Consecutive blocks of a grid that run at the same time.
 
-    A thread is known by its slot: its number when the threads of each block are padded to whole warps.
+    A thread is known by its slot: its number when the threads of each block are padded to whole
+    warps.
     """
 
     def __init__(self, launch: Launch, first_block: int, block_count: int) -> None:
