@@ -21,10 +21,9 @@ from torch import Tensor, is_grad_enabled
 from torch._C import _are_functorch_transforms_active as transforms_active
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd.function import FunctionCtx
-from torch.types import Number
 
 from fusedgrad import operators, reference
-from fusedgrad.reference import MEAN, NONE
+from fusedgrad.reference import MEAN, NONE, Number
 
 __all__ = ["BinaryCrossEntropy", "BinaryCrossEntropyWithLogits", "Pow", "Sigmoid", "Tanh"]
 
@@ -108,7 +107,7 @@ def _aligned(in_dims: Sequence[int | None], arguments: Sequence[Any]) -> list[An
     rank = max(value.dim() - (dim is not None) for dim, value in pairs if isinstance(value, Tensor))
 
     def align(dim: int | None, value: Any) -> Any:
-        if dim is None:
+        if dim is None or not isinstance(value, Tensor):
             return value
         value = value.movedim(dim, 0)
         padding = [1] * (rank + 1 - value.dim())
@@ -135,6 +134,22 @@ class _Function(torch.autograd.Function):
     @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, int]:
         return cls.apply(*_aligned(in_dims, arguments)), 0
+
+    @classmethod
+    def jvp(cls, ctx: Any, *tangents: Any) -> Any:
+        # PyTorch runs a jvp with forward mode off, for outer transforms too, whose derivatives
+        # would silently be 0. With it on, the inputs must have lost the tangents of this one.
+        with forward_ad._set_fwd_grad_enabled(True):
+            inputs = [
+                tensor if tensor is None else forward_ad.unpack_dual(tensor).primal  # type: ignore[no-untyped-call]
+                for tensor in ctx.saved_tensors
+            ]
+            return cls.push_forward(ctx, inputs, *tangents)
+
+    @staticmethod
+    def push_forward(ctx: Any, inputs: Sequence[Any], *tangents: Any) -> Any:
+        """The tangents of the outputs, from the saved tensors and the tangents of the inputs."""
+        raise NotImplementedError
 
 
 def _save(ctx: FunctionCtx, *tensors: Tensor | None) -> None:
@@ -167,8 +182,9 @@ class _Unary(_Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.parameters = inputs[1:]
-        _save(ctx, inputs[0])
+        input, *ctx.parameters = inputs
+        ctx.save_for_backward(input)
+        ctx.save_for_forward(input)
 
     @classmethod
     def backward(cls, ctx: Any, grad: Tensor) -> _Gradients:
@@ -177,11 +193,13 @@ class _Unary(_Function):
             grad = _UnaryBackward.apply(cls.operation, grad, input, *ctx.parameters)
         else:
             grad = cls.operation.backward[input.dtype](grad, input, *ctx.parameters)
-        return grad, *(None for _ in ctx.parameters)
+        return grad, *[None] * len(ctx.parameters)
 
     @classmethod
-    def jvp(cls, ctx: Any, tangent: Tensor, *parameters: None) -> Tensor:
-        (input,) = ctx.saved_tensors
+    def push_forward(
+        cls, ctx: Any, inputs: Sequence[Tensor], tangent: Tensor, *parameters: None
+    ) -> Tensor:
+        (input,) = inputs
         return cast(
             Tensor,
             _UnaryBackward.apply(cls.operation, tangent.conj(), input, *ctx.parameters).conj(),
@@ -213,17 +231,18 @@ class _UnaryBackward(_Function):
             first = _UnaryBackward.apply(
                 ctx.operation, grad_grad.conj(), input, *ctx.parameters
             ).conj()
-        return None, first if need_grad else None, second, *(None for _ in ctx.parameters)
+        return None, first if need_grad else None, second, *[None] * len(ctx.parameters)
 
     @staticmethod
-    def jvp(
+    def push_forward(
         ctx: Any,
+        inputs: Sequence[Tensor],
         operation: None,
         grad_tangent: Tensor | None,
         input_tangent: Tensor | None,
         *parameters: None,
     ) -> Tensor:
-        grad, input = ctx.saved_tensors
+        grad, input = inputs
         terms = []
         if grad_tangent is not None:
             terms.append(_UnaryBackward.apply(ctx.operation, grad_tangent, input, *ctx.parameters))
@@ -259,11 +278,13 @@ class _UnaryDoubleBackward(_Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> _Gradients:
         grads = _vjp(ctx.expression, ctx.saved_tensors, cotangents, ctx.needs_input_grad[1:4])
-        return None, *grads, *(None for _ in ctx.parameters)
+        return None, *grads, *[None] * len(ctx.parameters)
 
     @staticmethod
-    def jvp(ctx: Any, operation: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
-        return _jvp(ctx.expression, ctx.saved_tensors, tangents[:3], (True, True))
+    def push_forward(
+        ctx: Any, inputs: Sequence[Tensor], operation: None, *tangents: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        return _jvp(ctx.expression, inputs, tangents[:3], (True, True))
 
 
 def _second_of(derivatives: Callable[..., tuple[Tensor, Tensor]]) -> _Expression:
@@ -390,9 +411,9 @@ class Pow(_Function):
         return _to_operands(_spread(partials, mask), operands)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+    def push_forward(ctx: Any, inputs: Sequence[Tensor], *tangents: Tensor | None) -> Tensor:
         """The sum of the partial derivatives, each times its tangent."""
-        input, exponent = ctx.saved_tensors
+        input, exponent = inputs
         one = input.new_ones(())
         return cast(Tensor, _PowDoubleBackward.apply(*tangents, one, input, exponent)[0])
 
@@ -425,10 +446,14 @@ class _PowBackward(_Function):
         return None, *_to_operands(wanted, ctx.saved_tensors)
 
     @staticmethod
-    def jvp(
-        ctx: Any, mask: None, grad_tangent: Tensor | None, *tangents: Tensor | None
+    def push_forward(
+        ctx: Any,
+        inputs: Sequence[Tensor],
+        mask: None,
+        grad_tangent: Tensor | None,
+        *tangents: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        grad, input, exponent = ctx.saved_tensors
+        grad, input, exponent = inputs
         # The matrix of second derivatives is symmetric: its product with the tangents is that
         # with the cotangents of the backward.
         moved = _PowDoubleBackward.apply(*tangents, grad, input, exponent)[1:]
@@ -472,8 +497,10 @@ class _PowDoubleBackward(_Function):
         return _vjp(_pow_second, ctx.saved_tensors, cotangents, ctx.needs_input_grad)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
-        return _jvp(_pow_second, ctx.saved_tensors, tangents, (True, True, True))
+    def push_forward(
+        ctx: Any, inputs: Sequence[Tensor | None], *tangents: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        return _jvp(_pow_second, inputs, tangents, (True, True, True))
 
 
 def _pow_second(
@@ -551,14 +578,16 @@ class _Loss(_Function):
         return *_to_operands(_spread(partials, mask), operands), None
 
     @classmethod
-    def jvp(cls, ctx: Any, *tangents_and_reduction: Tensor | None) -> Tensor:
+    def push_forward(
+        cls, ctx: Any, inputs: Sequence[Tensor | None], *tangents_and_reduction: Tensor | None
+    ) -> Tensor:
         tangents = tangents_and_reduction[:-1]
-        operands = [reference.wide(operand) for operand in ctx.saved_tensors]
+        operands = [reference.wide(operand) for operand in inputs]
         one = operands[0].new_ones(())
         partials = _LossBackward.apply(cls.operation, _present(tangents), NONE, one, *operands)
         given = [tangent for tangent in tangents if tangent is not None]
         tangent = sum(map(torch.mul, partials, given), start=torch.zeros_like(operands[0]))
-        return reference.reduced(tangent, ctx.reduction).to(ctx.saved_tensors[0].dtype)
+        return reference.reduced(tangent, ctx.reduction).to(cast(Tensor, inputs[0]).dtype)
 
     @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, int]:
@@ -627,16 +656,21 @@ class _LossBackward(_Function):
             )
             wanted = [value if need else None for value, need in zip(grads, needed, strict=False)]
             wanted[0] = wanted[0] if wanted[0] is None else _sum_to(wanted[0], grad)
-            return None, None, None, *wanted, *(None for _ in needed[2:])
+            return None, None, None, *wanted, *[None] * len(needed[2:])
         expression = functools.partial(ctx.operation.first, ctx.reduction)
         return None, None, None, *_vjp(expression, ctx.saved_tensors, cotangents, needed)
 
     @staticmethod
-    def jvp(
-        ctx: Any, operation: None, mask: None, reduction: None, *tangents: Tensor | None
+    def push_forward(
+        ctx: Any,
+        inputs: Sequence[Tensor | None],
+        operation: None,
+        mask: None,
+        reduction: None,
+        *tangents: Tensor | None,
     ) -> tuple[Tensor, ...]:
         expression = functools.partial(ctx.operation.first, ctx.reduction)
-        return _jvp(expression, ctx.saved_tensors, tangents, ctx.mask)
+        return _jvp(expression, inputs, tangents, ctx.mask)
 
     @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, int]:
@@ -672,10 +706,14 @@ class _LossDoubleBackward(_Function):
         return None, None, *_vjp(ctx.expression, ctx.saved_tensors, cotangents, needed)
 
     @staticmethod
-    def jvp(
-        ctx: Any, operation: None, reduction: None, *tangents: Tensor | None
+    def push_forward(
+        ctx: Any,
+        inputs: Sequence[Tensor | None],
+        operation: None,
+        reduction: None,
+        *tangents: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        return _jvp(ctx.expression, ctx.saved_tensors, tangents, (True, True))
+        return _jvp(ctx.expression, inputs, tangents, (True, True))
 
     @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, int]:

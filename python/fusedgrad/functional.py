@@ -11,15 +11,16 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, is_grad_enabled
 from torch._C import _are_functorch_transforms_active as transforms_active
+from torch._prims_common.wrappers import _maybe_resize_out
 from torch.nn import _reduction
 from torch.overrides import (
     handle_torch_function,
     has_torch_function_unary,
     has_torch_function_variadic,
 )
-from torch.types import Number
 
 from fusedgrad import autograd, operators, reference
+from fusedgrad.reference import Number
 
 _REDUCTIONS = {"none": reference.NONE, "mean": reference.MEAN, "sum": reference.SUM}
 
@@ -111,6 +112,7 @@ def pow(input: Tensor | Number, exponent: Tensor | Number, *, out: Tensor | None
             requires_grad = input.requires_grad
     elif isinstance(exponent, Tensor):
         input = _number("input", input)
+        exponent = exponent.contiguous()  # torch.pow's result is contiguous, of a number only
         operator = _pow.Scalar
         requires_grad = exponent.requires_grad
     else:
@@ -119,8 +121,9 @@ def pow(input: Tensor | Number, exponent: Tensor | Number, *, out: Tensor | None
             f"got {type(input).__name__} and {type(exponent).__name__}"
         )
     if out is not None:
-        dtype = torch.result_type(input, exponent)
-        _check_out("pow", dtype, requires_grad, out)
+        shapes = [value.shape for value in (input, exponent) if isinstance(value, Tensor)]
+        shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+        _prepare_out("pow", out, torch.result_type(input, exponent), shape, requires_grad)
         return cast(
             Tensor, getattr(_pow, f"{operator._overloadname}_out")(input, exponent, out=out)
         )
@@ -274,10 +277,11 @@ def _unary_out(
 ) -> Tensor:
     _check_tensor(name, "input", input)
     dtype = torch.result_type(input, 1.0)  # integers and bool promote, as in PyTorch
-    _check_out(name, dtype, input.requires_grad, out)
+    _prepare_out(name, out, dtype, input.shape, input.requires_grad)
     if dtype.is_complex:
         return operators.store(table[dtype](input), out)
-    return out_operator(input, out=out)
+    out_operator(input, out=out)
+    return cast(Tensor, out)
 
 
 def _check_tensor(name: str, argument: str, value: Any) -> None:
@@ -286,7 +290,10 @@ def _check_tensor(name: str, argument: str, value: Any) -> None:
         raise TypeError(f"{name}(): argument '{argument}' must be Tensor, not {kind}")
 
 
-def _check_out(name: str, dtype: torch.dtype, requires_grad: bool, out: Any) -> None:
+def _prepare_out(
+    name: str, out: Any, dtype: torch.dtype, shape: torch.Size, requires_grad: bool
+) -> None:
+    """Check that `out` can hold such a result, and give it the shape."""
     _check_tensor(name, "out", out)
     if is_grad_enabled() and (requires_grad or out.requires_grad):
         culprit = "out" if out.requires_grad else "an input"
@@ -298,11 +305,14 @@ def _check_out(name: str, dtype: torch.dtype, requires_grad: bool, out: Any) -> 
         raise RuntimeError(
             f"{name}(): out has dtype {out.dtype}, which the result's {dtype} can't be cast to"
         )
+    if out.shape != shape:
+        # The operators would resize, too, but their warning does not reach Python.
+        _maybe_resize_out(out, shape)
 
 
 def _number(argument: str, value: Any) -> Number:
     if isinstance(value, (int, float, complex)):
-        return cast(Number, value)
+        return value
     if hasattr(value, "dtype") and hasattr(value, "item") and value.ndim == 0:  # of NumPy
         return cast(Number, value.item())
     raise TypeError(

@@ -102,9 +102,7 @@ def _loss_double_backward(*operands_and_reduction: Any) -> tuple[Tensor, Tensor]
 
 def store(result: Tensor, out: Tensor) -> Tensor:
     """Write `result` into `out` as an operation of PyTorch with `out=` would: resized and cast."""
-    return torch.neg(
-        torch.neg(result), out=out
-    )  # negation is exact, and there is no copy with out=
+    return torch.sub(result, 0, out=out)  # exact, and PyTorch has no copy with out=
 
 
 def _stored(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -123,7 +121,7 @@ _IMPLEMENTATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "tanh_double_backward": (_two, reference.tanh_double_backward),
     "pow.Tensor_Scalar": (torch.pow, reference.pow),
     "pow.Tensor_Tensor": (torch.pow, reference.pow),
-    "pow.Scalar": (torch.pow, reference.pow),
+    "pow.Scalar": (torch.mul, reference.pow),
     "pow.Tensor_Scalar_out": (torch.pow, _stored(reference.pow)),
     "pow.Tensor_Tensor_out": (torch.pow, _stored(reference.pow)),
     "pow.Scalar_out": (torch.pow, _stored(reference.pow)),

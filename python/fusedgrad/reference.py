@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.types import Number
+
+Number = int | float | complex  # that of torch.types leaves complex out
 
 HALF_DTYPES = frozenset({torch.float16, torch.bfloat16})
 

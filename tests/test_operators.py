@@ -1,0 +1,139 @@
+"""Every operator passes torch.library.opcheck: schema, fake tensors, autograd keys, compilation."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import fusedgrad  # noqa: F401  (registers torch.ops.fusedgrad)
+
+OPS = torch.ops.fusedgrad
+
+LAYOUTS: dict[str, Callable[[], Tensor]] = {
+    "contiguous": lambda: torch.rand(2, 3, 4, 5),
+    "permuted": lambda: torch.rand(4, 2, 5, 3).permute(1, 3, 0, 2),
+    "channels last": lambda: torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+    "expanded": lambda: torch.rand(2, 1, 4, 1).expand(2, 3, 4, 5),
+    "0-dim": lambda: torch.rand(()),
+    "empty": lambda: torch.rand(2, 0, 4),
+}
+
+UNARY = {
+    "sigmoid": 1,
+    "sigmoid_backward": 2,
+    "sigmoid_double_backward": 3,
+    "tanh": 1,
+    "tanh_backward": 2,
+    "tanh_double_backward": 3,
+}
+
+
+def several(make: Callable[[], Tensor], count: int) -> tuple[Tensor, ...]:
+    return tuple(make() for _ in range(count))
+
+
+# operator: arguments made from a function that makes a tensor of the layout
+OPERATORS: dict[Any, Callable[[Callable[[], Tensor]], tuple[Any, ...]]] = {
+    **{
+        getattr(OPS, name).default: functools.partial(several, count=count)
+        for name, count in UNARY.items()
+    },
+    OPS.pow.Tensor_Scalar: lambda make: (make(), 2.5),
+    OPS.pow.Tensor_Tensor: lambda make: (make(), make()),
+    OPS.pow.Scalar: lambda make: (2, make()),
+    OPS.pow_backward.Tensor_Scalar: lambda make: (make(), make(), 2.5),
+    OPS.pow_backward.Tensor_Tensor: lambda make: (make(), make(), make(), [True, True]),
+    OPS.pow_double_backward.Tensor_Scalar: lambda make: (make(), make(), make(), 2.5),
+    OPS.pow_double_backward.Tensor_Tensor: lambda make: tuple(make() for _ in range(5)),
+    OPS.binary_cross_entropy.default: lambda make: (make(), make(), make(), 0),
+    OPS.binary_cross_entropy_backward.default: lambda make: (
+        *(make() for _ in range(4)),
+        0,
+        [True, True, True],
+    ),
+    OPS.binary_cross_entropy_double_backward.default: lambda make: (
+        *(make() for _ in range(5)),
+        0,
+    ),
+    OPS.binary_cross_entropy_with_logits.default: lambda make: (*(make() for _ in range(4)), 0),
+    OPS.binary_cross_entropy_with_logits_backward.default: lambda make: (
+        *(make() for _ in range(5)),
+        0,
+        [True, True, True, True],
+    ),
+    OPS.binary_cross_entropy_with_logits_double_backward.default: lambda make: (
+        *(make() for _ in range(6)),
+        0,
+    ),
+}
+
+OUT_OPERATORS: dict[Any, tuple[Any, ...]] = {
+    OPS.sigmoid.out: (torch.rand(3),),
+    OPS.tanh.out: (torch.rand(3),),
+    OPS.pow.Tensor_Scalar_out: (torch.rand(3), 2.5),
+    OPS.pow.Tensor_Tensor_out: (torch.rand(3), torch.rand(3)),
+    OPS.pow.Scalar_out: (2, torch.rand(3)),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+def test_opcheck(operator: Any, layout: Callable[[], Tensor]) -> None:
+    torch.library.opcheck(operator, OPERATORS[operator](layout))
+
+
+@pytest.mark.parametrize("operator", OUT_OPERATORS, ids=str)
+def test_opcheck_of_the_operators_with_out(operator: Any) -> None:
+    # torch.compile functionalises out= of PyTorch's own operators only: no test_aot_dispatch_*.
+    torch.library.opcheck(
+        operator,
+        OUT_OPERATORS[operator],
+        {"out": torch.empty(3)},
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+def test_fake_tensors_have_the_dtype_of_the_result(operator: Any, dtype: torch.dtype) -> None:
+    arguments = OPERATORS[operator](lambda: torch.rand(3, dtype=dtype))
+    torch.library.opcheck(operator, arguments, test_utils="test_faketensor")
+
+
+@pytest.mark.parametrize("reduction", [1, 2], ids=["mean", "sum"])
+@pytest.mark.parametrize(
+    "operator",
+    [OPS.binary_cross_entropy.default, OPS.binary_cross_entropy_with_logits.default],
+    ids=str,
+)
+def test_opcheck_of_a_reduced_loss(operator: Any, reduction: int) -> None:
+    *operands, _ = OPERATORS[operator](LAYOUTS["permuted"])
+    torch.library.opcheck(operator, (*operands, reduction))
+
+
+def strides(results: Any) -> list[Any]:
+    """The shapes and strides of one result or several."""
+    return [(r.shape, r.stride()) for r in ([results] if isinstance(results, Tensor) else results)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+def test_fake_tensors_have_the_strides_of_the_result(
+    operator: Any, layout: Callable[[], Tensor]
+) -> None:
+    arguments = OPERATORS[operator](layout)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = torch.utils._pytree.tree_map_only(Tensor, mode.from_tensor, arguments)
+        expected = strides(operator(*fakes))
+    assert strides(operator(*arguments)) == expected
+
+
+def test_every_operator_is_checked() -> None:
+    names = set(torch._C._dispatch_get_all_op_names())
+    ours = {name for name in names if name.startswith("fusedgrad::")}
+    checked = {operator.name() for operator in [*OPERATORS, *OUT_OPERATORS]}
+    assert ours == checked
