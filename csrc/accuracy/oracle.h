@@ -54,29 +54,29 @@ Wide pow_base_second_derivative(Wide x, Wide e) {
   return e == 0 || e == 1 ? 0 : e * (e - 1) * std::pow(x, e - 2);
 }
 
-// power * factor, where a power grows or vanishes faster than any logarithm does
+// |x|^e * factor, where a power vanishes faster than any logarithm grows; there is no logarithm of
+// a negative x
 template <class Wide>
-Wide times_logarithm(Wide power, Wide factor) {
+Wide power_times(Wide x, Wide e, Wide factor) {
+  const Wide power = std::pow(std::fabs(x), e);
+  if (x < 0 || std::isnan(factor)) return NAN;
   return power == 0 ? std::copysign(power, factor) : power * factor;
 }
 
 template <class Wide>
 Wide pow_exponent_derivative(Wide x, Wide e) {
-  return x == 0 && e >= 0 ? 0
-                          : times_logarithm(std::pow(x, e), x < 0 ? NAN : std::log(std::fabs(x)));
+  return x == 0 && e >= 0 ? 0 : power_times(x, e, std::log(std::fabs(x)));
 }
 
 template <class Wide>
 Wide pow_mixed_derivative(Wide x, Wide e) {
-  if (x < 0) return NAN;
-  const Wide factor = e == 0 ? 1 : 1 + e * std::log(std::fabs(x));
-  return times_logarithm(std::pow(std::fabs(x), e - 1), factor);
+  return power_times(x, e - 1, e == 0 ? 1 : 1 + e * std::log(std::fabs(x)));
 }
 
 template <class Wide>
 Wide pow_exponent_second_derivative(Wide x, Wide e) {
-  const Wide log = x < 0 ? NAN : std::log(std::fabs(x));
-  return x == 0 && e >= 0 ? 0 : times_logarithm(std::pow(x, e), log * log);
+  const Wide log = std::log(std::fabs(x));
+  return x == 0 && e >= 0 ? 0 : power_times(x, e, log * log);
 }
 
 template <class Wide>

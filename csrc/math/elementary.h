@@ -6,7 +6,6 @@
 #pragma once
 
 #include "math/approximations.h"
-#include "math/device.h"
 #include "math/platform.h"
 
 namespace fusedgrad::math {
@@ -202,10 +201,10 @@ FUSEDGRAD_HOST_DEVICE Pair<T> log2(T x) {
   const T series_lo = ((C::kTwoOverLn2 - series) + linear) + rest;
   const T product = q.hi * series;
   const T product_lo = fma(q.hi, series, -product) + fma(q.hi, series_lo, q.lo * series);
-  const T hi = d.exponent + product;
-  const T lo = ((d.exponent - hi) + product) + product_lo;
+  const T sum = d.exponent + product;
+  const Pair<T> log = normalized<T>({sum, ((d.exponent - sum) + product) + product_lo});
   const bool finite = x < kInfinity<T>;
-  return {x == 0 ? -kInfinity<T> : finite ? hi : x, (x != 0) & finite ? lo : T(0)};
+  return {x == 0 ? -kInfinity<T> : finite ? log.hi : x, (x != 0) & finite ? log.lo : T(0)};
 }
 
 // 2^y = mantissa * low * high, low and high powers of two of like exponents, so that a product that
@@ -239,3 +238,5 @@ FUSEDGRAD_HOST_DEVICE ScaledPower<T> exp2(Pair<T> y) {
 }
 
 }  // namespace fusedgrad::math
+
+#include "math/device.h"

@@ -142,22 +142,25 @@ FUSEDGRAD_HOST_DEVICE T integer_power(T x) {
 
 }  // namespace detail
 
-// x^(k/2) for a small k. The reciprocal is taken first: that of a subnormal x * x would have lost
-// its digits. As in C's pow, the root of -0 is +0 and that of -inf is inf.
+// coefficient * x^(k/2) for a small k, in two factors: neither leaves the range of numbers where
+// the result doesn't. As in C's pow, the root of -0 is +0 and that of -inf is inf.
 template <int TwiceExponent, class T>
-FUSEDGRAD_HOST_DEVICE T pow_half_integer(T x) {
+FUSEDGRAD_HOST_DEVICE T pow_half_integer(T x, T coefficient = 1) {
   constexpr int kSize = TwiceExponent < 0 ? -TwiceExponent : TwiceExponent;
-  if constexpr (kSize % 2 == 0) {
-    return detail::integer_power<kSize / 2>(TwiceExponent < 0 ? 1 / x : x);
-  } else {
-    const T base = x == -kInfinity<T> ? kInfinity<T> : x + T(0);
-    if constexpr (TwiceExponent == -1) {
-      return 1 / sqrt(base);
-    } else {
-      const T y = TwiceExponent < 0 ? 1 / base : base;
-      return detail::integer_power<kSize / 2>(y) * sqrt(y);
-    }
-  }
+  constexpr bool kRoot = kSize % 2 != 0;
+  T base = x;
+  if constexpr (kRoot) base = x == -kInfinity<T> ? kInfinity<T> : x + T(0);
+  const T first = detail::integer_power<(kSize / 2 + 1) / 2>(base);
+  const T rest = detail::integer_power<kSize / 4>(base);
+  const T root = kRoot ? sqrt(base) : T(1);
+  const T second = rest * root;
+  if constexpr (TwiceExponent < 0) return coefficient / first / second;
+  const T product = coefficient * first * second;
+  if constexpr (!kRoot || kSize < 5) return product;
+  // Rounding `second` too would leave more than 2 ULP.
+  const T scaled = coefficient * first;
+  const T exact = fma(scaled, second, scaled * fma(rest, root, -second));
+  return abs(product) < kInfinity<T> ? exact : product;
 }
 
 template <int TwiceExponent>
@@ -170,10 +173,10 @@ struct PowHalfInteger {
 
 namespace detail {
 
-// coefficient * x^(k/2)
+// coefficient * x^(k/2), which a coefficient 0 makes 0 even of infinity
 template <int TwiceExponent, class T>
-FUSEDGRAD_HOST_DEVICE T scaled_half_integer(T coefficient, T x) {
-  return coefficient == 0 ? T(0) : coefficient * pow_half_integer<TwiceExponent>(x);
+FUSEDGRAD_HOST_DEVICE T half_integer_term(T coefficient, T x) {
+  return coefficient == 0 ? T(0) : pow_half_integer<TwiceExponent>(x, coefficient);
 }
 
 }  // namespace detail
@@ -183,7 +186,7 @@ struct PowHalfIntegerBackward {
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x) const {
     constexpr T e = T(TwiceExponent) / 2;
-    return grad * detail::scaled_half_integer<TwiceExponent - 2>(e, x);
+    return grad * detail::half_integer_term<TwiceExponent - 2>(e, x);
   }
 };
 
@@ -192,8 +195,8 @@ struct PowHalfIntegerDoubleBackward {
   template <class T>
   FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad_grad, T grad, T x) const {
     constexpr T e = T(TwiceExponent) / 2;
-    return {{grad_grad * detail::scaled_half_integer<TwiceExponent - 2>(e, x),
-             grad_grad * grad * detail::scaled_half_integer<TwiceExponent - 4>(e * (e - 1), x)}};
+    return {{grad_grad * detail::half_integer_term<TwiceExponent - 2>(e, x),
+             grad_grad * grad * detail::half_integer_term<TwiceExponent - 4>(e * (e - 1), x)}};
   }
 };
 
