@@ -136,4 +136,5 @@ def test_every_operator_is_checked() -> None:
     names = set(torch._C._dispatch_get_all_op_names())
     ours = {name for name in names if name.startswith("fusedgrad::")}
     checked = {operator.name() for operator in [*OPERATORS, *OUT_OPERATORS]}
-    assert ours == checked
+    # fused runs a kernel compiled at run time, which fusedgrad.fuse's own tests hold.
+    assert ours - {"fusedgrad::fused"} == checked
