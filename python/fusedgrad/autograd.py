@@ -131,6 +131,9 @@ class _Function(torch.autograd.Function):
             return super().apply(*arguments)  # type: ignore[no-untyped-call]
         return cls._apply(*unwrap_dead_wrappers(arguments))
 
+    # For subclasses with an apply of their own; Dynamo fails on super().apply there.
+    _apply_checked = apply
+
     @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, int]:
         return cls.apply(*_aligned(in_dims, arguments)), 0
@@ -379,7 +382,7 @@ class Pow(_Function):
         if isinstance(input, Tensor):
             if isinstance(exponent, Tensor):
                 if input.dtype is exponent.dtype:
-                    return super().apply(input, exponent)
+                    return cls._apply_checked(input, exponent)
             elif isinstance(exponent, (int, float)) and input.dtype.is_floating_point:
                 return _PowScalar.apply(input, exponent)
         dtype = torch.result_type(input, exponent)
@@ -387,7 +390,7 @@ class Pow(_Function):
             return _PowScalar.apply(cast(Tensor, input).to(dtype), exponent)
         if not isinstance(input, Tensor):
             input = torch.scalar_tensor(input, dtype=dtype, device=exponent.device)
-        return super().apply(input.to(dtype), exponent.to(dtype))
+        return cls._apply_checked(input.to(dtype), exponent.to(dtype))
 
     @staticmethod
     def forward(input: Tensor, exponent: Tensor) -> Tensor:
@@ -811,7 +814,7 @@ class BinaryCrossEntropyWithLogits(_Loss):
         reduction: int = NONE,
     ) -> Any:
         """The loss."""
-        return super().apply(input, target, weight, pos_weight, reduction)
+        return cls._apply_checked(input, target, weight, pos_weight, reduction)
 
 
 def _probability_input_derivative(p: Tensor, t: Tensor) -> Tensor:
@@ -889,4 +892,4 @@ class BinaryCrossEntropy(_Loss):
         reduction: int = NONE,
     ) -> Any:
         """The loss."""
-        return super().apply(input, target, weight, reduction)
+        return cls._apply_checked(input, target, weight, reduction)
