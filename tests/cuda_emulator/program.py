@@ -220,7 +220,7 @@ class Program:
             if block.end == "next" or block.conditional:
                 after |= live[b + 1]
             self.live_after.append(after)
-            block.live = [r for r in range(len(self.registers)) if live[b] >> r & 1]
+            block.live = [r for r, bit in enumerate(bin(live[b])[:1:-1]) if bit == "1"]
 
 
 def waits(instruction: Instruction) -> bool:

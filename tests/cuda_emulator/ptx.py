@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePath
 
 from .errors import UnsupportedInstructionError
@@ -37,7 +38,7 @@ class Instruction:
     predicate: str | None = None
     negated: bool = False
 
-    @property
+    @cached_property
     def types(self) -> tuple[str, ...]:
         """The type modifiers, in order."""
         return tuple(m for m in self.modifiers if m in SIZES)
@@ -145,8 +146,9 @@ class Module:
 
     def __init__(self, text: str) -> None:
         self.text = _COMMENT.sub("", text)
+        # number -> name, and whether the file is the toolkit's and not the user's
         self.files = {
-            int(number): PurePath(path).as_posix()
+            number: (PurePath(path).name, _TOOLKIT.search(path) is not None)
             for number, path in re.findall(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', text, re.M)
         }
         self.functions: dict[str, _Function] = {}
@@ -340,10 +342,13 @@ class _Parser:
         while chain[-1] in self.parents and self.parents[chain[-1]] not in seen:
             chain.append(self.parents[chain[-1]])
             seen.add(chain[-1])
-        frames = [(self.module.files.get(int(f), "?"), n) for f, n, _ in chain]
-        own = [frame for frame in frames if not _TOOLKIT.search(frame[0])] or frames
-        names = [f"{PurePath(path).name}:{number}" for path, number in own]
-        return names[0] if len(names) == 1 else f"{names[0]} (inlined at {names[-1]})"
+        files = self.module.files
+        own = [frame for frame in chain if frame[0] in files and not files[frame[0]][1]] or chain
+        inner, outer = own[0], own[-1]
+        name = f"{files.get(inner[0], ('?', False))[0]}:{inner[1]}"
+        if outer is not inner:
+            name += f" (inlined at {files.get(outer[0], ('?', False))[0]}:{outer[1]})"
+        return name
 
     def _registers(self, statement: str, scopes: list[dict[str, str]], prefix: str) -> None:
         match = re.match(r"\.reg\s+(?:\.v\d\s+)?\.(\w+)\s+(.*)", statement)
