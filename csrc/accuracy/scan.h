@@ -20,8 +20,9 @@ struct Errors {
   double max_ulp = 0;
   // Results that aren't the exact one correctly rounded.
   int64_t misrounded = 0;
-  // Results of the wrong kind (NaN, an infinity or another number than zero where the exact result is
-  // none, or the reverse) or sign, zero's included. A zero where there is none is an error in ULP.
+  // Results of the wrong kind (NaN, an infinity or another number than zero where the exact result
+  // is none, or the reverse) or sign, zero's included. A zero where there is none is an error in
+  // ULP.
   int64_t wrong = 0;
   // The operands of max_ulp, or of the first wrong result where there is one.
   double input = 0;

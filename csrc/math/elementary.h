@@ -121,6 +121,16 @@ FUSEDGRAD_HOST_DEVICE Reciprocal<T> reciprocal_of_one_plus(Pair<T> a) {
   return reciprocal<T>({d, (a.hi - (d - 1)) + a.lo}, Approximations<T>::reciprocal(d));
 }
 
+// numerator / (1 + a), 0 <= a <= 1: what 1 + a and the quotient lost is put back.
+template <class T>
+FUSEDGRAD_HOST_DEVICE T divide_by_one_plus(Pair<T> numerator, T a) {
+  const T d = 1 + a;
+  const T r = 1 / d;
+  const T y = numerator.hi * r;
+  const T residual = fma(-y, a - (d - 1), fma(-y, d, numerator.hi) + numerator.lo);
+  return fma(residual, r, y);
+}
+
 // 2 atanh(twice_s / 2), |twice_s| <= 2/3
 template <class T>
 FUSEDGRAD_HOST_DEVICE Pair<T> twice_atanh(Pair<T> twice_s) {

@@ -154,13 +154,17 @@ FUSEDGRAD_HOST_DEVICE T pow_half_integer(T x, T coefficient = 1) {
   const T rest = detail::integer_power<kSize / 4>(base);
   const T root = kRoot ? sqrt(base) : T(1);
   const T second = rest * root;
-  if constexpr (TwiceExponent < 0) return coefficient / first / second;
-  const T product = coefficient * first * second;
-  if constexpr (!kRoot || kSize < 5) return product;
-  // Rounding `second` too would leave more than 2 ULP.
-  const T scaled = coefficient * first;
-  const T exact = fma(scaled, second, scaled * fma(rest, root, -second));
-  return abs(product) < kInfinity<T> ? exact : product;
+  if constexpr (TwiceExponent < 0) {
+    return coefficient / first / second;
+  } else if constexpr (!kRoot || kSize < 5) {
+    return coefficient * first * second;
+  } else {
+    // Rounding `second` too would leave more than 2 ULP.
+    const T scaled = coefficient * first;
+    const T product = scaled * second;
+    const T exact = fma(scaled, second, scaled * fma(rest, root, -second));
+    return abs(product) < kInfinity<T> ? exact : product;
+  }
 }
 
 template <int TwiceExponent>

@@ -12,11 +12,12 @@ namespace fusedgrad::math {
 template <class T>
 FUSEDGRAD_HOST_DEVICE T sigmoid(T x) {
   constexpr T kLift = Ranges<T>::kLift;
-  const Pair<T> a = lifted_exp(-abs(x)).value();
-  const Reciprocal<T> r = reciprocal_of_one_plus<T>({a.hi * (1 / kLift), a.lo * (1 / kLift)});
+  const LiftedExp<T> exp = lifted_exp(-abs(x));
+  const T a = exp.value().hi;
+  const T a_lo = fma(exp.power, exp.expm1.hi, exp.power - a);
   const bool negative = x < 0;
-  const Pair<T> y = r.times({negative ? a.hi : kLift, negative ? a.lo : T(0)});
-  return (y.hi + y.lo) * (1 / kLift);
+  const Pair<T> numerator = {negative ? a : kLift, negative ? a_lo : T(0)};
+  return divide_by_one_plus(numerator, a * (1 / kLift)) * (1 / kLift);
 }
 
 namespace detail {
@@ -30,12 +31,14 @@ FUSEDGRAD_HOST_DEVICE T lifted_density(Pair<T> a, Reciprocal<T> r) {
 
 }  // namespace detail
 
+// Half the instructions of the second derivative's: a backward that takes x must make up for the
+// exponential that one from the rounded sigmoid does not need.
 template <class T>
 FUSEDGRAD_HOST_DEVICE T sigmoid_derivative(T x) {
   constexpr T kUnlift = 1 / Ranges<T>::kLift;
-  const Pair<T> a = lifted_exp(-abs(x)).value();
-  const Reciprocal<T> r = reciprocal_of_one_plus<T>({a.hi * kUnlift, a.lo * kUnlift});
-  return detail::lifted_density(a, r) * kUnlift;
+  const T lifted = lifted_exp(-abs(x)).value().hi;
+  const T a = lifted * kUnlift;
+  return lifted / fma(a, a + 2, T(1)) * kUnlift;
 }
 
 // -sigmoid'(x) tanh(x/2), tanh(|x|/2) = (1 - a) / (1 + a)

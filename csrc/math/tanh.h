@@ -11,19 +11,16 @@ template <class T>
 FUSEDGRAD_HOST_DEVICE T tanh(T x) {
   constexpr T kUnlift = 1 / Ranges<T>::kLift;
   const LiftedExp<T> exp = lifted_exp(-2 * abs(x));
-  const Pair<T> a = exp.value();
-  const Reciprocal<T> r = reciprocal_of_one_plus<T>({a.hi * kUnlift, a.lo * kUnlift});
-  const Pair<T> y = r.times(exp.complement());
-  return copysign((y.hi + y.lo) * kUnlift, x);
+  return copysign(divide_by_one_plus(exp.complement(), exp.value().hi * kUnlift) * kUnlift, x);
 }
 
 // 4a / (1 + a)^2
 template <class T>
 FUSEDGRAD_HOST_DEVICE T tanh_derivative(T x) {
   constexpr T kUnlift = 1 / Ranges<T>::kLift;
-  const Pair<T> a = lifted_exp(-2 * abs(x)).value();
-  const Reciprocal<T> r = reciprocal_of_one_plus<T>({a.hi * kUnlift, a.lo * kUnlift});
-  return detail::lifted_density(a, r) * (4 * kUnlift);
+  const T lifted = lifted_exp(-2 * abs(x)).value().hi;
+  const T a = lifted * kUnlift;
+  return lifted / fma(a, a + 2, T(1)) * (4 * kUnlift);
 }
 
 // -2 tanh(x) tanh'(x)
