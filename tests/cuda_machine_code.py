@@ -1,23 +1,49 @@
-"""What nvcc made of a kernel: its machine code, read from the disassembly of a cubin.
+"""What nvcc made of the kernels: their machine code, read from the disassembly of a cubin.
 
-The fast path of a kernel is a path from its entry to its end on which every access of global
-memory to the operands is 128 bits wide; its instructions are counted along that path.
+``python tests/cuda_machine_code.py`` prints the table that README.md and the test show.
 """
 
 import functools
+import hashlib
+import os
 import re
+import subprocess
+import sysconfig
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
+from cuda_emulator.compile import default_cache, find_nvcc
+
+CSRC = Path(__file__).parents[1] / "csrc"
+SOURCES = ("sigmoid", "tanh", "pow", "logistic_loss")
+ARCHITECTURES = ("80", "90", "100", "120")
+FLAGS = ("-std=c++20", "-O3", "-fmad=false", "-cubin", "-Xptxas", "-v")
+
+_BYTES = {"d": 8, "f": 4, "6__half": 2, "13__nv_bfloat16": 2}
+_DTYPES = {"d": "float64", "f": "float32", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}
+_NAME = re.compile(
+    r"^_ZN9fusedgrad4cuda\d+(?P<kernel>\w+?)_kernelI(?:NS_4math\d+(?P<functor>[A-Za-z]+?)"
+    r"(?:ILi(?P<twice>n?\d+)EE|I[fd]E)?E)"
+    r"NS0_\d+(?P<kind>Contiguous|Strided)I(?P<dtype>d|f|6__half|13__nv_bfloat16)"
+    r"Li(?P<outputs>\d)ELi(?P<inputs>\d)E"
+)
 _SECTION = re.compile(r"^\.text\.(\S+):$", re.M)
-_LABEL = re.compile(r"^(\.L_x?_?\w+):$")
+_LABEL = re.compile(r"^(\.L_\w+):$")
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(.*?)\s*;$")
 _TARGET = re.compile(r"\((\.L_\w+)\)")
+_RESOURCES = re.compile(
+    r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+    r"(\d+) bytes spill loads.*?Used (\d+) registers",
+    re.S,
+)
 
 
 @dataclass(frozen=True)
 class Instruction:
-    guard: str
     opcode: str
+    guard: str
     operands: str
 
     @property
@@ -25,70 +51,116 @@ class Instruction:
         return self.opcode.split(".")[0]
 
     @property
+    def wide(self) -> bool:
+        """A 128-bit access of global memory."""
+        return self.base in ("LDG", "STG") and ".128" in self.opcode
+
+    @property
+    def narrow(self) -> bool:
+        """A narrower one."""
+        return self.base in ("LDG", "STG") and ".128" not in self.opcode
+
+    @property
     def target(self) -> str | None:
         found = _TARGET.search(self.operands)
-        return found.group(1) if found else None
+        return found.group(1) if found and self.base == "BRA" else None
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel's instructions, and where each label stands among them."""
+    """One kernel's instructions, and what ptxas said of its resources."""
 
     name: str
     instructions: tuple[Instruction, ...]
     labels: dict[str, int]
+    registers: int
+    stack_bytes: int
+    spill_bytes: int
 
-    def uses_local_memory(self) -> bool:
-        """Whether it spills or has an array that did not fit in registers."""
+    @functools.cached_property
+    def parts(self) -> dict[str, str]:
+        """What the mangled name says: kernel, functor, twice the exponent, kind, dtype, arity."""
+        found = _NAME.match(self.name)
+        return {k: v or "" for k, v in found.groupdict().items()} if found else {}
+
+    @property
+    def dtype(self) -> str:
+        return _DTYPES[self.parts["dtype"]]
+
+    @property
+    def title(self) -> str:
+        """The functor, its exponent if it has one, and whether the results are summed."""
+        twice = self.parts["twice"].replace("n", "-")
+        exponent = f" {int(twice) / 2:g}" if twice else ""
+        summed = " sum" if self.parts["kernel"] == "reduction" else ""
+        return self.parts["functor"] + exponent + summed
+
+    def local_memory(self) -> bool:
         return any(i.base in ("LDL", "STL") for i in self.instructions)
 
-    def registers(self) -> int:
-        """The registers of a thread: the highest that an instruction names, and those before."""
-        named = re.findall(
-            r"\bR(\d+)((?:\.64)?)", " ".join(i.operands for i in self.instructions)
-        )
-        return max(int(number) for number, _ in named) + 1
-
     def full_tile(self) -> tuple[Instruction, ...]:
-        """The longest path from the entry to the end that stores 128 bits and nothing narrower.
+        """What a thread runs for a full tile of operands that are no scalars: the longest path on
+        which every access is 128 bits wide, through the kernel or once round a sum's loop.
 
-        Raises ValueError if there is none: the accesses are narrower, or there is a loop.
+        Raises ValueError if there is none.
         """
+        if self.parts["kernel"] == "reduction":
+            loops = [self._longest(start, end) for start, end in self._loops()]
+        else:
+            loops = [self._longest(0, None)]
+        found = max((path for path in loops if path is not None), key=len, default=None)
+        if found is None:
+            raise ValueError(f"{self.name}: no path of 128-bit accesses alone")
+        return found
+
+    def instructions_per_element(self) -> float:
+        path = self.full_tile()
+        loads = sum(i.wide and i.base == "LDG" for i in path)
+        elements = loads / int(self.parts["inputs"]) * 16 / _BYTES[self.parts["dtype"]]
+        return len(path) / elements
+
+    def _loops(self) -> list[tuple[int, int]]:
+        targets = ((at, i.target) for at, i in enumerate(self.instructions) if i.target)
+        pairs = ((self.labels[target], at) for at, target in targets)
+        return [(start, at) for start, at in pairs if start <= at]
+
+    def _longest(self, start: int, end: int | None) -> tuple[Instruction, ...] | None:
+        """From an instruction to another (to an EXIT, if None) without going back."""
         code = self.instructions
 
         @functools.cache
-        def longest(at: int, stored: bool) -> tuple[int, ...] | None:
+        def longest(at: int, wide: bool) -> tuple[int, ...] | None:
             instruction = code[at]
-            if instruction.base in ("STG", "LDG") and ".128" not in instruction.opcode:
+            if instruction.narrow:
                 return None
-            stored = stored or (instruction.base == "STG" and ".128" in instruction.opcode)
-            if instruction.base == "EXIT" and not instruction.guard:
-                return (at,) if stored else None
-            following = [at + 1]
-            if instruction.base == "BRA":
-                assert instruction.target is not None
-                following = [self.labels[instruction.target]]
-                if instruction.guard:
-                    following.append(at + 1)
-            rests = [longest(n, stored) for n in following if n > at]
-            whole = [(at, *rest) for rest in rests if rest is not None]
-            return max(whole, key=len, default=None)
+            wide = wide or instruction.wide
+            last = instruction.base == "EXIT" and not instruction.guard if end is None else at == end
+            if last:
+                return (at,) if wide else None
+            following = [at + 1] if instruction.target is None or instruction.guard else []
+            if instruction.target is not None:
+                following.append(self.labels[instruction.target])
+            rests = [longest(n, wide) for n in following if at < n < len(code)]
+            return max(((at, *r) for r in rests if r is not None), key=len, default=None)
 
-        found = longest(0, False)
-        if found is None:
-            raise ValueError(f"{self.name}: no path of 128-bit accesses")
-        return tuple(code[i] for i in found)
+        # The recursion is one call for each instruction: from the end, it needs no depth.
+        for at in range(len(code) - 1, start, -1):
+            longest(at, False)
+            longest(at, True)
+        found = longest(start, False)
+        return None if found is None else tuple(code[at] for at in found)
 
 
-def kernels(disassembly: str) -> dict[str, Kernel]:
-    """The kernels in what ``nvdisasm -c`` printed, by their mangled names."""
+def parse(disassembly: str, resources: str) -> list[Kernel]:
+    """The kernels in what ``nvdisasm -c`` and ``ptxas -v`` printed."""
+    usage = {name: tuple(map(int, rest)) for name, *rest in _RESOURCES.findall(resources)}
     parts = _SECTION.split(disassembly)[1:]
-    return {
-        name: _kernel(name, text) for name, text in zip(parts[::2], parts[1::2], strict=True)
-    }
+    return [
+        _kernel(name, text, usage[name]) for name, text in zip(parts[::2], parts[1::2], strict=True)
+    ]
 
 
-def _kernel(name: str, text: str) -> Kernel:
+def _kernel(name: str, text: str, usage: Sequence[int]) -> Kernel:
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     for line in text.splitlines():
@@ -96,5 +168,92 @@ def _kernel(name: str, text: str) -> Kernel:
             labels[label.group(1)] = len(instructions)
         elif found := _INSTRUCTION.match(line):
             guard, opcode, operands = found.groups()
-            instructions.append(Instruction(guard or "", opcode, operands))
-    return Kernel(name, tuple(instructions), labels)
+            instructions.append(Instruction(opcode, guard or "", operands))
+    stack, stores, loads, registers = usage
+    return Kernel(name, tuple(instructions), labels, registers, stack, stores + loads)
+
+
+def find_nvdisasm() -> Path:
+    """The toolkit's, or that of the PyPI package nvidia-cuda-nvdisasm."""
+    packages = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "nvdisasm"
+    for path in (find_nvcc().parent / "nvdisasm", packages):
+        if path.is_file():
+            return path
+    raise FileNotFoundError("no nvdisasm: pip install nvidia-cuda-nvdisasm")
+
+
+def _compile(source: str, architecture: str) -> list[Kernel]:
+    digest = hashlib.sha256(" ".join((source, architecture, *FLAGS)).encode())
+    for path in sorted(CSRC.rglob("*")):
+        if path.suffix in (".cu", ".cuh", ".h") and path.parent.name in ("csrc", "cuda", "math"):
+            digest.update(path.read_bytes())
+    folder = default_cache() / f"sass-{digest.hexdigest()[:24]}"
+    disassembly, resources = folder / "disassembly", folder / "resources"
+    if not resources.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        work = folder / f"{os.getpid()}.cubin"
+        command = [find_nvcc(), *FLAGS, f"-arch=sm_{architecture}", f"-I{CSRC}"]
+        log = _run([*command, CSRC / "cuda" / f"{source}.cu", "-o", work])
+        disassembly.write_text(_run([find_nvdisasm(), "-c", work]))
+        work.unlink()
+        resources.write_text(log)
+    return parse(disassembly.read_text(), resources.read_text())
+
+
+def _run(command: Sequence[str | Path]) -> str:
+    """What a command printed, on both streams."""
+    done = subprocess.run(
+        command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}")
+    return done.stdout
+
+
+def compiled(architectures: Iterable[str] = ARCHITECTURES) -> dict[str, list[Kernel]]:
+    """Every kernel that walks elements, by architecture."""
+    jobs = [(source, architecture) for architecture in architectures for source in SOURCES]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda job: _compile(*job), jobs)
+    kernels: dict[str, list[Kernel]] = {}
+    for (_, architecture), some in zip(jobs, found, strict=True):
+        kernels.setdefault(architecture, []).extend(each for each in some if each.parts)
+    return kernels
+
+
+# PyTorch 2.14.1's own kernels for sm_90 and float32, counted in the same way.
+PYTORCH = {
+    "Sigmoid": "21.8",
+    "SigmoidBackward": "6.1 (from the result)",
+    "Tanh": "17.9",
+    "TanhBackward": "5.1 (from the result)",
+    "PowHalfInteger 2": "3.5",
+    "PowHalfInteger 3": "4.5",
+    "PowHalfInteger -2": "13.5",
+    "PowScalar": "64.6 to 88.6",
+    "BinaryCrossEntropy": "72 to 77",
+    "BinaryCrossEntropyBackward": "18.8",
+    "BinaryCrossEntropyWithLogits sum": "5 kernels and a reduction",
+    "BinaryCrossEntropyWithLogitsBackward": "3 kernels",
+}
+
+
+def table(kernels: dict[str, list[Kernel]]) -> str:
+    """Instructions an element / registers of the 128-bit kernels, an architecture a column."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for architecture, some in kernels.items():
+        for kernel in some:
+            if kernel.parts["kind"] == "Contiguous":
+                cell = f"{kernel.instructions_per_element():.1f} / {kernel.registers}"
+                rows.setdefault((kernel.title, kernel.dtype), {})[architecture] = cell
+    lines = [f"{'kernel':45} {'dtype':8} " + " ".join(f"{'sm_' + a:>11}" for a in kernels)]
+    lines[0] += "  PyTorch (float32, sm_90)"
+    for (title, dtype), cells in sorted(rows.items()):
+        own = PYTORCH.get(title, "") if dtype == "float32" else ""
+        columns = " ".join(f"{cells[a]:>11}" for a in kernels)
+        lines.append(f"{title:45} {dtype:8} {columns}  {own}".rstrip())
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table(compiled()))

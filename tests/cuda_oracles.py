@@ -337,11 +337,11 @@ def ulp(magnitude: Array, dtype: torch.dtype) -> Array:
     """The distance between neighbouring numbers of the dtype at ``magnitude``."""
     info = torch.finfo(dtype)
     smallest = np.maximum(np.abs(magnitude), np.longdouble(info.tiny))
-    with np.errstate(invalid="ignore"):
-        exponent = np.frexp(np.minimum(smallest, np.longdouble(info.max)))[1]
+    exponent = np.frexp(np.minimum(smallest, np.longdouble(info.max)))[1]
     return np.ldexp(np.longdouble(info.eps), exponent - 1)
 
 
+@np.errstate(all="ignore")
 def errors(got: torch.Tensor, exact: Result) -> Array:
     """The error of each number in ulps, infinite where a class (NaN, infinite) is missed."""
     values = got.to(torch.float64).numpy().astype(np.longdouble)
@@ -350,8 +350,7 @@ def errors(got: torch.Tensor, exact: Result) -> Array:
     most = np.longdouble(torch.finfo(got.dtype).max)
     value = np.where(np.abs(value) >= most + ulp(most, got.dtype) / 2, np.sign(value) * np.inf, value)
     same = (values == value) | (np.isnan(values) & np.isnan(value))
-    with np.errstate(invalid="ignore"):
-        error = np.abs(values - value) / unit
+    error = np.abs(values - value) / unit
     return np.where(same, 0, np.where(np.isfinite(error), error, np.inf))
 
 

@@ -73,9 +73,7 @@ def bound(name: str, dtype: torch.dtype) -> float:
         return 0.51
     if name in ("sigmoid", "tanh", "pow", "pow_scalar"):
         return 2.2
-    if name == "pow_scalar_double_backward":
-        return 6.5
-    return 4.5
+    return 6.5 if "double" in name else 4.5
 
 
 def results(
@@ -91,6 +89,7 @@ def inputs_of(
     return [make(numbers(each, shape, seed), dtype) for seed, each in enumerate(names)]
 
 
+@np.errstate(all="ignore")  # an oracle evaluates both sides of a choice
 def check(
     backend: Backend, name: str, inputs: Sequence[Operand], parameter: float | None = None
 ) -> None:

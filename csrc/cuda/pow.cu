@@ -16,8 +16,7 @@ bool with_half_integer(double exponent, cudaError_t* error, const Run& run) {
   };
   return choose(std::integral_constant<int, -4>(), std::integral_constant<int, -2>(),
                 std::integral_constant<int, -1>(), std::integral_constant<int, 1>(),
-                std::integral_constant<int, 3>(), std::integral_constant<int, 4>(),
-                std::integral_constant<int, 6>());
+                std::integral_constant<int, 4>(), std::integral_constant<int, 6>());
 }
 
 }  // namespace

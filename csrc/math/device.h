@@ -7,8 +7,7 @@
 // roundings and a half, and nothing needs the pairs that a host carries.
 #pragma once
 
-#include "math/approximations.h"
-#include "math/platform.h"
+#include "math/elementary.h"
 
 #if defined(__CUDA_ARCH__)
 
@@ -68,6 +67,14 @@ __device__ __forceinline__ float exp(float y) {
   return scaled_exp(maximum(y, -110.0f), 64) * 0x1p-64f;
 }
 
+// (1 - exp(y)) / (1 + exp(y)) from m = 1 - exp(y), whose denominator is 2 - m. m - 2q is exact, so
+// the residual is that of the exact denominator.
+__device__ __forceinline__ float half_tanh(float m) {
+  const float r = approximate_reciprocal(2 - m);
+  const float q = m * r;
+  return fma(fma(q, m, fma(-2.0f, q, m)), r, q);
+}
+
 // exp(y) - 1, y <= 0, of full relative accuracy near 0
 __device__ __forceinline__ float expm1(float y) {
   const Reduced reduced = reduce(maximum(y, -40.0f), 127);
@@ -86,8 +93,21 @@ __device__ __forceinline__ float log1p(float a) {
   return fma(z * Approximations<float>::atanh(z), twice_s, twice_s);
 }
 
-// a / (1 + a)^2
-__device__ __forceinline__ float logistic_density(float a) { return quotient(a, fma(a, a + 2, 1)); }
+// factor * a / (1 + a)^2, a = exp(y), y <= 0: multiplied first, since it may be subnormal
+__device__ __forceinline__ float logistic_density(float y, float factor) {
+  const float a = scaled_exp(maximum(y, -110.0f), 64) * (factor * 0x1p-64f);
+  return quotient(a, fma(a, fma(a, 1 / (factor * factor), 2 / factor), 1.0f));
+}
+
+// factor * a (1 - a) / (1 + a)^3, of full relative accuracy where 1 - a is near 0
+__device__ __forceinline__ float logistic_density_slope(float y, float factor) {
+  const Reduced reduced = reduce(maximum(y, -110.0f), 64);
+  const float lifted = __uint_as_float((__float_as_uint(reduced.shifted) << 23) + 0x3f800000u);
+  const float power = lifted * 0x1p-64f;
+  const float p = Approximations<float>::expm1(reduced.r);
+  const float m = fma(-power, fma(reduced.r * reduced.r, p, reduced.r), 1.0f - power);
+  return logistic_density(y, factor) * half_tanh(m);
+}
 
 }  // namespace device
 
@@ -100,18 +120,23 @@ __device__ __forceinline__ float sigmoid(float x) {
 }
 
 __device__ __forceinline__ float sigmoid_derivative(float x) {
-  return device::logistic_density(device::exp(-abs(x)));
+  return device::logistic_density(-abs(x), 1);
+}
+
+__device__ __forceinline__ float sigmoid_second_derivative(float x) {
+  return -copysign(device::logistic_density_slope(-abs(x), 1), x);
 }
 
 __device__ __forceinline__ float tanh(float x) {
-  const float m = -device::expm1(-2 * abs(x));
-  const float r = device::approximate_reciprocal(2 - m);
-  const float q = m * r;
-  return copysign(fma(fma(q, m, fma(-2.0f, q, m)), r, q), x);
+  return copysign(device::half_tanh(-device::expm1(-2 * abs(x))), x);
 }
 
 __device__ __forceinline__ float tanh_derivative(float x) {
-  return 4 * device::logistic_density(device::exp(-2 * abs(x)));
+  return device::logistic_density(-2 * abs(x), 4);
+}
+
+__device__ __forceinline__ float tanh_second_derivative(float x) {
+  return -2 * copysign(device::logistic_density_slope(-2 * abs(x), 4), x);
 }
 
 namespace detail {
@@ -121,6 +146,73 @@ __device__ __forceinline__ float softplus_tail(float x) {
 }
 
 }  // namespace detail
+
+template <>
+__device__ __forceinline__ Reciprocal<float> reciprocal<float>(Pair<float> d, float) {
+  const float estimate = device::approximate_reciprocal(d.hi);
+  return {estimate, fma(-d.lo, estimate, fma(-d.hi, estimate, 1.0f))};
+}
+
+namespace device {
+
+// log2(x), x > 0, to 2^-30 of itself: only the first term of the series is carried in a pair.
+__device__ __forceinline__ Pair<float> log2_of_positive(float x) {
+  using C = Approximations<float>;
+  const Decomposed<float> d = decompose(x);
+  const float f = d.fraction;
+  const float r = approximate_reciprocal(2 + f);
+  const float q = f * r;
+  const float q_lo = fma(-q, f, fma(-2.0f, q, f)) * r;
+  const float z = q * q;
+  const float series = z * fma(z, C::log2(z), C::kTwoThirdsOverLn2);
+  const float product = q * C::kTwoOverLn2;
+  const float product_lo = fma(q_lo, C::kTwoOverLn2, fma(q, C::kTwoOverLn2, -product));
+  const float hi = d.exponent + product;
+  const float lo =
+      ((d.exponent - hi) + product) + fma(q, series, fma(q, C::kTwoOverLn2Lo, product_lo));
+  return {hi, lo};
+}
+
+}  // namespace device
+
+template <>
+__device__ __forceinline__ Pair<float> log2<float>(float x) {
+  const Pair<float> log = normalized(device::log2_of_positive(x));
+  const bool finite = x < kInfinity<float>;
+  return {x == 0 ? -kInfinity<float> : finite ? log.hi : x, (x != 0) & finite ? log.lo : 0.0f};
+}
+
+namespace detail {
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE bool is_odd(T x);
+template <class T>
+FUSEDGRAD_HOST_DEVICE T with_sign(T magnitude, T x, T e, bool odd);
+
+}  // namespace detail
+
+__device__ __forceinline__ float pow(float x, float e) {
+  const float size = abs(x);
+  const Pair<float> log = device::log2_of_positive(size);
+  const bool finite = size < kInfinity<float>;
+  const float log_hi = size == 0 ? -kInfinity<float> : finite ? log.hi : size;
+  // An infinite exponent would make NaN of the logarithm of 1.
+  const float exponent = device::minimum(device::maximum(e, -0x1p126f), 0x1p126f);
+  const float product = exponent * log_hi;
+  const float product_lo = fma(exponent, log.lo, fma(exponent, log_hi, -product));
+  const float hi = device::minimum(device::maximum(product, -250.0f), 250.0f);
+  const float lo = hi == product ? product_lo : 0.0f;
+  const float shifted = (hi + lo) + kRound<float>;
+  const float f = (hi - (shifted - kRound<float>)) + lo;
+  const float mantissa = fma(f, Approximations<float>::exp2(f), 1.0f);
+  // 2^n in two factors: either may be needed where the power is subnormal or infinite.
+  const uint32_t n = __float_as_uint(shifted);
+  const uint32_t half = n >> 1;
+  const float low = __uint_as_float((half << 23) + 0x3f800000u);
+  const float high = __uint_as_float(((n - half) << 23) + 0x3f800000u);
+  const float value = detail::with_sign(mantissa * low * high, x, e, detail::is_odd(e));
+  return (x == 1) | (e == 0) ? 1.0f : value;
+}
 
 // The numerator is one fused multiply-add, so that it cancels no more than its terms' roundings.
 __device__ __forceinline__ float binary_cross_entropy_with_logits_input_derivative(

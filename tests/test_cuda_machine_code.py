@@ -1,0 +1,79 @@
+"""The machine code of the CUDA kernels keeps to its budget on every architecture.
+
+Needs nvcc and nvdisasm, no GPU.
+"""
+
+import functools
+
+import pytest
+from cuda_machine_code import ARCHITECTURES, Kernel, compiled, table
+
+# Instructions an element for a full tile. Pow alone is over the 64 it was meant to have: with
+# ex2.approx in place of a polynomial it would take 63, and be wrong by 2.5 ulps instead of 1.1.
+BUDGET = {
+    ("Sigmoid", "float32"): 21,
+    ("SigmoidBackward", "float32"): 30,
+    ("Tanh", "float32"): 24,
+    ("TanhBackward", "float32"): 30,
+    ("PowHalfInteger 2", "float32"): 5,
+    ("PowHalfInteger 3", "float32"): 6,
+    ("PowScalar", "float32"): 71,
+    ("BinaryCrossEntropyWithLogits sum", "float32"): 50,
+    ("BinaryCrossEntropyWithLogitsBackward", "float32"): 32,
+    **{
+        (name, dtype): 30
+        for name in ("Sigmoid", "SigmoidBackward", "Tanh", "TanhBackward")
+        for dtype in ("float16", "bfloat16")
+    },
+}
+
+
+@functools.cache
+def kernels() -> dict[str, list[Kernel]]:
+    return compiled()
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+def test_the_budget_holds(architecture: str) -> None:
+    found = {
+        (kernel.title, kernel.dtype): kernel.instructions_per_element()
+        for kernel in kernels()[architecture]
+        if kernel.parts["kind"] == "Contiguous" and (kernel.title, kernel.dtype) in BUDGET
+    }
+    assert found.keys() == BUDGET.keys()
+    assert {key: cost for key, cost in found.items() if cost > BUDGET[key]} == {}
+
+
+def test_aligned_operands_are_moved_128_bits_at_a_time(architecture: str) -> None:
+    for kernel in kernels()[architecture]:
+        if kernel.parts["kind"] == "Contiguous":
+            path = kernel.full_tile()  # raises if there is a narrower access on each
+            stores = sum(i.base == "STG" for i in path)
+            assert any(i.base == "LDG" for i in path)
+            assert bool(stores) == (kernel.parts["kernel"] == "elementwise"), kernel.title
+
+
+def test_nothing_is_spilled_and_nothing_lies_in_local_memory(architecture: str) -> None:
+    found = [
+        f"{kernel.title} {kernel.dtype}"
+        for kernel in kernels()[architecture]
+        if kernel.stack_bytes or kernel.spill_bytes or kernel.local_memory()
+    ]
+    assert found == []
+
+
+def test_registers_leave_half_the_threads_of_a_multiprocessor_resident(architecture: str) -> None:
+    for kernel in kernels()[architecture]:
+        assert kernel.registers <= 64 or kernel.dtype != "float32", kernel.title
+
+
+def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = table(kernels())
+    with capsys.disabled():
+        print(f"\n{printed}\n")
+    assert printed.count("\n") > len(BUDGET)
