@@ -86,6 +86,7 @@ def extension() -> Extension:
         # Every fused multiply-add is written out, so that all instruction sets and the device agree.
         "-ffp-contract=off",
         *("-fno-math-errno", "-fno-trapping-math"),
+        "-fopenmp",  # at::parallel_for is a header, and serial without it
         *map(system_include, [*cpp_extension.include_paths(), pybind11.get_include()]),
     ]
     nvcc = ["-std=c++20", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fvisibility=hidden"]
