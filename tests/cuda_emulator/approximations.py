@@ -103,10 +103,23 @@ def approximate_half(name: str, kind: str, worst_case: WorstCase) -> Callable[..
     return compute
 
 
-def approximate_f64(name: str, worst_case: WorstCase) -> Callable[..., Array]:
-    """rcp and rsqrt.approx.ftz.f64: only the upper word is computed, the lower is 0."""
+def approximate_f64(name: str, ftz: bool, worst_case: WorstCase) -> Callable[..., Array]:
+    """rcp and rsqrt.approx.ftz.f64: only the upper word is computed, the lower is 0.
+
+    Without .ftz there is rsqrt alone, which is exact to a unit in the last place.
+    """
     function, _ = _FUNCTIONS[name]
     sign = {"low": -1.0, "high": 1.0, None: 0.0}[worst_case]
+
+    def compute_exactly(a: Array) -> Array:
+        value = function(a)
+        if worst_case is None:
+            return value
+        moved = np.nextafter(value, sign * np.inf)
+        return np.where(np.isfinite(value) & (value != 0), moved, value)
+
+    if not ftz:
+        return compute_exactly
 
     def compute(a: Array) -> Array:
         tiny = np.abs(a) < 2.0**-1022

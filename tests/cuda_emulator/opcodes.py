@@ -231,7 +231,7 @@ def _function(i: Instruction, worst_case: WorstCase) -> Operation:
     if kind == "f32":
         return Operation((kind,), kind, approximate_f32(name, i.has("ftz"), worst_case))
     if kind == "f64":
-        return Operation((kind,), kind, approximate_f64(name, worst_case))
+        return Operation((kind,), kind, approximate_f64(name, i.has("ftz"), worst_case))
     return Operation((kind,), kind, approximate_half(name, kind.removesuffix("x2"), worst_case))
 
 

@@ -351,7 +351,7 @@ class _Parser:
         return name
 
     def _registers(self, statement: str, scopes: list[dict[str, str]], prefix: str) -> None:
-        match = re.match(r"\.reg\s+(?:\.v\d\s+)?\.(\w+)\s+(.*)", statement)
+        match = re.match(r"\.reg\s*\.(\w+)\s+(.*)", statement)
         assert match is not None, statement
         kind, names = match.groups()
         for item in names.split(","):
