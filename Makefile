@@ -5,7 +5,13 @@ BIN := $(VENV)/bin
 PY_SOURCES := setup.py python tests benchmarks demo tools
 CXX_SOURCES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' '*.c')
 
-.PHONY: help build demo test test-slow lint format bench accuracy clean
+# The CUDA build stands apart: torch with CUDA in its own environment, fusedgrad in build/cuda.
+CUDA_TORCH := 2.14.1
+CUDA_VENV := .venv-cuda
+CUDA_BIN := $(CUDA_VENV)/bin
+CUDA_LIB := $(CURDIR)/build/cuda/lib
+
+.PHONY: help build demo test test-slow lint format bench accuracy cuda-build test-cuda-build gpu clean
 
 help:
 	@echo "make demo       the derivatives of the two notebooks, two trainings, a picture"
@@ -13,6 +19,7 @@ help:
 	@echo "make test-slow  the slow ones: every float32 input, 10^8 losses"
 	@echo "make lint       ruff, mypy --strict, clang-format"
 	@echo "make bench      speed beside torch's"
+	@echo "make gpu        tests and benchmark on this machine's GPU, reported in benchmarks/results"
 	@echo "make accuracy   largest errors beside torch's, in ULP"
 
 $(VENV)/installed: requirements.txt
@@ -51,6 +58,30 @@ bench: build
 
 accuracy: build
 	$(BIN)/python -m benchmarks.accuracy $(ACCURACY_FLAGS)
+
+$(CUDA_VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(CUDA_VENV)
+	sed 's/^torch==.*/torch==$(CUDA_TORCH)/' requirements.txt >$(CUDA_VENV)/requirements.txt
+	$(CUDA_BIN)/python -m pip install --quiet --requirement $(CUDA_VENV)/requirements.txt
+	echo '$(CUDA_LIB)' > $$($(CUDA_BIN)/python -c 'import site; print(site.getsitepackages()[0])')/fusedgrad.pth
+	touch $@
+
+# Every architecture, unless TORCH_CUDA_ARCH_LIST names fewer.
+cuda-build: $(CUDA_VENV)/installed
+	mkdir -p build/cuda
+	FUSEDGRAD_CUDA=1 $(CUDA_BIN)/python setup.py --quiet build --build-base build/cuda --build-platlib $(CUDA_LIB) >build/cuda/log 2>&1 || { cat build/cuda/log; exit 1; }
+
+# What can be checked of it without a GPU: it imports under both torches, it holds every
+# architecture, and its operators pass the CPU's tests.
+test-cuda-build: cuda-build build
+	$(CUDA_BIN)/python tests/check_cuda_build.py
+	PYTHONPATH=$(CUDA_LIB) $(BIN)/python tests/check_cuda_build.py
+	$(CUDA_BIN)/python -m pytest -q tests/test_functional.py tests/test_operators.py tests/test_nn.py tests/test_errors.py tests/test_notebooks.py tests/test_accuracy.py
+
+gpu:
+	@nvidia-smi --list-gpus 2>/dev/null || { echo "make gpu: no GPU on this machine (nvidia-smi lists none); nothing was run."; exit 1; }
+	$(MAKE) cuda-build
+	$(CUDA_BIN)/python -m benchmarks.gpu
 
 clean:
 	rm -rf build python/fusedgrad/*.so

@@ -210,6 +210,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", nargs="+", type=int, default=THREADS)
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--device", default="cpu", help="where the tensors are: cpu or cuda")
     parser.add_argument("--only", default="", help="operations whose name holds this text")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything here")
     parser.add_argument("--write", action="store_true", help="put the short table in README.md")
@@ -220,6 +221,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--only {options.only!r}: none of {', '.join(w.name for w in WORKS)}")
     if options.quick:
         options.sizes = [2**12]
+    if options.device != "cpu":
+        options.threads = [1]
     return options
 
 
@@ -239,6 +242,7 @@ def run(options: argparse.Namespace, contenders: Sequence[Contender]) -> Iterato
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
+    torch.set_default_device(options.device)
     contenders = [CONTENDERS[name] for name in options.contenders]
     results = list(run(options, contenders))
     print(full_table(results, contenders))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
+import torch
 
 Samples = Mapping[str, list[float]]
 
@@ -32,10 +33,17 @@ def ratios(samples: Samples, numerator: str, denominator: str) -> list[float]:
     return [above / below for above, below in pairs]
 
 
+def wait_for_device() -> None:
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+
+
 def seconds_per_call(call: Callable[[], object], repeats: int) -> float:
+    wait_for_device()
     start = perf_counter()
     for _ in range(repeats):
         call()
+    wait_for_device()
     return (perf_counter() - start) / repeats
 
 
