@@ -157,9 +157,9 @@ def test_losses_of_probabilities(
     check(_C.scan(name, "float64", begin, one, (one - begin) // 300_007, target), double_bound)
 
 
-# 1 - t must be a half number too: halfway between two of them, it leaves every saturated gradient
-# a hair from a tie, which no result rounded to float32 first can break.
-HALF_TARGETS = (0.0, 1.0, 0.25)
+# Soft targets leave many saturated losses, multiples of x, a hair from a tie between two halves,
+# which no result that is rounded to float32 first can break.
+HALF_TARGETS = (0.0, 1.0)
 HALF_CASES = [
     *((name, 0.0) for name in ("sigmoid", "sigmoid_derivative", "tanh", "tanh_derivative")),
     *(("binary_cross_entropy_with_logits", t) for t in HALF_TARGETS),
