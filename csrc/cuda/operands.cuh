@@ -116,7 +116,7 @@ struct Strided {
   static constexpr int kInputs = kInputCount;
   static constexpr int kOperands = kOutputs + kInputs;
   using Raw = Single<Element>;
-  static constexpr int kChunks = kStridedElements;
+  static constexpr int kChunks = strided_elements(sizeof(Element));
   static constexpr int64_t kTile = kThreads * kChunks;
   struct Offsets {
     int32_t of[kOperands];  // in bytes

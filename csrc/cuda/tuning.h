@@ -9,11 +9,12 @@ namespace fusedgrad::cuda {
 // to 32 registers a thread, as many blocks as a multiprocessor takes threads stand on it at once.
 inline constexpr int kThreads = 128;
 
-// 128-bit accesses of each operand a thread makes. What counts is the memory in flight on a
-// multiprocessor, accesses * 16 bytes * inputs * its threads; CCCL measured how much saturates each
-// architecture (cub/device/dispatch/tuning/tuning_transform.cuh, arch_to_min_bytes_in_flight).
-// Two accesses are enough on all of them with one input already, so one number serves them all;
-// from four operands on one access is enough, and two would need more than 40 registers.
+// How many 128-bit accesses of each operand a thread makes, for `elements` in one access. What
+// counts is the memory in flight on a multiprocessor, threads * inputs * accesses * 16 bytes; CCCL
+// measured how much each architecture needs (cub/device/dispatch/tuning/tuning_transform.cuh,
+// arch_to_min_bytes_in_flight). Two accesses are enough on all of them, so one number serves them
+// all. With one input float32 makes four, so that like the half types it spreads what a thread does
+// once over 16 elements; from five operands on, two would need more than 40 registers.
 constexpr int accesses(int operands, int elements) {
   return operands < 3 && elements == 4 ? 4 : operands < 5 ? 2 : 1;
 }
@@ -30,13 +31,16 @@ inline constexpr Multiprocessor kMultiprocessors[] = {
     {1536, 16 * 1024},  // 8.6, 8.9
     {2048, 48 * 1024},  // 9.0
     {2048, 64 * 1024},  // 10.0
-    {1536, 48 * 1024},  // 12.0: its limit of threads allows no more
+    {1536, 48 * 1024},  // 12.0, not measured: as 9.0, whose memory is faster
 };
 
 constexpr bool enough_in_flight() {
   for (const Multiprocessor& m : kMultiprocessors) {
     for (int inputs = 1; inputs <= 6; ++inputs) {
-      if (m.threads * 16 * inputs * accesses(inputs + 1, 4) < m.needed_bytes) return false;
+      for (int elements : {2, 4, 8}) {
+        const int bytes = m.threads * inputs * accesses(inputs + 1, elements) * 16;
+        if (bytes < m.needed_bytes) return false;
+      }
     }
   }
   return true;
@@ -45,8 +49,9 @@ static_assert(enough_in_flight());
 
 }  // namespace detail
 
-// Elements of a strided operand a thread takes: as PyTorch's unrolled kernels.
-inline constexpr int kStridedElements = 4;
+// Elements of strided operands a thread takes: as PyTorch's unrolled kernels, and half as many of
+// float64, whose functors fill the registers.
+constexpr int strided_elements(int bytes) { return bytes == 8 ? 2 : 4; }
 
 // Strided operands are addressed with 32-bit byte offsets; larger ones are launched in parts.
 inline constexpr int64_t kMaxOffset = INT32_MAX;
