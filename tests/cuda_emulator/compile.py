@@ -21,7 +21,7 @@ FLAGS = ("-std=c++20", "-fmad=false", "-lineinfo", "-Xcompiler", "-fPIC")
 
 @dataclass(frozen=True)
 class CompiledLibrary:
-    """A shared object whose launchers need a CUDA runtime library, and the PTX of its kernels."""
+    """A shared object with launchers, linked with runtime.c, and the PTX of its kernels."""
 
     path: Path
     ptx: tuple[Path, ...]
@@ -92,7 +92,8 @@ def compile_library(
         if p.suffix in (".h", ".cuh", ".hpp", ".inc")
     ]
     nvcc = find_nvcc()
-    key = _digest([str(nvcc), arch, *FLAGS, *extra_flags], [*sources, *headers])
+    runtime = str(runtime_library())
+    key = _digest([str(nvcc), runtime, arch, *FLAGS, *extra_flags], [*sources, *headers])
     folder = (cache_dir or default_cache()) / key
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -133,30 +134,22 @@ def _build(
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, range(len(sources)), sources))
-    run([nvcc, "-shared", "--cudart=none", *objects, "-o", work / "library.so"])
+    # --cudart=none leaves the runtime library's functions to the stand-in
+    run([nvcc, "-shared", "--cudart=none", *objects, runtime_library(), "-o", work / "library.so"])
 
 
 @lru_cache
 def runtime_library(cache_dir: Path | None = None) -> Path:
     """The compiled stand-in for the CUDA runtime library."""
     source = Path(__file__).with_name("runtime.c")
+    # -Bsymbolic: it calls its own functions, whatever else the process has loaded
+    command = ["gcc", "-std=gnu11", "-O1", "-fPIC", "-shared", "-Wl,-Bsymbolic"]
+    command.append(f"-I{cuda_include()}")
     folder = cache_dir or default_cache()
-    path = folder / f"runtime-{_digest([str(cuda_include())], [source])}.so"
+    path = folder / f"runtime-{_digest(command, [source])}.so"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         work = path.with_suffix(f".{os.getpid()}")
-        run(
-            [
-                "gcc",
-                "-std=gnu11",
-                "-O1",
-                "-fPIC",
-                "-shared",
-                f"-I{cuda_include()}",
-                "-o",
-                work,
-                source,
-            ]
-        )
+        run([*command, "-o", work, source])
         work.replace(path)
     return path

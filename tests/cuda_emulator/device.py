@@ -24,7 +24,7 @@ from .threads import Index3
 Array = NDArray[Any]
 
 SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONFIGURATION = 0, 1, 2, 9
-OUT_OF_RESOURCES, NO_KERNEL_IMAGE, LAUNCH_FAILURE = 701, 209, 719
+OUT_OF_RESOURCES, NO_KERNEL_IMAGE = 701, 209
 MOST_SHARED = 227 * 1024
 MULTIPROCESSORS = 4
 
@@ -168,6 +168,10 @@ class Device:
         finally:
             self._only_blocks = None
 
+    def note(self, error: BaseException) -> None:
+        """Keep an error until the launcher has returned: it must not cross its frames."""
+        self._pending.append(error)
+
     def raise_pending(self) -> None:
         """Raise what went wrong in a kernel since the last call."""
         if self._pending:
@@ -223,12 +227,11 @@ class Device:
             ]
             self._run(module, program, grid, block, raw, shared)
         except EmulationError as error:
-            self._pending.append(error)
+            self.note(error)
             return error.status
-        except BaseException as error:  # an error must not cross the C frames of the launcher
+        except BaseException as error:
             error.add_note(f"in kernel {name}")
-            self._pending.append(error)
-            return LAUNCH_FAILURE
+            raise
         return SUCCESS
 
     def launch(
@@ -329,7 +332,7 @@ class Device:
         try:
             origin, target = self._range(source, size), self._range(to, size)
         except EmulationError as error:
-            self._pending.append(error)
+            self.note(error)
             return INVALID_VALUE
         ctypes.memmove(to, source, size)
         if target is not None:
@@ -347,7 +350,7 @@ class Device:
             if self._range(to, size) is None:
                 return INVALID_VALUE
         except EmulationError as error:
-            self._pending.append(error)
+            self.note(error)
             return INVALID_VALUE
         start = to - self.memory.base
         self.memory.bytes[start : start + size] = value & 0xFF

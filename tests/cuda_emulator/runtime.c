@@ -1,9 +1,8 @@
 /* A stand-in for the CUDA runtime library: kernels are registered here and launches handed to
  * Python.
  *
- * Loaded with RTLD_GLOBAL before a library that nvcc linked with --cudart=none, so that its
- * launchers find these functions in place of libcudart's. What needs the emulated device is a call
- * of one of the callbacks; the rest is bookkeeping that has no effect on a device that does
+ * Launchers are linked with this library in place of libcudart. What needs the emulated device is a
+ * call of one of the callbacks; the rest is bookkeeping that has no effect on a device that does
  * everything at once.
  */
 #include <cuda_runtime_api.h>

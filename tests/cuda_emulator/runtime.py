@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from .device import Device
 
 _P, _I, _U, _Z, _S = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_char_p
-_INVALID_FUNCTION = 98
+_NO_DEVICE, _LAUNCH_FAILURE = 100, 719
 
 
 class _FunctionAttributes(ctypes.Structure):
@@ -58,7 +59,7 @@ class Runtime:
     """The process's CUDA runtime: loaded libraries, and the device that runs what they launch."""
 
     def __init__(self) -> None:
-        self._library = ctypes.CDLL(str(runtime_library()), mode=ctypes.RTLD_GLOBAL)
+        self._library = ctypes.CDLL(str(runtime_library()))
         self.devices: list[Device] = []  # the last one is current
         self._modules: dict[int, Modules] = {}
         self._loaded: dict[str, ctypes.CDLL] = {}
@@ -77,21 +78,36 @@ class Runtime:
         }
         types = dict(_Callbacks._fields_)
         # ctypes does not keep callbacks alive by itself
-        self._callbacks = _Callbacks(**{name: types[name](f) for name, f in methods.items()})
+        self._callbacks = _Callbacks(
+            **{name: types[name](self._guarded(f)) for name, f in methods.items()}
+        )
         self._library.emulator_connect(ctypes.byref(self._callbacks))
 
     @property
     def _device(self) -> Device:
-        if not self.devices:
-            raise RuntimeError("a CUDA call outside `with device.loaded(library)`")
         return self.devices[-1]
+
+    def _guarded(self, function: Callable[..., int]) -> Callable[..., int]:
+        """The callback as C may call it: no exception leaves it, and there may be no device."""
+
+        def call(*arguments: Any) -> int:
+            if not self.devices:
+                return _NO_DEVICE
+            try:
+                return function(*arguments)
+            except BaseException as error:
+                self._device.note(error)
+                return _LAUNCH_FAILURE
+
+        return call
 
     def load(self, library: CompiledLibrary) -> ctypes.CDLL:
         """The library, its kernels registered once for the process."""
         path = str(library.path)
         if path not in self._loaded:
             first = self._library.emulator_module_count()
-            self._loaded[path] = LauncherLibrary(path)
+            # its own dependencies first: the process may hold a real CUDA runtime library as well
+            self._loaded[path] = LauncherLibrary(path, mode=os.RTLD_DEEPBIND)
             last = self._library.emulator_module_count()
             modules = [Module(p.read_text()) for p in library.ptx]
             for number in range(first, last):
