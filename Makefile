@@ -11,7 +11,7 @@ CUDA_VENV := .venv-cuda
 CUDA_BIN := $(CUDA_VENV)/bin
 CUDA_LIB := $(CURDIR)/build/cuda/lib
 
-.PHONY: help build demo test test-slow lint format bench accuracy cuda-build test-cuda-build gpu clean
+.PHONY: help build demo test test-slow check-aarch64 lint format bench accuracy cuda-build test-cuda-build gpu clean
 
 help:
 	@echo "make demo       the derivatives of the two notebooks, two trainings, a picture"
@@ -41,6 +41,10 @@ test: build
 
 test-slow: build
 	$(BIN)/python -m pytest -m slow
+
+# The baseline of csrc/cpu for 64-bit Arm; needs a cross compiler (Debian's g++-aarch64-linux-gnu).
+check-aarch64:
+	for source in csrc/cpu/*.cpp; do aarch64-linux-gnu-g++ -std=c++20 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Werror -Icsrc -c $$source -o /dev/null || exit 1; done
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check $(PY_SOURCES)
