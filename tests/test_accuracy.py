@@ -1,7 +1,8 @@
 """The largest errors of every kernel, in ULP, against the C library in a wider type and mpmath.
 
 The scans run in C++ (csrc/accuracy), over the kernels themselves. By default they visit one float32
-in 509 and every place where a formula changes; `make test-slow` visits all 2**32.
+in 509 and every place where a formula changes; `make test-slow` takes the values and gradients of
+the functions of one variable through all 2**32, half a minute each on two processors.
 """
 
 import math
@@ -100,7 +101,10 @@ def test_float32_at_one_number_in_509(name: str, parameter: float, bound: float,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "parameter", "bound", "_"), CASES)
+@pytest.mark.parametrize(
+    ("name", "parameter", "bound", "_"),
+    [case for case in CASES if "second" not in case[0] and not case[0].startswith("pow")],
+)
 def test_float32_at_every_number(name: str, parameter: float, bound: float, _: float) -> None:
     errors = _C.scan(name, "float32", 0, 2**32, 1, parameter)
     assert errors.count == 2**32
