@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 from dataclasses import dataclass
+from functools import lru_cache
+
+
+@lru_cache
+def demangled(name: str) -> str:
+    """The C++ name of a symbol, by the C++ library if there is one; other names as they are."""
+    library = ctypes.util.find_library("stdc++")
+    if library is None or not name.startswith("_Z"):
+        return name
+    demangle = ctypes.CDLL(library).__cxa_demangle
+    demangle.restype = ctypes.c_void_p
+    status = ctypes.c_int()
+    text = demangle(name.encode(), None, None, ctypes.byref(status))
+    if status.value != 0:
+        return name
+    result = ctypes.string_at(text).decode()
+    free = ctypes.CDLL(None).free
+    free.argtypes = [ctypes.c_void_p]
+    free(text)
+    return result
 
 
 @dataclass(frozen=True)
@@ -16,7 +38,7 @@ class Place:
     thread: tuple[int, int, int] | None = None
 
     def __str__(self) -> str:
-        parts = [f"kernel {self.kernel}"]
+        parts = [f"kernel {demangled(self.kernel)}"]
         if self.line:
             parts.append(self.line)
         if self.block is not None and self.thread is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import Place
+from .errors import Place, demangled
 from .memory import SharedMemory
 from .ptx import Instruction
 
@@ -71,7 +71,7 @@ class Batch:
             if variable.offset <= offset and (
                 offset < variable.offset + variable.size or not variable.size
             ):
-                return f" ({name})"
+                return f" ({demangled(name)})"
         return ""
 
 

@@ -342,6 +342,7 @@ def test_broken_kernel_is_caught(kernel: str, run: Run, monkeypatch: pytest.Monk
     if not isinstance(caught.value, UnwrittenOutputError):
         assert caught.value.place is not None
         assert "zoo.cu:" in caught.value.place.line
+        assert "kernel (anonymous namespace)::" in str(caught.value)
         assert caught.value.place.thread is not None
 
 
