@@ -20,6 +20,7 @@ from fusedgrad.functional import (
     sigmoid,
     tanh,
 )
+from fusedgrad.patch import convert, patched
 from fusedgrad.version import __version__
 
 __all__ = [
@@ -27,7 +28,9 @@ __all__ = [
     "autograd",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "convert",
     "nn",
+    "patched",
     "pow",
     "reference",
     "show_config",
