@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import fusedgrad  # noqa: F401  (registers the operators)
 import numpy as np
 import torch
+
+import fusedgrad  # noqa: F401  (registers the operators)
 from cuda_emulator import CompiledLibrary, Device, DeviceArray, compile_library
 
 CSRC = Path(__file__).parents[1] / "csrc"
@@ -120,23 +121,23 @@ class Layout:
 
 def layout(inputs: Sequence[Operand], outputs: int, itemsize: int) -> Layout:
     """Broadcasts, sorts the dimensions by stride, lays out the outputs and merges dimensions."""
-    shape = torch.broadcast_shapes(*(operand.shape for operand in inputs))
+    shape = np.broadcast_shapes(*(operand.shape for operand in inputs))
     strides = [_broadcast_strides(operand, shape, itemsize) for operand in inputs]
     order = _sort(shape, strides)
     sizes = [shape[dim] for dim in order]
     out = [itemsize * math.prod(sizes[:dim]) for dim in range(len(sizes))]
     columns = [out] * outputs + [[own[dim] for dim in order] for own in strides]
     sizes, columns = _merge(sizes, columns)
-    return Layout(tuple(shape), order, tuple(sizes), tuple(map(tuple, columns)))
+    return Layout(shape, order, tuple(sizes), tuple(map(tuple, columns)))
 
 
-def _broadcast_strides(operand: Operand, shape: torch.Size, itemsize: int) -> list[int]:
+def _broadcast_strides(operand: Operand, shape: tuple[int, ...], itemsize: int) -> list[int]:
     missing = len(shape) - len(operand.shape)
     own = zip(operand.shape, operand.strides, strict=True)
     return [0] * missing + [0 if size == 1 else stride * itemsize for size, stride in own]
 
 
-def _sort(shape: torch.Size, strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def _sort(shape: tuple[int, ...], strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """Insertion sort, as TensorIterator's: the first operand with an opinion decides."""
 
     def compare(a: int, b: int) -> int:
@@ -235,7 +236,8 @@ def source_of(launcher: str) -> str:
 @functools.cache
 def library(source: str, arch: str = "90", csrc: Path = CSRC) -> CompiledLibrary:
     """The launchers of one file, compiled for the emulated device."""
-    return compile_library([csrc / "cuda" / f"{source}.cu"], [csrc], arch)
+    cache = None if csrc == CSRC else csrc.parent / "compiled"
+    return compile_library([csrc / "cuda" / f"{source}.cu"], [csrc], arch, cache_dir=cache)
 
 
 # -------------------------------------------------------------------------------------- backends
@@ -301,7 +303,9 @@ class Emulated:
         ]
         if in_place:
             results[0] = memory[0]
-        elements = self._elements(plan, [*(r.pointer for r in results), *self._starts(inputs, memory)])
+        elements = self._elements(
+            plan, [*(r.pointer for r in results), *self._starts(inputs, memory)]
+        )
         scalars = () if parameter is None else (parameter,)
         self._call(name, dtype, elements, *scalars, None)
         return [_unflatten(result.numpy(), plan, dtype) for result in results]

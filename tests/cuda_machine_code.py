@@ -134,8 +134,8 @@ class Kernel:
             if instruction.narrow:
                 return None
             wide = wide or instruction.wide
-            last = instruction.base == "EXIT" and not instruction.guard if end is None else at == end
-            if last:
+            exits = instruction.base == "EXIT" and not instruction.guard
+            if at == end or (end is None and exits):
                 return (at,) if wide else None
             following = [at + 1] if instruction.target is None or instruction.guard else []
             if instruction.target is not None:
@@ -192,8 +192,14 @@ def _compile(source: str, architecture: str) -> list[Kernel]:
     if not resources.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         work = folder / f"{os.getpid()}.cubin"
-        command = [find_nvcc(), *FLAGS, f"-arch=sm_{architecture}", f"-I{CSRC}"]
-        log = _run([*command, CSRC / "cuda" / f"{source}.cu", "-o", work])
+        target = (
+            f"-arch=sm_{architecture}",
+            f"-I{CSRC}",
+            CSRC / "cuda" / f"{source}.cu",
+            "-o",
+            work,
+        )
+        log = _run([find_nvcc(), *FLAGS, *target])
         disassembly.write_text(_run([find_nvdisasm(), "-c", work]))
         work.unlink()
         resources.write_text(log)

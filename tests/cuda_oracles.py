@@ -7,11 +7,12 @@ terms that make it up. Where terms cancel, it is their roundings that an error i
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-Array = np.ndarray
+Array = Any  # a number or an array of them, in long double
 Result = tuple[Array, Array]  # value, magnitude
 Oracle = Callable[..., list[Result]]
 
@@ -118,6 +119,14 @@ def _pow_backward(grad: Array, x: Array, e: Array) -> list[Result]:
     return [_plain(grad * _base(x, e)), _plain(grad * _exponent(x, e))]
 
 
+def _pow_backward_input(grad: Array, x: Array, e: Array) -> list[Result]:
+    return _pow_backward(grad, x, e)[:1]
+
+
+def _pow_backward_exponent(grad: Array, x: Array, e: Array) -> list[Result]:
+    return _pow_backward(grad, x, e)[1:]
+
+
 def _pow_double_backward(v_x: Array, v_e: Array, grad: Array, x: Array, e: Array) -> list[Result]:
     mixed = _mixed(x, e)
     of_grad = _sum(_plain(v_x * _base(x, e)), _plain(v_e * _exponent(x, e)))
@@ -142,20 +151,21 @@ def _logits_input(x: Array, t: Array, p: Array | float = 1) -> Result:
     return (1 - t) * s - p * t * q, (1 - t) * s + p * t * q
 
 
-def _logits_backward(
-    grad: Array, x: Array, t: Array, *weights: Array | float
-) -> list[Result]:
-    *weights, scale = weights
-    w, p = weights or (1, 1)
+def _logits_backward(grad: Array, x: Array, t: Array, *weights: Array | float) -> list[Result]:
+    w, p, scale = weights if len(weights) == 3 else (1, 1, *weights)
     return _scaled(grad * scale * w, [_logits_input(x, t, p)])
 
 
-def _logits_target(grad: Array, x: Array, t: Array, w: Array, p: Array, scale: float) -> list[Result]:
+def _logits_target(
+    grad: Array, x: Array, t: Array, w: Array, p: Array, scale: float
+) -> list[Result]:
     left, right = p * _softplus(-x), _softplus(x)
     return _scaled(grad * w * scale, [(left - right, left + right)])
 
 
-def _logits_weight(grad: Array, x: Array, t: Array, w: Array, p: Array, scale: float) -> list[Result]:
+def _logits_weight(
+    grad: Array, x: Array, t: Array, w: Array, p: Array, scale: float
+) -> list[Result]:
     return _scaled(grad * scale, _logits(x, t, 1, p))
 
 
@@ -192,8 +202,7 @@ def _probabilities_input(p: Array, t: Array) -> Array:
 def _probabilities_backward(
     grad: Array, p: Array, t: Array, *weights: Array | float
 ) -> list[Result]:
-    *weights, scale = weights
-    (w,) = weights or (1,)
+    w, scale = weights if len(weights) == 2 else (1, *weights)
     return [_plain(grad * scale * w * _probabilities_input(p, t))]
 
 
@@ -216,8 +225,8 @@ def _probabilities_double_backward(
 
 # ------------------------------------------------------------------------------------- the table
 
-EXPONENTS = (-2, -1, -0.5, 0.5, 1.5, 2, 3, 2.5, 1 / 3, 10, -7.3)  # those of kernels of their own first
-SCALES = (1.0, 1.0 / 256)  # a power of two, since a kernel multiplies by it in its own type
+EXPONENTS = (-2, -1, -0.5, 0.5, 1.5, 2, 3, 2.5, 1 / 3, 10, -7.3)
+SCALES = (1.0, 1.0 / 256)  # exact in the type that a kernel multiplies in
 
 OPERATIONS: dict[str, Operation] = {
     "sigmoid": Operation(("x",), _sigmoid),
@@ -238,43 +247,32 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "pow": Operation(("base", "exponent"), _pow),
     "pow_backward": Operation(("grad", "base", "exponent"), _pow_backward, outputs=2),
-    "pow_backward_input": Operation(
-        ("grad", "base", "exponent"), lambda *operands: _pow_backward(*operands)[:1]
-    ),
-    "pow_backward_exponent": Operation(
-        ("grad", "base", "exponent"), lambda *operands: _pow_backward(*operands)[1:]
-    ),
+    "pow_backward_input": Operation(("grad", "base", "exponent"), _pow_backward_input),
+    "pow_backward_exponent": Operation(("grad", "base", "exponent"), _pow_backward_exponent),
     "pow_double_backward": Operation(
         ("grad_grad", "grad_grad", "grad", "base", "exponent"), _pow_double_backward, outputs=3
     ),
 }
 
+_LOGITS: dict[str, Oracle] = {
+    "": _logits,
+    "_backward": _logits_backward,
+    "_backward_target": _logits_target,
+    "_backward_weight": _logits_weight,
+    "_backward_pos_weight": _logits_pos_weight,
+    "_double_backward": _logits_double_backward,
+}
+_PROBABILITIES: dict[str, Oracle] = {
+    "": _probabilities,
+    "_backward": _probabilities_backward,
+    "_backward_target": _probabilities_target,
+    "_backward_weight": _probabilities_weight,
+    "_double_backward": _probabilities_double_backward,
+}
+
 for _family, _x, _weights, _functions in (
-    (
-        "binary_cross_entropy_with_logits",
-        "x",
-        ("weight", "pos_weight"),
-        {
-            "": _logits,
-            "_backward": _logits_backward,
-            "_backward_target": _logits_target,
-            "_backward_weight": _logits_weight,
-            "_backward_pos_weight": _logits_pos_weight,
-            "_double_backward": _logits_double_backward,
-        },
-    ),
-    (
-        "binary_cross_entropy",
-        "probability",
-        ("weight",),
-        {
-            "": _probabilities,
-            "_backward": _probabilities_backward,
-            "_backward_target": _probabilities_target,
-            "_backward_weight": _probabilities_weight,
-            "_double_backward": _probabilities_double_backward,
-        },
-    ),
+    ("binary_cross_entropy_with_logits", "x", ("weight", "pos_weight"), _LOGITS),
+    ("binary_cross_entropy", "probability", ("weight",), _PROBABILITIES),
 ):
     _operands = (_x, "target")
     for _suffix, _function in _functions.items():
@@ -348,7 +346,9 @@ def errors(got: torch.Tensor, exact: Result) -> Array:
     value, magnitude = exact
     unit = ulp(magnitude, got.dtype)
     most = np.longdouble(torch.finfo(got.dtype).max)
-    value = np.where(np.abs(value) >= most + ulp(most, got.dtype) / 2, np.sign(value) * np.inf, value)
+    value = np.where(
+        np.abs(value) >= most + ulp(most, got.dtype) / 2, np.sign(value) * np.inf, value
+    )
     same = (values == value) | (np.isnan(values) & np.isnan(value))
     error = np.abs(values - value) / unit
     return np.where(same, 0, np.where(np.isfinite(error), error, np.inf))

@@ -1,0 +1,195 @@
+"""Kernels broken on purpose: the checks of test_cuda_kernels.py must notice every one."""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import test_cuda_kernels as suite
+from cuda_backend import CSRC, Emulated, LaunchError, misaligned
+from cuda_emulator import EmulationError
+
+# What is compiled of csrc: enough of its operations for the checks below.
+LAUNCHERS = {
+    "sigmoid": {"sigmoid_double_backward"},
+    "logistic_loss": {"binary_cross_entropy_with_logits_sum", "binary_cross_entropy_weighted_sum"},
+}
+
+
+def _elementwise(backend: Emulated) -> None:
+    name, dtype = "sigmoid_double_backward", torch.float32
+    for size in (127, 4097):
+        suite.check(backend, name, suite.inputs_of(name, dtype, (size,)))
+    suite.check(backend, name, suite.inputs_of(name, dtype, (4097,), misaligned))
+    for kind in ("permuted", "spaced", "flipped"):
+        suite.test_a_layout_changes_no_bit(backend, dtype, kind)
+    suite.test_broadcasting_changes_no_bit(backend, dtype, (5, 1, 33))
+    suite.test_scalars_among_aligned_operands_change_no_bit(backend, dtype, {1})
+
+
+def _sums(backend: Emulated) -> None:
+    name, dtype = "binary_cross_entropy_with_logits_sum", torch.float32
+    for size in (17, 10_000):
+        suite.test_a_sum_is_exact_to_few_ulps(backend, dtype, name, size)
+    suite.test_a_sum_loses_no_small_terms(backend)
+    suite.test_a_sum_with_an_infinite_term_is_infinite(backend)
+    suite.test_a_sum_reads_any_layout(backend, dtype, "permuted")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """``old``, which stands once in a file of csrc/cuda, replaced by ``new``."""
+
+    title: str
+    file: str
+    old: str
+    new: str
+    checks: Callable[[Emulated], None] = _elementwise
+
+    @property
+    def source(self) -> str:
+        return "sigmoid" if self.checks is _elementwise else "logistic_loss"
+
+
+MUTATIONS = (
+    Mutation("the tail is dropped", "elementwise.cuh", "full_tiles + (rest != 0)", "full_tiles"),
+    Mutation("the tail ends early", "elementwise.cuh", "index < rest;", "index + 1 < rest;"),
+    Mutation("the tail skips", "elementwise.cuh", "index += kThreads", "index += 2 * kThreads"),
+    Mutation(
+        "a tile too many", "elementwise.cuh", "blockIdx.x < full_tiles", "blockIdx.x <= full_tiles"
+    ),
+    Mutation(
+        "outputs are swapped",
+        "elementwise.cuh",
+        "operands.store(place, i, c, outputs[i])",
+        "operands.store(place, i, c, outputs[kOutputs - 1 - i])",
+    ),
+    Mutation(
+        "dimensions are swapped",
+        "operands.cuh",
+        "static_cast<int32_t>(elements.strides[i][d])",
+        "static_cast<int32_t>(elements.strides[i][elements.ndim - 1 - d])",
+    ),
+    Mutation(
+        "operands share strides", "operands.cuh", "strides[dimension][i];", "strides[dimension][0];"
+    ),
+    Mutation(
+        "alignment is not asked for",
+        "operands.cuh",
+        "if (reinterpret_cast<uintptr_t>(elements.data[i]) % kPackBytes != 0) return false;",
+        "",
+    ),
+    Mutation(
+        "spaced operands are taken for contiguous",
+        "operands.cuh",
+        "if (stride != sizeof(Element)) return false;",
+        "",
+    ),
+    Mutation(
+        "a scalar is taken for a row",
+        "operands.cuh",
+        "return kInputs > 1 && (scalars >> i & 1) != 0;",
+        "return false;",
+    ),
+    Mutation("a quotient is one too small", "operands.cuh", "- d) / d + 1)", "- d) / d)"),
+    Mutation(
+        "packs overlap",
+        "operands.cuh",
+        "return tile * (kTile * sizeof(Element)) + threadIdx.x * kPackBytes;",
+        "return tile * (kTile * sizeof(Element)) + threadIdx.x * (kPackBytes / 2);",
+    ),
+    Mutation("the barrier is missing", "reduction.cuh", "__syncthreads();", "", _sums),
+    Mutation(
+        "half a warp is left out",
+        "reduction.cuh",
+        "distance = kWarp / 2",
+        "distance = kWarp / 4",
+        _sums,
+    ),
+    Mutation(
+        "a warp is left out",
+        "reduction.cuh",
+        "warp < kBlock / kWarp",
+        "warp < kBlock / kWarp - 1",
+        _sums,
+    ),
+    Mutation(
+        "every block adds the tail",
+        "reduction.cuh",
+        "if (blockIdx.x == full_tiles % gridDim.x) {",
+        "{",
+        _sums,
+    ),
+    Mutation("tiles are summed twice", "reduction.cuh", "tile += gridDim.x", "tile += 1", _sums),
+    Mutation(
+        "a partial sum is read before it is written",
+        "reduction.cuh",
+        "if (!first_part) ",
+        "",
+        _sums,
+    ),
+    Mutation("a partial sum is left out", "reduction.cuh", "i < count;", "i + 1 < count;", _sums),
+    Mutation(
+        "what rounding took is forgotten",
+        "reduction.cuh",
+        "low += (high - (sum - added)) + (x - added);",
+        "",
+        _sums,
+    ),
+    Mutation(
+        "infinity is compensated",
+        "reduction.cuh",
+        "isfinite(high) ? static_cast<double>(high) + static_cast<double>(low) : high",
+        "static_cast<double>(high) + static_cast<double>(low)",
+        _sums,
+    ),
+    Mutation(
+        "the scale is forgotten", "reduction.cuh", "sum.value() * scale", "sum.value()", _sums
+    ),
+)
+
+
+def _copy(folder: Path, source: str) -> Path:
+    """csrc with what the checks call of one source: few launchers, in float32."""
+    csrc = folder / "csrc"
+    shutil.copytree(CSRC, csrc)
+    path = csrc / "cuda" / f"{source}.cu"
+    kept = LAUNCHERS[source]
+    text = re.sub(
+        r"^FUSEDGRAD_\w+\((\w+),[^)]*\)\n",
+        lambda found: found.group(0) if found.group(1) in kept else "",
+        path.read_text(),
+        flags=re.M,
+    )
+    assert text.count("FUSEDGRAD_") == len(kept)
+    path.write_text(text)
+    elements = csrc / "cuda" / "element.cuh"
+    others = r"    case DType::(?!Float32)\w+:\n.*\n"
+    text, removed = re.subn(others, "", elements.read_text())
+    assert removed == 3
+    elements.write_text(text)
+    return csrc
+
+
+@pytest.mark.parametrize(
+    ("source", "checks"), [("sigmoid", _elementwise), ("logistic_loss", _sums)]
+)
+def test_the_checks_pass_unbroken_kernels(
+    tmp_path: Path, source: str, checks: Callable[[Emulated], None]
+) -> None:
+    checks(Emulated(csrc=_copy(tmp_path, source)))
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.title)
+def test_a_broken_kernel_is_noticed(tmp_path: Path, mutation: Mutation) -> None:
+    csrc = _copy(tmp_path, mutation.source)
+    path = csrc / "cuda" / mutation.file
+    text = path.read_text()
+    assert text.count(mutation.old) == 1
+    path.write_text(text.replace(mutation.old, mutation.new))
+    with pytest.raises((AssertionError, EmulationError, LaunchError)):
+        mutation.checks(Emulated(csrc=csrc))
