@@ -1,6 +1,6 @@
 """Find the numbers of csrc/math/{normal,trigonometric}_approximations.h again.
 
-By tools/minimax.py's exchange, `--check` as there.
+By the exchange of tools/minimax.py: `python -m tools.full_range`, `--check` as there.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import mpmath
-from minimax import PRECISION, Approximation, chebyshev_points, hexadecimal, remez, rounded
 from mpmath import mpf
+
+from tools.minimax import PRECISION, Approximation, chebyshev_points, hexadecimal, remez, rounded
 
 MATH = Path(__file__).resolve().parent.parent / "csrc" / "math"
 LARGEST_POWER = 103  # of a float with 25 bits before its point, the largest exponent
@@ -130,7 +131,7 @@ def header(body: list[str]) -> str:
         "}  // namespace fusedgrad::math",
         "",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines).replace("{\n\n  //", "{\n  //")
 
 
 def normal() -> str:

@@ -20,15 +20,18 @@ from fusedgrad.functional import (
     sigmoid,
     tanh,
 )
+from fusedgrad.fuse import FuseError, fuse
 from fusedgrad.patch import convert, patched
 from fusedgrad.version import __version__
 
 __all__ = [
+    "FuseError",
     "__version__",
     "autograd",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "convert",
+    "fuse",
     "nn",
     "patched",
     "pow",

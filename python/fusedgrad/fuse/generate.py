@@ -1,0 +1,248 @@
+"""Graphs as text: one line of Python, a Python function, and C++ for the CPU and for CUDA."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from fusedgrad.fuse import forms
+from fusedgrad.fuse.expression import (
+    CALL,
+    LOGIC,
+    NEGATION,
+    OPERATIONS,
+    Expression,
+    in_order,
+)
+from fusedgrad.fuse.graph import Graph
+
+_LEAVES = ("constant", "input", "parameter")
+_POWER = CALL - 1  # `**` binds tighter than a sign
+_LINE = 80
+
+# What no argument of a function may be called in the text
+_CPP_KEYWORDS = (
+    "alignas alignof asm auto bool case catch char const consteval constexpr constinit decltype "
+    "default delete do double dynamic_cast enum explicit export extern float friend goto inline "
+    "int long mutable namespace new noexcept nullptr operator private protected public register "
+    "requires short signed sizeof static static_assert static_cast struct switch template this "
+    "throw true typedef typeid typename union unsigned using virtual void volatile "
+    "T math fusedgrad cpu cuda"
+)
+RESERVED = {*_CPP_KEYWORDS.split(), *vars(forms)}
+
+# A text, and how tightly what it says binds.
+_Written = tuple[str, int]
+
+
+def _python_constant(value: float) -> str:
+    if math.isfinite(value):
+        return str(int(value)) if value == int(value) and abs(value) < 1e6 else repr(value)
+    return "nan" if value != value else "inf" if value > 0 else "-inf"
+
+
+def _cpp_constant(value: float) -> str:
+    if value != value:
+        return 'static_cast<T>(__builtin_nan(""))'
+    if math.isinf(value):
+        return "math::kInfinity<T>" if value > 0 else "-math::kInfinity<T>"
+    return f"T({_python_constant(value) if value or math.copysign(1, value) > 0 else '-0.0'})"
+
+
+def _python(e: Expression, arguments: Sequence[_Written]) -> _Written:
+    if e.operation == "constant":
+        number = _python_constant(e.value) if e.value or math.copysign(1, e.value) > 0 else "-0.0"
+        return number, NEGATION if number.startswith("-") else CALL
+    if e.operation == "power":
+        return f"{_inside(arguments[0], CALL)} ** {_python_constant(e.value)}", _POWER
+    if e.operation == "pow_derivative":
+        base, exponent = arguments
+        if e.value == (0, 0):
+            return f"{_inside(base, CALL)} ** {_inside(exponent, CALL)}", _POWER
+        by_base, by_exponent = e.value
+        return f"pow_derivative({base[0]}, {exponent[0]}, {by_base}, {by_exponent})", CALL
+    operation = OPERATIONS[e.operation]
+    binding = CALL if e.operation == "where" else operation.binding
+    return _filled(operation.python, binding, e, arguments)
+
+
+def _cpp(e: Expression, arguments: Sequence[_Written]) -> _Written:
+    if e.operation == "constant":
+        return _cpp_constant(e.value), CALL
+    if e.operation == "power":
+        twice = 2 * e.value
+        limit = 16 if twice % 2 == 0 else 5
+        if twice == int(twice) and abs(twice) <= limit:
+            return f"math::pow_half_integer<{int(twice)}>({arguments[0][0]})", CALL
+        return f"math::pow_constant({arguments[0][0]}, {float(e.value)!r})", CALL
+    if e.operation == "pow_derivative":
+        by_base, by_exponent = e.value
+        base, exponent = arguments
+        return f"math::pow_derivative<{by_base}, {by_exponent}>({base[0]}, {exponent[0]})", CALL
+    operation = OPERATIONS[e.operation]
+    if e.operation == "where":
+        condition, a, b = (_inside(argument, LOGIC) for argument in arguments)
+        return f"{condition} ? {a} : {b}", LOGIC - 1
+    return _filled(operation.cpp, operation.binding, e, arguments)
+
+
+def _filled(template: str, binding: int, e: Expression, arguments: Sequence[_Written]) -> _Written:
+    if binding == CALL:
+        return template.format(*(text for text, _ in arguments)), CALL
+    # A right operand that binds as loosely as the operator would be computed in another order; and
+    # Python's & binds tighter than its comparisons.
+    first = CALL if binding == LOGIC or e.operation == "not" else binding
+    rest = CALL if binding == LOGIC else binding + 1
+    if binding == NEGATION:
+        first = _POWER
+    bounds = [first, *[rest] * (len(arguments) - 1)]
+    return template.format(*map(_inside, arguments, bounds)), binding
+
+
+def _inside(written: _Written, least: int) -> str:
+    text, binding = written
+    return text if binding >= least else f"({text})"
+
+
+class _Writer:
+    """Statements that compute expressions: what is used twice, or is long, gets a name."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        write: Callable[[Expression, Sequence[_Written]], _Written],
+        statement: str,
+    ) -> None:
+        """`statement` is formatted with the type, the name and the text of a named expression."""
+        self.statements: list[str] = []
+        self.results: list[str] = []
+        order = in_order(graph.outputs)
+        uses = Counter(argument for e in order for argument in e.arguments)
+        uses.update(graph.outputs)
+        taken = {*graph.inputs, *graph.parameters}
+        written: dict[Expression, _Written] = {}
+        for e in order:
+            if e.operation in ("input", "parameter"):
+                written[e] = e.value, CALL
+                continue
+            text, binding = write(e, [written[argument] for argument in e.arguments])
+            if e.operation != "constant" and (uses[e] > 1 or len(text) > _LINE):
+                name = f"t{len(self.statements) + 1}"
+                while name in taken:
+                    name += "_"
+                type_name = "bool" if e.is_condition else "T"
+                self.statements.append(statement.format(type=type_name, name=name, text=text))
+                text, binding = name, CALL
+            written[e] = text, binding
+        self.results = [written[output][0] for output in graph.outputs]
+
+
+def expression_text(graph: Graph) -> str:
+    """The outputs in Python's notation, unabridged."""
+    written: dict[Expression, _Written] = {}
+    for e in in_order(graph.outputs):
+        if e.operation in ("input", "parameter"):
+            written[e] = e.value, CALL
+        else:
+            written[e] = _python(e, [written[argument] for argument in e.arguments])
+    arguments = ", ".join((*graph.inputs, *graph.parameters))
+    results = ", ".join(written[output][0] for output in graph.outputs)
+    return f"{graph.name}({arguments}) = {results}"
+
+
+def python_source(graph: Graph) -> str:
+    """A Python function `evaluate` of the inputs and parameters that returns a tuple."""
+    writer = _Writer(graph, _python, "    {name} = {text}")
+    arguments = ", ".join((*graph.inputs, *graph.parameters))
+    results = "".join(f"{result}, " for result in writer.results)
+    lines = [f"def evaluate({arguments}):", *writer.statements, f"    return ({results})"]
+    return "\n".join(lines) + "\n"
+
+
+def _headers(graph: Graph) -> list[str]:
+    names = {OPERATIONS[e.operation].header for e in in_order(graph.outputs)}
+    return [f'#include "math/{name}.h"' for name in sorted({"platform", *filter(None, names)})]
+
+
+def _functor(graph: Graph, used: Sequence[str]) -> list[str]:
+    """A functor template Fused<T> of the elements `used`, which carries the parameters."""
+    writer = _Writer(graph, _cpp, "    const {type} {name} = {text};")
+    made_of = frozenset().union(*graph.used)
+    arguments = ", ".join(f"T {name}" if name in made_of else "T" for name in used)
+    count = len(graph.outputs)
+    if count == 1:
+        returned, result = "T", f"    return {writer.results[0]};"
+    else:
+        returned = f"math::Values<T, {count}>"
+        result = "    return {{" + (",\n" + " " * 13).join(writer.results) + "}};"
+    text = expression_text(graph)
+    comment = text if len(text) < 200 else f"{text[:200]}..."
+    return [
+        f"// {comment}",
+        "template <class T>",
+        "struct Fused {",
+        *(f"  T {name};" for name in graph.parameters),
+        f"  FUSEDGRAD_HOST_DEVICE {returned} operator()({arguments}) const {{",
+        *writer.statements,
+        result,
+        "  }",
+        "};",
+    ]
+
+
+def _made(graph: Graph, type_name: str) -> str:
+    values = (f"static_cast<{type_name}>(parameters[{i}])" for i in range(len(graph.parameters)))
+    return f"Fused<{type_name}>{{{', '.join(values)}}}"
+
+
+def cuda_source(graph: Graph) -> str:
+    """CUDA C++ of a launcher like those of csrc/cuda/launch.h that takes the parameters too."""
+    unused = "" if graph.parameters else "[[maybe_unused]] "
+    lines = [
+        '#include "cuda/elementwise.cuh"',
+        *_headers(graph),
+        "",
+        "namespace fusedgrad::cuda {",
+        "namespace {",
+        "",
+        *_functor(graph, graph.inputs),
+        "",
+        "}  // namespace",
+        "",
+        "cudaError_t fused(DType dtype, const Elements& elements, cudaStream_t stream,",
+        f"                  {unused}const double* parameters) {{",
+        "  return elementwise(dtype, elements, stream, [=](auto zero) {",
+        f"    return {_made(graph, 'decltype(zero)')};",
+        "  });",
+        "}",
+        "",
+        "}  // namespace fusedgrad::cuda",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def cpu_source(graph: Graph, used: Sequence[str], wide: bool) -> str:
+    """C++ that exports the function `block` in double (`wide`) or float."""
+    type_name = "double" if wide else "float"
+    unused = "" if graph.parameters else "[[maybe_unused]] "
+    lines = [
+        '#include "cpu/block.h"',
+        *_headers(graph),
+        "",
+        "namespace fusedgrad {",
+        "namespace {",
+        "",
+        *_functor(graph, used),
+        "",
+        "}  // namespace",
+        "}  // namespace fusedgrad",
+        "",
+        'extern "C" __attribute__((visibility("default"))) void block(',
+        f"    {unused}const double* parameters, {type_name}* const* outputs,",
+        f"    const {type_name}* const* inputs, int64_t n) {{",
+        "  using namespace fusedgrad;",
+        f"  cpu::apply<{type_name}>({_made(graph, type_name)}, outputs, inputs, n);",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"

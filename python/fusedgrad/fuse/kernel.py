@@ -1,0 +1,196 @@
+"""Runs a graph on tensors: compiled where it can be, else operation by operation."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from fusedgrad import _C, operators
+from fusedgrad.fuse import forms
+from fusedgrad.fuse.compile import CompilerError, block_address
+from fusedgrad.fuse.errors import FuseTypeError
+from fusedgrad.fuse.generate import cpu_source, python_source
+from fusedgrad.fuse.graph import Graph
+
+_fused = operators._ops.fused.default
+_lock = threading.RLock()
+_kernels: dict[str, int] = {}
+_graphs: dict[int, Graph] = {}  # of each kernel, with the inputs that it reads
+
+# What a call depends on besides values: dtypes, the dtypes asked for, what is read.
+_Key = tuple[Any, ...]
+
+
+class _Plans:
+    """What was found out about a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        made_of = frozenset().union(*graph.used)
+        # A graph of constants takes its shape from an input that it does not read.
+        self.read = tuple(i for i, name in enumerate(graph.inputs) if name in made_of) or (0,)
+        self.kernels: dict[_Key, int | None] = {}
+        self.dtypes: dict[_Key, list[torch.dtype]] = {}
+
+    @staticmethod
+    @functools.cache
+    def _warned() -> None:
+        warnings.warn(
+            "fusedgrad found no C++ compiler that works, so fused functions run operation by "
+            f"operation: {_Plans.reason}",
+            stacklevel=2,
+        )
+
+    reason = ""
+
+
+_plans: weakref.WeakKeyDictionary[Graph, _Plans] = weakref.WeakKeyDictionary()
+
+
+def _plans_of(graph: Graph) -> _Plans:
+    plans = _plans.get(graph)
+    if plans is None:
+        with _lock:
+            plans = _plans.setdefault(graph, _Plans(graph))
+    return plans
+
+
+def result_dtypes(graph: Graph, tensors: Sequence[Tensor]) -> list[torch.dtype]:
+    """The dtype that PyTorch gives each output: tensors of no dimensions give way to others."""
+    by_name = dict(zip(graph.inputs, tensors, strict=True))
+    result = []
+    for used in graph.used:
+        operands = [by_name[name] for name in used] or list(tensors)
+        candidates = [operand.dtype for operand in operands if operand.dim()]
+        dtypes = candidates or [operand.dtype for operand in operands]
+        result.append(functools.reduce(torch.promote_types, dtypes))
+    return result
+
+
+def broadcast(tensors: Sequence[Tensor]) -> torch.Size:
+    """The shape of all of them broadcast together."""
+    shapes = (tensor.shape for tensor in tensors)
+    return cast(torch.Size, torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+
+
+def run(
+    graph: Graph,
+    tensors: Sequence[Tensor],
+    parameters: Sequence[float],
+    dtypes: Sequence[torch.dtype] | None = None,
+) -> list[Tensor]:
+    """The outputs, at the shape of all tensors broadcast together.
+
+    Raises:
+        FuseTypeError: a dtype without kernels.
+    """
+    key: _Key = tuple([tensor.dtype for tensor in tensors])
+    plans = _plans_of(graph)
+    if dtypes is None:
+        scalars = tuple([not tensor.dim() for tensor in tensors])
+        dtypes = plans.dtypes.get((key, scalars))
+        if dtypes is None:
+            _check_dtypes(graph, tensors)
+            dtypes = plans.dtypes[key, scalars] = result_dtypes(graph, tensors)
+    if not tensors[0].is_cpu or not all(tensor.is_cpu for tensor in tensors):
+        return evaluate(graph, tensors, parameters, dtypes)
+    read = plans.read
+    if len(read) < len(tensors) and not _same_shape(tensors, read):
+        read = tuple(range(len(tensors)))
+    wide = torch.float64 in key
+    number = plans.kernels.get((wide, read), -1)
+    if number == -1:
+        _check_dtypes(graph, tensors)
+        number = plans.kernels[wide, read] = _compiled(graph, read, wide)
+    if number is None:
+        return evaluate(graph, tensors, parameters, dtypes)
+    return _fused(number, [tensors[i] for i in read], parameters, dtypes)  # type: ignore[no-any-return]
+
+
+def _check_dtypes(graph: Graph, tensors: Sequence[Tensor]) -> None:
+    for name, tensor in zip(graph.inputs, tensors, strict=True):
+        if tensor.dtype not in operators.KERNEL_DTYPES:
+            raise FuseTypeError(
+                f"{graph.name}: {name} has dtype {tensor.dtype}, for which there is no kernel, "
+                f"expected float64, float32, float16 or bfloat16: pass {name}.to(torch.float32)"
+            )
+
+
+def _same_shape(tensors: Sequence[Tensor], read: Sequence[int]) -> bool:
+    """Whether the tensors that are read broadcast to the shape of all."""
+    shape = tensors[0].shape
+    if all(tensor.shape == shape for tensor in tensors):
+        return True
+    return broadcast([tensors[i] for i in read]) == broadcast(tensors)
+
+
+def _compiled(graph: Graph, read: Sequence[int], wide: bool) -> int | None:
+    """The number of the kernel, None where the graph must be evaluated."""
+    outputs, inputs = len(graph.outputs), len(read)
+    if outputs + inputs > _C.max_operands or len(graph.parameters) > _C.max_parameters:
+        return None
+    source = cpu_source(graph, [graph.inputs[i] for i in read], wide)
+    with _lock:
+        if source not in _kernels:
+            try:
+                address = block_address(source)
+            except CompilerError as error:
+                _Plans.reason = str(error)
+                _Plans._warned()
+                return None
+            parameters = len(graph.parameters)
+            number = _C.add_fused_kernel(address, wide, outputs, inputs, parameters)
+            _kernels[source] = number
+            _graphs[number] = replace(graph, inputs=tuple(graph.inputs[i] for i in read))
+        return _kernels[source]
+
+
+@functools.cache
+def _evaluator(source: str) -> Any:
+    names = dict(vars(forms))
+    exec(compile(source, "<fused function>", "exec"), names)
+    return names["evaluate"]
+
+
+def evaluate(
+    graph: Graph,
+    tensors: Sequence[Tensor],
+    parameters: Sequence[float],
+    dtypes: Sequence[torch.dtype],
+) -> list[Tensor]:
+    """As `run`, in PyTorch operations, each of them at the precision of the kernel."""
+    wide = any(tensor.dtype is torch.float64 for tensor in tensors)
+    computed = torch.float64 if wide else torch.float32
+    numbers = [torch.tensor(value, dtype=torch.float64) for value in parameters]
+    operands = [tensor.to(computed) for tensor in tensors]
+    results = _evaluator(python_source(graph))(*operands, *numbers)
+    shape = broadcast(tensors)
+    return [
+        torch.as_tensor(result, device=tensors[0].device).to(dtype).expand(shape)
+        for result, dtype in zip(results, dtypes, strict=True)
+    ]
+
+
+def _fused_fake(
+    kernel: int, inputs: list[Tensor], parameters: list[float], dtypes: list[torch.dtype]
+) -> list[Tensor]:
+    result = operators._elementwise(*inputs)
+    return [torch.empty_like(result, dtype=dtype) for dtype in dtypes]
+
+
+def _fused_by_operations(
+    kernel: int, inputs: list[Tensor], parameters: list[float], dtypes: list[torch.dtype]
+) -> list[Tensor]:
+    return evaluate(_graphs[kernel], inputs, parameters, dtypes)
+
+
+torch.library.register_fake("fusedgrad::fused", _fused_fake)
+# As the other operators that return lists: for torch.autograd.grad(..., is_grads_batched=True).
+operators._library.impl("fused", _fused_by_operations, "Batched")
