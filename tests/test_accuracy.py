@@ -29,7 +29,7 @@ BOUNDS: list[tuple[str, tuple[float, ...], float, float]] = [
     ("sigmoid", (0.0,), 1.2, 1.2),
     ("sigmoid_derivative", (0.0,), 2.5, 2.5),
     ("sigmoid_second_derivative", (0.0,), 2.5, 2.5),
-    ("tanh", (0.0,), 1.2, 1.2),
+    ("tanh", (0.0,), 1.2, 1.5),
     ("tanh_derivative", (0.0,), 2.5, 2.5),
     ("tanh_second_derivative", (0.0,), 2.5, 2.5),
     ("binary_cross_entropy_with_logits", TARGETS, 1.5, 2.0),

@@ -4,6 +4,9 @@
 //   loss(x, t) = pos_weight * t * softplus(-x) + (1 - t) * softplus(x)
 // sorted into terms that are all non-negative for t in [0, 1], so that none cancels. A term whose
 // weight is 0 is skipped, so that x = inf gives 0 or inf and never NaN.
+//
+// Largest errors on a host, in ULP, for targets 0, 1 and 0.3: float over all logits, double over 4
+// million (csrc/accuracy; the bounds are tests/test_accuracy.py's).
 #pragma once
 
 #include "math/elementary.h"
@@ -47,6 +50,7 @@ FUSEDGRAD_HOST_DEVICE T tail_weight(T t, T pos_weight) {
 
 }  // namespace detail
 
+// float 1.32: at (0x1.98252ap-2, 0.3) got 0x1.95ce84p-1 want 0x1.95ce815c5f87ep-1; double 1.71
 template <class T>
 FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_with_logits(T x, T t, T pos_weight) {
   const T linear = detail::skip_zero(x >= 0 ? 1 - t : pos_weight * t, abs(x));
@@ -55,6 +59,7 @@ FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_with_logits(T x, T t, T pos_weight)
 
 // With a = exp(-|x|): ((1 - t) - pos_weight t a) / (1 + a) for x >= 0,
 // ((1 - t) a - pos_weight t) / (1 + a) below
+// float 0.5001; double 1.95 where sigmoid(x) is not close to t, and half an ULP of t there
 template <class T>
 FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_with_logits_input_derivative(T x, T t, T pos_weight) {
   using W = typename detail::Wide<T>::Type;

@@ -7,6 +7,10 @@
 //
 // Conventions, PyTorch's: a coefficient 0 makes a derivative 0; at base 0 and exponents from 0 up
 // the derivative in the exponent is 0. A second derivative is a limit, never 0 * inf.
+//
+// Largest errors on a host, in ULP, over one base in 101 (float) and 2 million (double) for each of
+// the exponents 2, 3, 1/2, -1/2, -1, -2, 5/2, 1/3, 10 and -7.3 (csrc/accuracy; the bounds, and
+// random exponents, are in tests/test_accuracy.py).
 #pragma once
 
 #include "math/elementary.h"
@@ -75,6 +79,7 @@ FUSEDGRAD_HOST_DEVICE T nan_below_zero(T x, T value) {
 
 }  // namespace detail
 
+// float 1.04: pow(-0x1.cd7516p-12, 10) got 0x1.6a2c52p-112 want 0x1.6a2c4fe96bb98p-112; double 1.04
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow(T x, T e) {
   const T magnitude = detail::power<T>(log2(abs(x)), {e, T(0)}).value();
@@ -82,6 +87,7 @@ FUSEDGRAD_HOST_DEVICE T pow(T x, T e) {
 }
 
 // e x^(e-1)
+// float 1.84: at (-0.0701550618, 10) got -4.11652879e-10 want -4.116528275e-10; double 1.83
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_base_derivative(T x, T e) {
   const ScaledPower<T> power = detail::power(log2(abs(x)), detail::subtract(e, T(1)));
@@ -90,6 +96,7 @@ FUSEDGRAD_HOST_DEVICE T pow_base_derivative(T x, T e) {
 }
 
 // x^e ln x
+// float 2.46: at (0x1.6ba12cp+64, 1/3) got 0x1.fa9a5ep+26 want 0x1.fa9a59156e10ap+26; double 2.36
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_exponent_derivative(T x, T e) {
   const Pair<T> log = log2(abs(x));
@@ -98,6 +105,8 @@ FUSEDGRAD_HOST_DEVICE T pow_exponent_derivative(T x, T e) {
 }
 
 // e (e-1) x^(e-2)
+// float 2.76: at (0x1.de35c4p+59, 1/3) got -0x1.fdf5d6p-103 want -0x1.fdf5db811e68fp-103;
+// double 2.34
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_base_second_derivative(T x, T e) {
   const T coefficient = e * (e - 1);
@@ -106,7 +115,8 @@ FUSEDGRAD_HOST_DEVICE T pow_base_second_derivative(T x, T e) {
   return coefficient == 0 ? T(0) : value;
 }
 
-// x^(e-1) (1 + e ln x)
+// x^(e-1) (1 + e ln x), whose second factor has a zero at x = exp(-1/e): next to it only the
+// digits of the two terms are kept
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_mixed_derivative(T x, T e) {
   const Pair<T> log = log2(abs(x));
@@ -116,6 +126,7 @@ FUSEDGRAD_HOST_DEVICE T pow_mixed_derivative(T x, T e) {
 }
 
 // x^e (ln x)^2
+// float 3.83: at (0x1.c6d8f4p-14, 1/3) got 0x1.fcba12p+1 want 0x1.fcba0a580e5dbp+1; double 3.76
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_exponent_second_derivative(T x, T e) {
   const Pair<T> log = log2(abs(x));
@@ -144,6 +155,7 @@ FUSEDGRAD_HOST_DEVICE T integer_power(T x) {
 
 // coefficient * x^(k/2) for a small k, in two factors: neither leaves the range of numbers where
 // the result doesn't. As in C's pow, the root of -0 is +0 and that of -inf is inf.
+// float 1.91: x^4 at -0x1.acb0e8p-13 got 0x1.f7442p-50 want 0x1.f74423cd9fdbap-50; double 1.91
 template <int TwiceExponent, class T>
 FUSEDGRAD_HOST_DEVICE T pow_half_integer(T x, T coefficient = 1) {
   constexpr int kSize = TwiceExponent < 0 ? -TwiceExponent : TwiceExponent;

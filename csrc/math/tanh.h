@@ -1,4 +1,4 @@
-// tanh(x) and its derivatives, in a = exp(-2|x|): see sigmoid.h.
+// tanh(x) and its derivatives, in a = exp(-2|x|): sigmoid.h says why, and how errors are measured.
 #pragma once
 
 #include "math/elementary.h"
@@ -7,6 +7,7 @@
 namespace fusedgrad::math {
 
 // (1 - a) / (1 + a) with the sign of x
+// float 1.12: tanh(-0x1.00affap-3) got -0x1.feb414p-4 want -0x1.feb411c0d4c82p-4; double 1.29
 template <class T>
 FUSEDGRAD_HOST_DEVICE T tanh(T x) {
   constexpr T kUnlift = 1 / Ranges<T>::kLift;
@@ -15,6 +16,7 @@ FUSEDGRAD_HOST_DEVICE T tanh(T x) {
 }
 
 // 4a / (1 + a)^2
+// float 2.38: at -0x1.6275dcp+1 got 0x1.ff6dcap-7 want 0x1.ff6dcec21f98p-7; double 2.40
 template <class T>
 FUSEDGRAD_HOST_DEVICE T tanh_derivative(T x) {
   constexpr T kUnlift = 1 / Ranges<T>::kLift;
@@ -24,6 +26,7 @@ FUSEDGRAD_HOST_DEVICE T tanh_derivative(T x) {
 }
 
 // -2 tanh(x) tanh'(x)
+// float 2.20: at 0x1.056f66p-3 got -0x1.ffaa56p-3 want -0x1.ffaa5199e2cdap-3; double 2.09
 template <class T>
 FUSEDGRAD_HOST_DEVICE T tanh_second_derivative(T x) {
   constexpr T kUnlift = 1 / Ranges<T>::kLift;
