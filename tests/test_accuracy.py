@@ -183,6 +183,15 @@ def test_half_types_are_correctly_rounded(name: str, parameter: float, dtype: st
     assert errors.misrounded <= 65
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_convert_as_torch_converts_them(dtype: torch.dtype) -> None:
+    """Squares overflow, become subnormal and meet ties, so that no branch goes unseen."""
+    x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    torch.testing.assert_close(
+        fusedgrad.pow(x, 2), (x.float() ** 2).to(dtype), rtol=0, atol=0, equal_nan=True
+    )
+
+
 def random_numbers(count: int, low: float, high: float, seed: int) -> NDArray[np.float64]:
     """Of both signs, with logarithms spread evenly."""
     generator = np.random.default_rng(seed)
