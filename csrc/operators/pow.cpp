@@ -12,17 +12,21 @@ namespace {
 
 bool has_kernel(at::ScalarType type) { return at::isFloatingType(type); }
 
-Tensor& pow_tensor_scalar_out(const Tensor& input, const at::Scalar& exponent, Tensor& out) {
+void pow_tensor_scalar_out(const Tensor& input, const at::Scalar& exponent, Tensor out) {
   const at::ScalarType type = at::result_type(input, exponent);
-  if (!has_kernel(type)) return at::pow_out(out, input, exponent);
-  elementwise(FUSEDGRAD_OPERATION(pow_scalar, exponent.toDouble()), {out}, {input.to(type)});
-  return out;
+  if (has_kernel(type)) {
+    elementwise(FUSEDGRAD_OPERATION(pow_scalar, exponent.toDouble()), {out}, {input.to(type)});
+  } else {
+    at::pow_out(out, input, exponent);
+  }
 }
 
-Tensor& pow_tensor_tensor_out(const Tensor& input, const Tensor& exponent, Tensor& out) {
-  if (!has_kernel(at::result_type(input, exponent))) return at::pow_out(out, input, exponent);
-  elementwise(FUSEDGRAD_OPERATION(pow), {out}, {input, exponent});
-  return out;
+void pow_tensor_tensor_out(const Tensor& input, const Tensor& exponent, Tensor out) {
+  if (has_kernel(at::result_type(input, exponent))) {
+    elementwise(FUSEDGRAD_OPERATION(pow), {out}, {input, exponent});
+  } else {
+    at::pow_out(out, input, exponent);
+  }
 }
 
 // PyTorch's own promotion and integer arithmetic where the result is not floating point.
@@ -42,9 +46,8 @@ Tensor pow_scalar(const at::Scalar& input, const Tensor& exponent) {
   return pow_tensor_tensor(at::native::wrapped_scalar_tensor(input, exponent.device()), exponent);
 }
 
-Tensor& pow_scalar_out(const at::Scalar& input, const Tensor& exponent, Tensor& out) {
-  return pow_tensor_tensor_out(at::native::wrapped_scalar_tensor(input, exponent.device()),
-                               exponent, out);
+void pow_scalar_out(const at::Scalar& input, const Tensor& exponent, Tensor out) {
+  pow_tensor_tensor_out(at::native::wrapped_scalar_tensor(input, exponent.device()), exponent, out);
 }
 
 Tensor pow_backward_tensor_scalar(const Tensor& grad, const Tensor& input,

@@ -15,9 +15,8 @@ template <class Operations>
 struct Unary {
   static Tensor value(const Tensor& input) { return elementwise(Operations::value(), {input}); }
 
-  static Tensor& value_out(const Tensor& input, Tensor& out) {
+  static void value_out(const Tensor& input, const Tensor& out) {
     elementwise(Operations::value(), {out}, {input});
-    return out;
   }
 
   static Tensor backward(const Tensor& grad, const Tensor& input) {

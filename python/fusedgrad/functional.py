@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import torch
 import torch.autograd.forward_ad as forward_ad
-from torch import Tensor, is_grad_enabled
+from torch import Tensor, compiler, is_grad_enabled
 from torch._C import _are_functorch_transforms_active as transforms_active
 from torch._prims_common.wrappers import _maybe_resize_out
+from torch.compiler import is_dynamo_compiling
 from torch.nn import _reduction
 from torch.overrides import (
     handle_torch_function,
@@ -19,7 +20,7 @@ from torch.overrides import (
     has_torch_function_variadic,
 )
 
-from fusedgrad import autograd, operators, reference
+from fusedgrad import autograd, operators, reference, traced
 from fusedgrad.reference import Number
 
 _REDUCTIONS = {"none": reference.NONE, "mean": reference.MEAN, "sum": reference.SUM}
@@ -47,6 +48,8 @@ def sigmoid(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         return handle_torch_function(sigmoid, (input,), input, out=out)
     if out is not None or not isinstance(input, Tensor):
         return _unary_out("sigmoid", operators.sigmoid, operators._ops.sigmoid.out, input, out)
+    if is_dynamo_compiling() or compiler._is_compiling_flag:
+        return traced.sigmoid(input)
     if (
         (input.requires_grad and is_grad_enabled())
         or transforms_active()
@@ -74,6 +77,8 @@ def tanh(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         return handle_torch_function(tanh, (input,), input, out=out)
     if out is not None or not isinstance(input, Tensor):
         return _unary_out("tanh", operators.tanh, operators._ops.tanh.out, input, out)
+    if is_dynamo_compiling() or compiler._is_compiling_flag:
+        return traced.tanh(input)
     if (
         (input.requires_grad and is_grad_enabled())
         or transforms_active()
@@ -124,9 +129,10 @@ def pow(input: Tensor | Number, exponent: Tensor | Number, *, out: Tensor | None
         shapes = [value.shape for value in (input, exponent) if isinstance(value, Tensor)]
         shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
         _prepare_out("pow", out, torch.result_type(input, exponent), shape, requires_grad)
-        return cast(
-            Tensor, getattr(_pow, f"{operator._overloadname}_out")(input, exponent, out=out)
-        )
+        getattr(_pow, f"{operator._overloadname}_out")(input, exponent, out=out)
+        return out
+    if is_dynamo_compiling() or compiler._is_compiling_flag:
+        return traced.pow(input, exponent)
     if (
         (requires_grad and is_grad_enabled())
         or transforms_active()
@@ -188,6 +194,8 @@ def binary_cross_entropy(
     if weight is not None:
         weight = _weight(name, "weight", weight, input)
         requires_grad = requires_grad or weight.requires_grad
+    if is_dynamo_compiling() or compiler._is_compiling_flag:
+        return traced.binary_cross_entropy(input, target, weight, code)
     if (
         (requires_grad and is_grad_enabled())
         or transforms_active()
@@ -254,6 +262,8 @@ def binary_cross_entropy_with_logits(
     if pos_weight is not None:
         pos_weight = _weight(name, "pos_weight", pos_weight, input)
         requires_grad = requires_grad or pos_weight.requires_grad
+    if is_dynamo_compiling() or compiler._is_compiling_flag:
+        return traced.binary_cross_entropy_with_logits(input, target, weight, pos_weight, code)
     if (
         (requires_grad and is_grad_enabled())
         or transforms_active()
@@ -271,7 +281,7 @@ def binary_cross_entropy_with_logits(
 def _unary_out(
     name: str,
     table: operators.Table,
-    out_operator: Callable[..., Tensor],
+    out_operator: Callable[..., None],
     input: Any,
     out: Any,
 ) -> Tensor:

@@ -105,26 +105,29 @@ def store(result: Tensor, out: Tensor) -> Tensor:
     return torch.sub(result, 0, out=out)  # exact, and PyTorch has no copy with out=
 
 
-def _stored(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda *arguments, out: store(function(*arguments), out)
+def _stored(function: Callable[..., Tensor]) -> Callable[..., None]:
+    def with_out(*arguments: Any, out: Tensor) -> None:
+        store(function(*arguments), out)
+
+    return with_out
 
 
 # operator: (for fake tensors, for devices without a kernel)
 _IMPLEMENTATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "sigmoid": (torch.sigmoid, reference.sigmoid),
-    "sigmoid.out": (torch.sigmoid, _stored(reference.sigmoid)),
+    "sigmoid.out": (_stored(torch.sigmoid), _stored(reference.sigmoid)),
     "sigmoid_backward": (torch.mul, reference.sigmoid_backward),
     "sigmoid_double_backward": (_two, reference.sigmoid_double_backward),
     "tanh": (torch.tanh, reference.tanh),
-    "tanh.out": (torch.tanh, _stored(reference.tanh)),
+    "tanh.out": (_stored(torch.tanh), _stored(reference.tanh)),
     "tanh_backward": (torch.mul, reference.tanh_backward),
     "tanh_double_backward": (_two, reference.tanh_double_backward),
     "pow.Tensor_Scalar": (torch.pow, reference.pow),
     "pow.Tensor_Tensor": (torch.pow, reference.pow),
     "pow.Scalar": (torch.mul, reference.pow),
-    "pow.Tensor_Scalar_out": (torch.pow, _stored(reference.pow)),
-    "pow.Tensor_Tensor_out": (torch.pow, _stored(reference.pow)),
-    "pow.Scalar_out": (torch.pow, _stored(reference.pow)),
+    "pow.Tensor_Scalar_out": (_stored(torch.pow), _stored(reference.pow)),
+    "pow.Tensor_Tensor_out": (_stored(torch.pow), _stored(reference.pow)),
+    "pow.Scalar_out": (_stored(torch.pow), _stored(reference.pow)),
     "pow_backward.Tensor_Scalar": (
         lambda grad, input, exponent: torch.mul(grad, input),
         reference.pow_scalar_backward,

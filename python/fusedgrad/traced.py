@@ -1,0 +1,147 @@
+"""The operations as torch.compile and torch.export trace them: formulas instead of kernels.
+
+Each is a `torch.autograd.Function` whose forward and backward are functions of
+`fusedgrad.reference`, so that Inductor fuses both with their neighbours. Unlike the Functions of
+`fusedgrad.autograd` they define no `jvp`, at which Dynamo would break the graph.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from fusedgrad import reference
+from fusedgrad.autograd import _Gradients, _spread, _to_operands
+from fusedgrad.reference import Number
+
+
+class _Sigmoid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.save_for_backward(input)
+        return reference.sigmoid(input)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (input,) = ctx.saved_tensors
+        return reference.sigmoid_backward(grad, input)
+
+
+class _Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        ctx.save_for_backward(input)
+        return reference.tanh(input)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (input,) = ctx.saved_tensors
+        return reference.tanh_backward(grad, input)
+
+
+class _PowScalar(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, exponent: Number) -> Tensor:
+        ctx.save_for_backward(input)
+        ctx.exponent = exponent
+        return reference.pow(input, exponent)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (input,) = ctx.saved_tensors
+        return reference.pow_scalar_backward(grad, input, ctx.exponent), None
+
+
+class _Pow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, exponent: Tensor) -> Tensor:
+        ctx.save_for_backward(input, exponent)
+        return reference.pow(input, exponent)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> _Gradients:
+        input, exponent = ctx.saved_tensors
+        mask = ctx.needs_input_grad
+        grads = reference.pow_backward(grad, input, exponent, mask)
+        return _to_operands(_spread(grads, mask), (input, exponent))
+
+
+class _BinaryCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, reduction: int
+    ) -> Tensor:
+        ctx.save_for_backward(input, target, weight)
+        ctx.reduction = reduction
+        return reference.binary_cross_entropy(input, target, weight, reduction)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> _Gradients:
+        operands, mask = ctx.saved_tensors, ctx.needs_input_grad[:-1]
+        arguments = (grad, *operands, ctx.reduction, mask)
+        grads = reference.binary_cross_entropy_backward(*arguments)
+        return *_to_operands(_spread(grads, mask), operands), None
+
+
+class _BinaryCrossEntropyWithLogits(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        pos_weight: Tensor | None,
+        reduction: int,
+    ) -> Tensor:
+        ctx.save_for_backward(input, target, weight, pos_weight)
+        ctx.reduction = reduction
+        return reference.binary_cross_entropy_with_logits(
+            input, target, weight, pos_weight, reduction
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> _Gradients:
+        operands, mask = ctx.saved_tensors, ctx.needs_input_grad[:-1]
+        arguments = (grad, *operands, ctx.reduction, mask)
+        grads = reference.binary_cross_entropy_with_logits_backward(*arguments)
+        return *_to_operands(_spread(grads, mask), operands), None
+
+
+def _promoted(input: Tensor) -> Tensor:
+    """Integers and bool in the default dtype, as PyTorch promotes them."""
+    if input.is_floating_point() or input.is_complex():
+        return input
+    return input.to(torch.get_default_dtype())
+
+
+def sigmoid(input: Tensor) -> Tensor:
+    """`fusedgrad.sigmoid`."""
+    return cast(Tensor, _Sigmoid.apply(_promoted(input)))  # type: ignore[no-untyped-call]
+
+
+def tanh(input: Tensor) -> Tensor:
+    """`fusedgrad.tanh`."""
+    return cast(Tensor, _Tanh.apply(_promoted(input)))  # type: ignore[no-untyped-call]
+
+
+def pow(input: Tensor | Number, exponent: Tensor | Number) -> Tensor:
+    """`fusedgrad.pow`."""
+    # Dynamo does not trace torch.result_type; a product that nothing uses leaves the graph again.
+    dtype = cast(Tensor, input * exponent).dtype
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return torch.pow(input, exponent)  # type: ignore[arg-type]
+    if not isinstance(exponent, Tensor):
+        return cast(Tensor, _PowScalar.apply(cast(Tensor, input).to(dtype), exponent))  # type: ignore[no-untyped-call]
+    if not isinstance(input, Tensor):
+        input = torch.full((), input, dtype=dtype, device=exponent.device)
+    return cast(Tensor, _Pow.apply(input.to(dtype), exponent.to(dtype)))  # type: ignore[no-untyped-call]
+
+
+def binary_cross_entropy(*arguments: Any) -> Tensor:
+    """`fusedgrad.binary_cross_entropy` of checked arguments, with the reduction's code."""
+    return cast(Tensor, _BinaryCrossEntropy.apply(*arguments))  # type: ignore[no-untyped-call]
+
+
+def binary_cross_entropy_with_logits(*arguments: Any) -> Tensor:
+    """`fusedgrad.binary_cross_entropy_with_logits` of checked arguments."""
+    return cast(Tensor, _BinaryCrossEntropyWithLogits.apply(*arguments))  # type: ignore[no-untyped-call]
