@@ -39,17 +39,6 @@ class _Plans:
         self.kernels: dict[_Key, int | None] = {}
         self.dtypes: dict[_Key, list[torch.dtype]] = {}
 
-    @staticmethod
-    @functools.cache
-    def _warned() -> None:
-        warnings.warn(
-            "fusedgrad found no C++ compiler that works, so fused functions run operation by "
-            f"operation: {_Plans.reason}",
-            stacklevel=2,
-        )
-
-    reason = ""
-
 
 _plans: weakref.WeakKeyDictionary[Graph, _Plans] = weakref.WeakKeyDictionary()
 
@@ -131,6 +120,15 @@ def _same_shape(tensors: Sequence[Tensor], read: Sequence[int]) -> bool:
     return broadcast([tensors[i] for i in read]) == broadcast(tensors)
 
 
+_warnings: list[bool] = []
+
+
+def _warned() -> bool:
+    """Whether this has been asked before."""
+    _warnings.append(True)
+    return len(_warnings) > 1
+
+
 def _compiled(graph: Graph, read: Sequence[int], wide: bool) -> int | None:
     """The number of the kernel, None where the graph must be evaluated."""
     outputs, inputs = len(graph.outputs), len(read)
@@ -142,8 +140,12 @@ def _compiled(graph: Graph, read: Sequence[int], wide: bool) -> int | None:
             try:
                 address = block_address(source)
             except CompilerError as error:
-                _Plans.reason = str(error)
-                _Plans._warned()
+                if not _warned():
+                    warnings.warn(
+                        f"fused functions run operation by operation, for lack of a C++ compiler: "
+                        f"{error}",
+                        stacklevel=2,
+                    )
                 return None
             parameters = len(graph.parameters)
             number = _C.add_fused_kernel(address, wide, outputs, inputs, parameters)

@@ -108,8 +108,10 @@ def _gelu(input: Value, approximate: str = "none") -> Expression:
         return x * apply("normal_cdf", x)
     if approximate != "tanh":
         raise FuseValueError(f"approximate is {approximate!r}, expected 'none' or 'tanh'")
-    # (1 + tanh(u)) / 2 = sigmoid(2 u), which keeps the digits of the lower tail
-    return x * apply("sigmoid", math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
+    # (1 + tanh(u)) / 2 = sigmoid(2 u), which keeps the digits of the lower tail. Where x is clamped
+    # it is 0 or 1, and a derivative would be 0 * inf.
+    bounded = _clamp(x, -1e4, 1e4)
+    return x * apply("sigmoid", math.sqrt(8 / math.pi) * (bounded + 0.044715 * bounded**3))
 
 
 def _clamp(input: Value, min: Value | None = None, max: Value | None = None) -> Expression:

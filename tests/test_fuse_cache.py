@@ -1,0 +1,261 @@
+"""Compiling a fused function, and keeping the result on disk, when things go wrong."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import fusedgrad
+from fusedgrad import _C
+from fusedgrad.fuse import compile as compilation
+from fusedgrad.fuse import kernel
+
+ROOT = Path(__file__).parents[1]
+
+# Prints the milliseconds that the first call took, and whether it was right.
+PROGRAM = """
+import sys, time
+import torch, fusedgrad
+x = torch.linspace(-3, 3, 100)
+begin = time.perf_counter()
+f = fusedgrad.fuse(lambda x: fusedgrad.sigmoid(x**2) + fusedgrad.tanh(x**3))
+y = f(x)
+elapsed = time.perf_counter() - begin
+right = torch.allclose(y, torch.sigmoid(x**2) + torch.tanh(x**3), atol=1e-6)
+print(1000 * elapsed, right)
+"""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and a process that has compiled nothing."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("FUSEDGRAD_CACHE_DIR", str(folder))
+    monkeypatch.setattr(kernel, "_kernels", {})
+    compilation._command.cache_clear()
+    monkeypatch.setattr(kernel, "_warnings", [])
+    return folder
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sources that the compiler was given."""
+    seen: list[str] = []
+    compiled = compilation._compiled
+    monkeypatch.setattr(
+        compilation,
+        "_compiled",
+        lambda command, source: seen.append(source) or compiled(command, source),  # type: ignore[func-returns-value]
+    )
+    return seen
+
+
+def works() -> bool:
+    """Whether a function that is new to the process is right."""
+    kernel._kernels.clear()
+    x = torch.linspace(-3, 3, 100)
+    return torch.allclose(fusedgrad.fuse(lambda x: torch.exp(x) * x)(x), torch.exp(x) * x)
+
+
+def start(cache: Path, program: str = PROGRAM, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env={**os.environ, "FUSEDGRAD_CACHE_DIR": str(cache), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[float, bool, str]:
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    elapsed, right = output.split()
+    return float(elapsed), right == "True", errors
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*"))
+
+
+def test_second_process_compiles_nothing_and_is_ready_at_once(cache: Path) -> None:
+    assert finish(start(cache))[1]
+    before = [(path, path.stat().st_mtime_ns) for path in entries(cache)]
+    assert len(before) == 1
+    no_compiler = {"CXX": "/usr/bin/false"}  # other flags, so that the entry must not be found
+    assert finish(start(cache, **no_compiler))[1]
+    # The least of several, because other processes take the processor too.
+    milliseconds = min(finish(start(cache))[0] for _ in range(4))
+    assert [(path, path.stat().st_mtime_ns) for path in entries(cache)] == before
+    assert milliseconds < 50
+
+
+def test_processes_may_compile_the_same_function_at_once(cache: Path) -> None:
+    processes = [start(cache) for _ in range(6)]
+    assert all(finish(process)[1] for process in processes)
+    assert [path.suffix for path in entries(cache)] == [".so"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:5000]),
+        lambda path: path.write_bytes(path.read_bytes()[:-40] + bytes(40)),
+        lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+        lambda path: path.write_text("not a shared object"),
+    ],
+    ids=["empty", "truncated", "without its end", "one bit", "text"],
+)
+def test_corrupted_entry_is_made_again(
+    cache: Path, compilations: list[str], spoil: Callable[[Path], object]
+) -> None:
+    assert works()
+    (entry,) = entries(cache)
+    sound = entry.read_bytes()
+    entry.unlink()  # a loaded library must not change under the process
+    entry.write_bytes(sound)
+    spoil(entry)
+    assert works()
+    assert len(compilations) == 2
+    assert compilation._is_sound(entry.read_bytes())
+    assert works()
+    assert len(compilations) == 2
+
+
+def test_entry_that_is_a_folder_is_gone_around(cache: Path) -> None:
+    assert works()
+    (entry,) = entries(cache)
+    entry.unlink()
+    entry.mkdir()
+    assert works()
+
+
+def test_read_only_folder_is_gone_around(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **keywords: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # Permissions would not stop root.
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert works()
+    assert not cache.exists()
+
+
+def test_full_disk_is_gone_around(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def __init__(self, handle: int, mode: str) -> None:
+            os.close(handle)
+
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def write(self, content: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "fdopen", Full)
+        assert works()
+    assert entries(cache) == []  # nothing half-written is left
+    assert works()
+    assert len(entries(cache)) == 1
+
+
+def test_no_home_is_gone_around(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("FUSEDGRAD_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert works()
+
+
+def test_cache_follows_xdg(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("FUSEDGRAD_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert works()
+    assert len(entries(tmp_path / "fusedgrad")) == 1
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [("no-such-compiler", "is not on PATH"), ("/usr/bin/false", "failed")],
+)
+def test_without_a_compiler_one_warning_and_right_results(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, compiler: str, reason: str
+) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    with pytest.warns(UserWarning, match=reason) as caught:
+        assert works() and works()  # noqa: PT018
+    assert sum("compiler" in str(warning.message) for warning in caught) == 1
+
+
+def test_no_folder_to_compile_in(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **keywords: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    with pytest.warns(UserWarning, match="no folder to compile in"):
+        assert works()
+
+
+def test_key_depends_on_what_a_kernel_is_made_of(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, compilations: list[str]
+) -> None:
+    assert works()
+    changes: tuple[Callable[[], None], ...] = (
+        lambda: monkeypatch.setenv("CXX", "g++ -fno-unroll-loops"),
+        lambda: monkeypatch.setattr(compilation, "__version__", "0.0.0"),
+        lambda: monkeypatch.setattr(_C, "cpu_capability", lambda: "baseline"),
+        lambda: monkeypatch.setattr(compilation, "headers_digest", lambda: b"other headers"),
+    )
+    for change in changes:
+        change()
+        compilation._command.cache_clear()
+        assert works()
+    assert len(compilations) == len(entries(cache)) == 5
+    compilation._command.cache_clear()
+
+
+@pytest.mark.parametrize("capability", ["baseline", "avx2"])
+def test_compiles_for_the_instruction_set_in_use(cache: Path, capability: str) -> None:
+    assert finish(start(cache, FUSEDGRAD_CPU_CAPABILITY=capability))[1]
+
+
+def test_kernels_link_to_nothing_of_pytorch(cache: Path) -> None:
+    assert works()
+    (entry,) = entries(cache)
+    needed = subprocess.run(
+        ["readelf", "--dynamic", str(entry)], capture_output=True, text=True, check=True
+    ).stdout
+    assert "SONAME" in needed or "SYMTAB" in needed
+    assert "torch" not in needed
+    assert "c10" not in needed
+
+
+def test_notebook_function_compiles_in_less_than_a_second_and_a_half(cache: Path) -> None:
+    @fusedgrad.fuse
+    def two(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return fusedgrad.sigmoid(x**2 + z) + fusedgrad.tanh(x**3 * z**2)
+
+    source = two.source("cpu", gradients=True)
+    before = os.times()
+    compilation.block_address(source)
+    after = os.times()
+    # The processor time of the compiler, which other processes do not lengthen
+    spent = after.children_user + after.children_system
+    spent -= before.children_user + before.children_system
+    assert 0 < spent < 1.5
