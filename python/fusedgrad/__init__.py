@@ -11,7 +11,7 @@ except ImportError as error:
         f"`pip install --no-build-isolation .` ({error})"
     ) from error
 
-from fusedgrad import autograd, nn, reference
+from fusedgrad import autograd, distributed, nn, reference
 from fusedgrad.config import show_config
 from fusedgrad.functional import (
     binary_cross_entropy,
@@ -31,6 +31,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "convert",
+    "distributed",
     "fuse",
     "nn",
     "patched",
