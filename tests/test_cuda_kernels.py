@@ -352,7 +352,7 @@ def test_a_sum_reads_any_layout(backend: Backend, dtype: torch.dtype, kind: str)
     name = "binary_cross_entropy_weighted_sum"
     expected = backend.sum(name, sum_inputs(name, dtype, SHAPE), 1.0)
     got = backend.sum(name, sum_inputs(name, dtype, SHAPE, LAYOUTS[kind]), 1.0)
-    assert largest_error(got, (expected.double().numpy(), expected.double().numpy())) <= 1
+    assert largest_error(got, (expected.double().numpy(), expected.double().numpy())) <= 4
 
 
 def test_the_sum_of_nothing_is_zero_and_its_mean_is_nan(
@@ -398,6 +398,21 @@ def test_every_kernel_runs() -> None:
         for kernel in re.findall(r"\.entry\s+(\w+)", ptx.read_text())
     }
     assert set(emulated.device.launches) == compiled
+
+
+@pytest.mark.parametrize("arch", ["75", "80", "100", "120"])
+def test_every_architecture_computes_the_same_bits(dtype: torch.dtype, arch: str) -> None:
+    name = "sigmoid_double_backward"
+    for make in (contiguous, misaligned):
+        inputs = inputs_of(name, dtype, (MORE_THAN_A_TILE,), make)
+        assert equal(
+            results(_of(arch), name, inputs), results(backend_of("emulated"), name, inputs)
+        )
+
+
+@functools.cache
+def _of(arch: str) -> Emulated:
+    return Emulated(arch=arch)
 
 
 def test_offsets_beyond_32_bits_are_launched_in_parts(tmp_path: Path) -> None:
