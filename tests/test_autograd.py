@@ -592,18 +592,3 @@ def test_second_derivative_of_a_mean_in_half_types_is_rounded_once(dtype: torch.
     (grad,) = torch.autograd.grad(value, x, create_graph=True)
     (second,) = torch.autograd.grad(grad[0] * 2.0**14, x)
     assert second[0].item() == pytest.approx(0.25 * 2.0**14 / n, rel=2**-8)
-
-
-COMPILED = ["sigmoid", "pow, exponent 2.5", "pow of two tensors", "loss of logits, mean"]
-
-
-@one_of({name: REAL[name] for name in COMPILED})
-def test_torch_compile_may_break_the_graph_but_gives_the_same(
-    function: Function, inputs: Sequence[Tensor]
-) -> None:
-    compiled = torch.compile(lambda *tensors: function(*tensors) * 2, backend="aot_eager")
-    value = compiled(*inputs)
-    assert torch.equal(value, function(*inputs) * 2)
-    expected = torch.autograd.grad((function(*inputs) * 2).sum(), inputs)
-    for actual, grad in zip(torch.autograd.grad(value.sum(), inputs), expected, strict=True):
-        assert torch.equal(actual, grad)

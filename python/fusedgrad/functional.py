@@ -4,13 +4,14 @@ A call that nothing differentiates runs the operator itself; any other goes thro
 `fusedgrad.autograd`. The path to the operator is a few attribute checks and no more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, compiler, is_grad_enabled
 from torch._C import _are_functorch_transforms_active as transforms_active
+from torch._C import _is_any_autocast_enabled as autocasting
 from torch._prims_common.wrappers import _maybe_resize_out
 from torch.compiler import is_dynamo_compiling
 from torch.nn import _reduction
@@ -106,6 +107,8 @@ def pow(input: Tensor | Number, exponent: Tensor | Number, *, out: Tensor | None
     """
     if has_torch_function_variadic(input, exponent):
         return handle_torch_function(pow, (input, exponent), input, exponent, out=out)
+    if autocasting():
+        input, exponent = _autocast("pow", input, exponent)
     if isinstance(input, Tensor):
         if isinstance(exponent, Tensor):
             operator = _pow.Tensor_Tensor
@@ -126,6 +129,8 @@ def pow(input: Tensor | Number, exponent: Tensor | Number, *, out: Tensor | None
             f"got {type(input).__name__} and {type(exponent).__name__}"
         )
     if out is not None:
+        if compiler.is_compiling():
+            return operators.store(traced.pow(input, exponent), out)
         shapes = [value.shape for value in (input, exponent) if isinstance(value, Tensor)]
         shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
         _prepare_out("pow", out, torch.result_type(input, exponent), shape, requires_grad)
@@ -183,6 +188,8 @@ def binary_cross_entropy(
             reduction=reduction,
         )
     name = "binary_cross_entropy"
+    if autocasting():
+        input, target, weight = _autocast(name, input, target, weight)
     code = _reduction_code(name, reduction, size_average, reduce)
     _check_target(name, input, target)
     if target.dtype is not input.dtype:
@@ -250,6 +257,8 @@ def binary_cross_entropy_with_logits(
             pos_weight=pos_weight,
         )
     name = "binary_cross_entropy_with_logits"
+    if autocasting():
+        input, target, weight, pos_weight = _autocast(name, input, target, weight, pos_weight)
     code = _reduction_code(name, reduction, size_average, reduce)
     _check_target(name, input, target)
     _check_has_loss(name, input)
@@ -278,6 +287,28 @@ def binary_cross_entropy_with_logits(
     )
 
 
+def _autocast(name: str, *arguments: Any) -> Sequence[Any]:
+    """The arguments as torch.autocast gives them to this operation where it is enabled."""
+    devices = {argument.device.type for argument in arguments if isinstance(argument, Tensor)}
+    devices = {device for device in devices if torch.is_autocast_enabled(device)}
+    if devices == {"cpu"} and name == "pow":
+        return arguments
+    if devices - {"cpu"} and name == "binary_cross_entropy":
+        raise RuntimeError(
+            f"{name}() and BCELoss are unsafe to autocast: float16 and bfloat16 probabilities next "
+            "to 1 lose the loss. Give the logits to binary_cross_entropy_with_logits or "
+            "BCEWithLogitsLoss instead, which are safe."
+        )
+    return [
+        argument.float()
+        if isinstance(argument, Tensor)
+        and argument.dtype in reference.HALF_DTYPES
+        and argument.device.type in devices
+        else argument
+        for argument in arguments
+    ]
+
+
 def _unary_out(
     name: str,
     table: operators.Table,
@@ -286,6 +317,8 @@ def _unary_out(
     out: Any,
 ) -> Tensor:
     _check_tensor(name, "input", input)
+    if compiler.is_compiling():
+        return operators.store(getattr(traced, name)(input), out)
     dtype = torch.result_type(input, 1.0)  # integers and bool promote, as in PyTorch
     _prepare_out(name, out, dtype, input.shape, input.requires_grad)
     if dtype.is_complex:

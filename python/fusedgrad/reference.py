@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as transforms_active
 
 Number = int | float | complex  # that of torch.types leaves complex out
 
@@ -318,6 +319,8 @@ def binary_cross_entropy_with_logits_double_backward(
 
 
 def _check_probabilities(input: Tensor) -> None:
+    if transforms_active():  # the assertion has no batching rule
+        return
     inside = ((input >= 0) & (input <= 1)).all()  # false for NaN, as in PyTorch
     torch._assert_async(
         inside, "binary_cross_entropy: all elements of input should be between 0 and 1"

@@ -2,13 +2,17 @@
 
 Each is a `torch.autograd.Function` whose forward and backward are functions of
 `fusedgrad.reference`, so that Inductor fuses both with their neighbours. Unlike the Functions of
-`fusedgrad.autograd` they define no `jvp`, at which Dynamo would break the graph.
+`fusedgrad.autograd` they define no `jvp`, at which Dynamo would break the graph. Inside a
+transform of torch.func a traced Function cannot be differentiated again nor batched: there PyTorch
+differentiates the formula of the value itself.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as transforms_active
 
 from fusedgrad import reference
 from fusedgrad.autograd import _Gradients, _spread, _to_operands
@@ -107,6 +111,14 @@ class _BinaryCrossEntropyWithLogits(torch.autograd.Function):
         return *_to_operands(_spread(grads, mask), operands), None
 
 
+def _call(
+    function: type[torch.autograd.Function], formula: Callable[..., Tensor], *arguments: Any
+) -> Tensor:
+    if transforms_active():
+        return formula(*arguments)
+    return cast(Tensor, function.apply(*arguments))  # type: ignore[no-untyped-call]
+
+
 def _promoted(input: Tensor) -> Tensor:
     """Integers and bool in the default dtype, as PyTorch promotes them."""
     if input.is_floating_point() or input.is_complex():
@@ -116,12 +128,12 @@ def _promoted(input: Tensor) -> Tensor:
 
 def sigmoid(input: Tensor) -> Tensor:
     """`fusedgrad.sigmoid`."""
-    return cast(Tensor, _Sigmoid.apply(_promoted(input)))  # type: ignore[no-untyped-call]
+    return _call(_Sigmoid, reference.sigmoid, _promoted(input))
 
 
 def tanh(input: Tensor) -> Tensor:
     """`fusedgrad.tanh`."""
-    return cast(Tensor, _Tanh.apply(_promoted(input)))  # type: ignore[no-untyped-call]
+    return _call(_Tanh, reference.tanh, _promoted(input))
 
 
 def pow(input: Tensor | Number, exponent: Tensor | Number) -> Tensor:
@@ -131,17 +143,19 @@ def pow(input: Tensor | Number, exponent: Tensor | Number) -> Tensor:
     if not (dtype.is_floating_point or dtype.is_complex):
         return torch.pow(input, exponent)  # type: ignore[arg-type]
     if not isinstance(exponent, Tensor):
-        return cast(Tensor, _PowScalar.apply(cast(Tensor, input).to(dtype), exponent))  # type: ignore[no-untyped-call]
+        return _call(_PowScalar, reference.pow, cast(Tensor, input).to(dtype), exponent)
     if not isinstance(input, Tensor):
         input = torch.full((), input, dtype=dtype, device=exponent.device)
-    return cast(Tensor, _Pow.apply(input.to(dtype), exponent.to(dtype)))  # type: ignore[no-untyped-call]
+    return _call(_Pow, reference.pow, input.to(dtype), exponent.to(dtype))
 
 
 def binary_cross_entropy(*arguments: Any) -> Tensor:
     """`fusedgrad.binary_cross_entropy` of checked arguments, with the reduction's code."""
-    return cast(Tensor, _BinaryCrossEntropy.apply(*arguments))  # type: ignore[no-untyped-call]
+    return _call(_BinaryCrossEntropy, reference.binary_cross_entropy, *arguments)
 
 
 def binary_cross_entropy_with_logits(*arguments: Any) -> Tensor:
     """`fusedgrad.binary_cross_entropy_with_logits` of checked arguments."""
-    return cast(Tensor, _BinaryCrossEntropyWithLogits.apply(*arguments))  # type: ignore[no-untyped-call]
+    return _call(
+        _BinaryCrossEntropyWithLogits, reference.binary_cross_entropy_with_logits, *arguments
+    )
