@@ -92,15 +92,21 @@ def _partial(function: Callable[..., mpf], arguments: list[mpf], i: int) -> mpf:
     return mpmath.diff(moved, arguments[i])
 
 
-def evaluate(output: Expression, inputs: Mapping[str, mpf]) -> tuple[mpf, float]:
+def evaluate(
+    output: Expression,
+    inputs: Mapping[str, mpf],
+    value: dict[Expression, mpf] | None = None,
+    slopes: bool = True,
+) -> tuple[mpf, float]:
     """The exact value, and the condition number of the expression.
 
     That is the sum over everything it is made of, itself included, of the relative change that a
     relative change of this part alone makes: to first order, the number of units of rounding that
-    the result may be off by if every operation is off by one.
+    the result may be off by if every operation is off by one. `value` receives the values of the
+    parts; without `slopes` the condition number is left out.
     """
     order = in_order([output])
-    value: dict[Expression, mpf] = {}
+    value = {} if value is None else value
     for e in order:
         if e.operation in ("input", "parameter"):
             value[e] = inputs[e.value]
@@ -108,6 +114,8 @@ def evaluate(output: Expression, inputs: Mapping[str, mpf]) -> tuple[mpf, float]
             value[e] = mpf(e.value)
         else:
             value[e] = _function(e)(*(value[argument] for argument in e.arguments))
+    if not slopes:
+        return value[output], float("nan")
     slope: dict[Expression, mpf] = dict.fromkeys(order, mpf(0))
     slope[output] = mpf(1)
     for e in reversed(order):
