@@ -54,17 +54,24 @@ __device__ __forceinline__ Reduced reduce(float y, int bias) {
   return {shifted, fma(n, -C::kLn2Lo, fma(n, -C::kLn2, y))};
 }
 
-// exp(y) * 2^bias, which must be neither subnormal nor infinite
-__device__ __forceinline__ float scaled_exp(float y, int bias) {
-  const Reduced reduced = reduce(y, bias);
+// exp(y) * 2^bias = mantissa * power, a product that must be neither subnormal nor infinite. It is
+// left to a multiplication, which keeps NaN; adding to the exponent's bits does not.
+struct ScaledExp {
+  float mantissa;
+  float power;
+};
+
+__device__ __forceinline__ ScaledExp scaled_exp(float y, int bias) {
+  const Reduced reduced = reduce(y, bias + 127);
   const float p = Approximations<float>::expm1(reduced.r);
-  const float mantissa = fma(fma(p, reduced.r, 1.0f), reduced.r, 1.0f);
-  return __uint_as_float(__float_as_uint(mantissa) + (__float_as_uint(reduced.shifted) << 23));
+  return {fma(fma(p, reduced.r, 1.0f), reduced.r, 1.0f),
+          __uint_as_float(__float_as_uint(reduced.shifted) << 23)};
 }
 
-// exp(y), y <= 0. It may be subnormal, so it is scaled last.
-__device__ __forceinline__ float exp(float y) {
-  return scaled_exp(maximum(y, -110.0f), 64) * 0x1p-64f;
+// factor * exp(y), y <= 0. It may be subnormal, so it is scaled last.
+__device__ __forceinline__ float exp(float y, float factor = 1) {
+  const ScaledExp exp = scaled_exp(maximum(y, -110.0f), 64);
+  return exp.mantissa * exp.power * (factor * 0x1p-64f);
 }
 
 // (1 - exp(y)) / (1 + exp(y)) from m = 1 - exp(y), whose denominator is 2 - m. m - 2q is exact, so
@@ -93,17 +100,16 @@ __device__ __forceinline__ float log1p(float a) {
   return fma(z * Approximations<float>::atanh(z), twice_s, twice_s);
 }
 
-// factor * a / (1 + a)^2, a = exp(y), y <= 0: multiplied first, since it may be subnormal
+// factor * a / (1 + a)^2, a = exp(y), y <= 0
 __device__ __forceinline__ float logistic_density(float y, float factor) {
-  const float a = scaled_exp(maximum(y, -110.0f), 64) * (factor * 0x1p-64f);
+  const float a = exp(y, factor);
   return quotient(a, fma(a, fma(a, 1 / (factor * factor), 2 / factor), 1.0f));
 }
 
 // factor * a (1 - a) / (1 + a)^3, of full relative accuracy where 1 - a is near 0
 __device__ __forceinline__ float logistic_density_slope(float y, float factor) {
-  const Reduced reduced = reduce(maximum(y, -110.0f), 64);
-  const float lifted = __uint_as_float((__float_as_uint(reduced.shifted) << 23) + 0x3f800000u);
-  const float power = lifted * 0x1p-64f;
+  const Reduced reduced = reduce(maximum(y, -110.0f), 64 + 127);
+  const float power = __uint_as_float((__float_as_uint(reduced.shifted) << 23)) * 0x1p-64f;
   const float p = Approximations<float>::expm1(reduced.r);
   const float m = fma(-power, fma(reduced.r * reduced.r, p, reduced.r), 1.0f - power);
   return logistic_density(y, factor) * half_tanh(m);
@@ -114,9 +120,11 @@ __device__ __forceinline__ float logistic_density_slope(float y, float factor) {
 // c / (c + c exp(-x)): with a small c the denominator is finite where the quotient is subnormal.
 __device__ __forceinline__ float sigmoid(float x) {
   const float c = 0x1p-40f;
-  const float a = device::scaled_exp(device::minimum(device::maximum(-x, -40.0f), 110.0f), -40);
-  const float r = device::approximate_reciprocal(c + a);
-  return c * fma(fma(-r, a, fma(-r, c, 1.0f)), r, r);
+  const float y = device::minimum(device::maximum(-x, -40.0f), 110.0f);
+  const device::ScaledExp exp = device::scaled_exp(y, -40);
+  const float d = fma(exp.mantissa, exp.power, c);
+  const float r = device::approximate_reciprocal(d);
+  return c * fma(fma(-r, d, 1.0f), r, r);
 }
 
 __device__ __forceinline__ float sigmoid_derivative(float x) {
