@@ -195,9 +195,10 @@ APPROXIMATIONS = [
 ]
 
 
-# A number and what its rounding leaves.
+LOG2_E = 1 / mpmath.log(2)
+
+# Written as a number and what its rounding leaves.
 CONSTANTS = {
-    "Log2E": 1 / mpmath.log(2),
     "Ln2": mpmath.log(2),
     "TwoOverLn2": 2 / mpmath.log(2),
     "TwoThirdsOverLn2": 2 / (3 * mpmath.log(2)),
@@ -220,6 +221,8 @@ def render() -> str:
     for type_name, precision in PRECISION.items():
         suffix = "f" if type_name == "float" else ""
         lines += ["", "template <>", f"struct Approximations<{type_name}> {{"]
+        literal = f"{hexadecimal(rounded(LOG2_E, precision))}{suffix}"
+        lines.append(f"  static constexpr {type_name} kLog2E = {literal};")
         for name, value in CONSTANTS.items():
             hi = rounded(value, precision)
             for part, number in (("", hi), ("Lo", rounded(value - hi, precision))):

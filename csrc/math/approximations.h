@@ -12,7 +12,6 @@ struct Approximations;
 template <>
 struct Approximations<float> {
   static constexpr float kLog2E = 0x1.715476p+0f;
-  static constexpr float kLog2ELo = 0x1.4ae0cp-26f;
   static constexpr float kLn2 = 0x1.62e43p-1f;
   static constexpr float kLn2Lo = -0x1.05c61p-29f;
   static constexpr float kTwoOverLn2 = 0x1.715476p+1f;
@@ -85,7 +84,6 @@ struct Approximations<float> {
 template <>
 struct Approximations<double> {
   static constexpr double kLog2E = 0x1.71547652b82fep+0;
-  static constexpr double kLog2ELo = 0x1.777d0ffda0d24p-56;
   static constexpr double kLn2 = 0x1.62e42fefa39efp-1;
   static constexpr double kLn2Lo = 0x1.abc9e3b39803fp-56;
   static constexpr double kTwoOverLn2 = 0x1.71547652b82fep+1;
