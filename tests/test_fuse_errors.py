@@ -56,7 +56,7 @@ REFUSED: list[tuple[Callable[..., Any], str]] = [
     (lambda x: (), "depends on none"),
     (lambda x: x > 0, "returns a tensor of bool"),
     (lambda x: float(x) * x, "cannot become a Python number"),
-    (lambda x: [y for y in x][0], "iterating over a tensor"),
+    (lambda x: list(x), "iterating over a tensor"),
     (lambda x: x * len(x), "len()"),
     (lambda x: torch.clamp(x), "one of min and max must not be None"),
     (lambda x: torch.div(x, x, rounding_mode="floor"), "rounding_mode"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
@@ -19,6 +20,8 @@ from fusedgrad.fuse.errors import FuseTypeError, FuseValueError
 from fusedgrad.fuse.expression import Expression, wrap
 from fusedgrad.fuse.graph import Graph
 from fusedgrad.fuse.trace import trace
+
+_requires_grad = operator.attrgetter("requires_grad")
 
 # The kinds of a call's arguments: Tensor, float, or the value of any other argument.
 _Kinds = tuple[Any, ...]
@@ -55,7 +58,7 @@ class Fused:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """The function's value, differentiable to any order."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return self._body(*arguments, **keywords)
         values = self._values(arguments, keywords)
         kinds, tensors, parameters, foreign = _sorted(values)
@@ -355,7 +358,7 @@ def _evaluated(
     if split and not graph.has_one_shape and len({tensor.shape for tensor in tensors}) > 1:
         return _evaluated_apart(graph, tensors, parameters)
     if (
-        (is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+        (is_grad_enabled() and any(map(_requires_grad, tensors)))
         or transforms_active()
         or forward_ad._current_level >= 0
     ):

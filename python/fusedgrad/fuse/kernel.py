@@ -80,27 +80,29 @@ def run(
     Raises:
         FuseTypeError: a dtype without kernels.
     """
+    # Comprehensions in lists, because generators would be a quarter of the overhead.
     key: _Key = tuple([tensor.dtype for tensor in tensors])
-    plans = _plans_of(graph)
+    plans = _plans.get(graph) or _plans_of(graph)
     if dtypes is None:
-        scalars = tuple([not tensor.dim() for tensor in tensors])
-        dtypes = plans.dtypes.get((key, scalars))
+        ranks = tuple([tensor.dim() == 0 for tensor in tensors]) if len(tensors) > 1 else ()
+        dtypes = plans.dtypes.get((key, ranks))
         if dtypes is None:
             _check_dtypes(graph, tensors)
-            dtypes = plans.dtypes[key, scalars] = result_dtypes(graph, tensors)
-    if not tensors[0].is_cpu or not all(tensor.is_cpu for tensor in tensors):
+            dtypes = plans.dtypes[key, ranks] = result_dtypes(graph, tensors)
+    if not all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
         return evaluate(graph, tensors, parameters, dtypes)
     read = plans.read
     if len(read) < len(tensors) and not _same_shape(tensors, read):
         read = tuple(range(len(tensors)))
-    wide = torch.float64 in key
-    number = plans.kernels.get((wide, read), -1)
+    number = plans.kernels.get((key, read), -1)
     if number == -1:
         _check_dtypes(graph, tensors)
-        number = plans.kernels[wide, read] = _compiled(graph, read, wide)
+        wide = torch.float64 in key
+        number = plans.kernels[key, read] = _compiled(graph, read, wide)
     if number is None:
         return evaluate(graph, tensors, parameters, dtypes)
-    return _fused(number, [tensors[i] for i in read], parameters, dtypes)  # type: ignore[no-any-return]
+    operands = tensors if len(read) == len(tensors) else [tensors[i] for i in read]
+    return cast(list[Tensor], _fused(number, operands, parameters, dtypes))
 
 
 def _check_dtypes(graph: Graph, tensors: Sequence[Tensor]) -> None:
