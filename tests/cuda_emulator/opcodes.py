@@ -278,9 +278,12 @@ def _minmax(i: Instruction, _: WorstCase) -> Operation:
 
 
 def _with_nan(function: Function) -> Function:
+    """The function, and where one is NaN the device's own NaN: all lower bits set."""
+
     def compute(a: Array, b: Array) -> Array:
         nan = np.isnan(a) | np.isnan(b)
-        result: Array = np.where(nan, a.dtype.type(np.nan), function(a, b))
+        ours = np.array(np.iinfo(f"i{a.itemsize}").max, f"i{a.itemsize}").view(a.dtype)
+        result: Array = np.where(nan, ours, function(a, b))
         return result
 
     return compute
