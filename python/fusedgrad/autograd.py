@@ -818,7 +818,7 @@ class BinaryCrossEntropyWithLogits(_Loss):
 
 
 def _probability_input_derivative(p: Tensor, t: Tensor) -> Tensor:
-    return (p - t) / (p * (1 - p)).clamp(min=reference.SMALLEST_VARIANCE)
+    return (p - t) / (p * (1 - p)).clamp(min=reference.smallest_variance())
 
 
 def _probability_first(
@@ -857,12 +857,14 @@ def _probability_second(
     w: Tensor | None,
 ) -> list[Tensor]:
     weighted = _weighted(grad_grad, w, p, reduction)
-    clamped = p * (1 - p) <= reference.SMALLEST_VARIANCE
+    clamped = p * (1 - p) <= reference.smallest_variance()
     inside = torch.where(clamped, 0.5, p)  # a value that no branch divides by zero at
     curvature = t / inside**2 + (1 - t) / (1 - inside) ** 2
     outputs = (
         lambda: weighted * _probability_input_derivative(p, t),
-        lambda: weighted * grad * torch.where(clamped, 1 / reference.SMALLEST_VARIANCE, curvature),
+        lambda: (
+            weighted * grad * torch.where(clamped, 1 / reference.smallest_variance(), curvature)
+        ),
     )
     return reference.wanted(outputs, wanted)
 

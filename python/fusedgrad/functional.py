@@ -426,7 +426,7 @@ def _weight(name: str, argument: str, weight: Any, input: Tensor) -> Tensor:
 
 def _broadcasts_to(shape: torch.Size, larger: torch.Size) -> bool:
     pairs = zip(reversed(shape), reversed(larger), strict=False)
-    return len(shape) <= len(larger) and all(a in (1, b) for a, b in pairs)
+    return len(shape) <= len(larger) and all(a == 1 or a == b for a, b in pairs)
 
 
 def _mixed_logits(

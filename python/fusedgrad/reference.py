@@ -23,10 +23,6 @@ Number = int | float | complex  # that of torch.types leaves complex out
 
 HALF_DTYPES = frozenset({torch.float16, torch.bfloat16})
 
-# PyTorch's clamps in binary_cross_entropy: of the logarithms, and of the gradient's denominator.
-SMALLEST_LOG = -100.0
-SMALLEST_VARIANCE = 1e-12
-
 NONE, MEAN, SUM = 0, 1, 2
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -74,8 +70,7 @@ def _exp_of_magnitude(x: Tensor) -> Tensor:
 
 def _even_derivative(a: Tensor) -> Tensor:
     """q s = a / (1 + a)²."""
-    s = 1 / (1 + a)
-    return a * s * s
+    return a / ((1 + a) * (1 + a))
 
 
 # sigmoid(x) = 1 / (1 + exp(-x))
@@ -85,8 +80,7 @@ def _even_derivative(a: Tensor) -> Tensor:
 def sigmoid(input: Tensor) -> Tensor:
     """s for a non-negative real part, q below."""
     a = _exp_of_magnitude(input)
-    s = 1 / (1 + a)
-    return torch.where(_negative_half_plane(input), a * s, s)
+    return torch.where(_negative_half_plane(input), a, 1.0) / (1 + a)
 
 
 @_rounded_once
@@ -327,8 +321,19 @@ def _check_probabilities(input: Tensor) -> None:
     )
 
 
+# PyTorch's clamps of the logarithms and of the gradient's denominator. Functions, because
+# torch.compile(dynamic=True) takes a float of a module for one more input.
+def _smallest_log() -> float:
+    return -100.0
+
+
+def smallest_variance() -> float:
+    """The least denominator p (1 - p) of the derivative by a probability."""
+    return 1e-12
+
+
 def _clamped_logs(p: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.log(p).clamp(min=SMALLEST_LOG), torch.log1p(-p).clamp(min=SMALLEST_LOG)
+    return torch.log(p).clamp(min=_smallest_log()), torch.log1p(-p).clamp(min=_smallest_log())
 
 
 def _probability_loss(p: Tensor, t: Tensor) -> Tensor:
@@ -337,7 +342,7 @@ def _probability_loss(p: Tensor, t: Tensor) -> Tensor:
 
 
 def _probability_input_derivative(p: Tensor, t: Tensor) -> Tensor:
-    return (p - t) / (p * (1 - p)).clamp(min=SMALLEST_VARIANCE)
+    return (p - t) / (p * (1 - p)).clamp(min=smallest_variance())
 
 
 def _probability_target_derivative(p: Tensor) -> Tensor:
@@ -349,7 +354,7 @@ def _probability_input_second_derivative(p: Tensor, t: Tensor) -> Tensor:
     """The derivative of the gradient as clamped: t/p² + (1-t)/(1-p)² where it is not."""
     variance = p * (1 - p)
     curvature = (t * (1 - p) ** 2 + (1 - t) * p**2) / variance**2
-    return torch.where(variance > SMALLEST_VARIANCE, curvature, 1 / SMALLEST_VARIANCE)
+    return torch.where(variance > smallest_variance(), curvature, 1 / smallest_variance())
 
 
 @_rounded_once
