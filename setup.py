@@ -11,6 +11,7 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 OLDEST_TORCH = (2, 13)
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
@@ -103,7 +104,9 @@ def extension() -> Extension:
         cxx.append(system_include(toolkit / "include"))
         nvcc.append("-compress-mode=size")
         files += sources("cuda", suffix=".cu")
-        library_dirs += [str(toolkit / name) for name in ("lib64", "lib") if (toolkit / name).is_dir()]
+        library_dirs += [
+            str(toolkit / name) for name in ("lib64", "lib") if (toolkit / name).is_dir()
+        ]
         # Static, so that the shared object loads where torch brings no CUDA.
         libraries += ["cudart_static", "rt", "dl", "pthread"]
 
@@ -119,4 +122,26 @@ def extension() -> Extension:
     )
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": cpp_extension.BuildExtension})
+class BuildPython(build_py):  # type: ignore[misc]
+    """Puts the headers that fused functions are compiled with into the package."""
+
+    HEADERS = ("dtype.h", "cpu/block.h", "math/*.h", "cuda/*.h", "cuda/*.cuh")
+
+    def run(self) -> None:
+        """Copies the modules, and the headers unless the source tree itself is installed."""
+        super().run()
+        if self.editable_mode:
+            return
+        for pattern in self.HEADERS:
+            for header in sorted((ROOT / "csrc").glob(pattern)):
+                target = Path(
+                    self.build_lib, "fusedgrad", "include", header.relative_to(ROOT / "csrc")
+                )
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self.copy_file(str(header), str(target))
+
+
+setup(
+    ext_modules=[extension()],
+    cmdclass={"build_ext": cpp_extension.BuildExtension, "build_py": BuildPython},
+)

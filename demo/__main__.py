@@ -1,21 +1,26 @@
-"""`python -m demo`: the notebooks' derivatives, two trainings, and demo.png."""
+"""`python -m demo`: the notebooks' derivatives, fused functions, two trainings, two pictures."""
 
 from pathlib import Path
 
-from demo import notebooks, picture, training
+from demo import fused, notebooks, picture, training
 
-PICTURE = Path(__file__).resolve().parent.parent / "demo.png"
+ROOT = Path(__file__).resolve().parent.parent
+PICTURE = ROOT / "demo.png"
+GRAPH = ROOT / "demo_graph.png"
 
 
 def main() -> None:
     notebooks.show()
+    print()
+    fused.show()
     print()
     training.train_logistic_regression()
     # A saturated start is where the derivatives differ; the ordinary one is the control.
     training.show_gated_network(saturation=8.0)
     training.show_gated_network(saturation=0.0)
     picture.draw(PICTURE)
-    print(f"picture: {PICTURE}")
+    fused.draw(GRAPH)
+    print(f"pictures: {PICTURE}, {GRAPH}")
 
 
 if __name__ == "__main__":

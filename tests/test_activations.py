@@ -1,0 +1,174 @@
+"""The gallery: each activation against mpmath, in its tails, and beside PyTorch's own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mpmath
+import pytest
+import torch
+from mpmath import mp, mpf
+
+from fusedgrad import activations
+from fusedgrad.fuse.function import Fused
+from ulp import ulp_error
+
+_F = torch.nn.functional
+
+
+def _sigmoid(x: mpf) -> mpf:
+    return 1 / (1 + mp.exp(-x))
+
+
+def _softplus(x: mpf) -> mpf:
+    return mp.log1p(mp.exp(x))
+
+
+def _focal(x: mpf, t: mpf) -> mpf:
+    p = _sigmoid(x)
+    miss = 1 - (p * t + (1 - p) * (1 - t))
+    loss = t * _softplus(-x) + (1 - t) * _softplus(x)
+    return (t / 4 + (1 - t) * 3 / 4) * miss**2 * loss
+
+
+EXACT: dict[str, Callable[..., mpf]] = {
+    "silu": lambda x: x * _sigmoid(x),
+    "swiglu": lambda x, gate: x * gate * _sigmoid(gate),
+    "gelu": lambda x: x * mp.erfc(-x / mp.sqrt(2)) / 2,
+    "gelu_tanh": lambda x: x * (1 + mp.tanh(mp.sqrt(2 / mp.pi) * (x + mpf(0.044715) * x**3))) / 2,
+    "mish": lambda x: x * mp.tanh(_softplus(x)),
+    "softcap": lambda x: 30 * mp.tanh(x / 30),
+    "softplus": _softplus,
+    "logsigmoid": lambda x: -_softplus(-x),
+    "squareplus": lambda x: (x + mp.sqrt(x * x + 4)) / 2,
+    "snake": lambda x: x + mp.sin(x) ** 2,
+    "focal_loss": _focal,
+}
+
+BUILTIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": _F.silu,
+    "gelu": _F.gelu,
+    "gelu_tanh": lambda x: _F.gelu(x, approximate="tanh"),
+    "mish": _F.mish,
+    "softplus": _F.softplus,
+    "logsigmoid": _F.logsigmoid,
+}
+
+POINTS = [-90.0, -40.0, -18.5, -9.0, -5.5, -2.5, -0.75, -1e-4, 1e-4, 0.5, 2.0, 6.5, 20.0, 85.0]
+SECOND = [0.0, 1.0, 0.25]
+
+
+def _condition(function: Callable[[mpf], mpf], x: mpf) -> float:
+    value = function(x)
+    return float(abs(x * mpmath.diff(function, x) / value)) if value else float("inf")
+
+
+def _conditions(function: Callable[..., mpf], numbers: list[mpf]) -> float:
+    """Of all arguments together."""
+    value = function(*numbers)
+    if value == 0:
+        return float("inf")
+    slopes = [mpmath.diff(function, numbers, order) for order in ((1, 0), (0, 1))]
+    return float(sum(abs(n * s / value) for n, s in zip(numbers, slopes, strict=True)))
+
+
+def _errors(
+    name: str, order: int, function: Callable[[torch.Tensor], Any], dtype: torch.dtype
+) -> list[tuple[float, float]]:
+    """For each point its error over (1 + the condition number), and the point."""
+    values = function(torch.tensor(POINTS, dtype=dtype)).tolist()
+    result = []
+
+    def exact(x: mpf) -> mpf:
+        return mpmath.diff(EXACT[name], x, order) if order else EXACT[name](x)
+
+    with mp.workdps(3000 if name == "gelu_tanh" else 200):
+        for at, value in zip(torch.tensor(POINTS, dtype=dtype).tolist(), values, strict=True):
+            true = exact(mpf(at))
+            error = ulp_error(value, true, dtype)
+            result.append((error / (1 + _condition(exact, mpf(at))) if error else 0.0, at))
+    return result
+
+
+ONE_ARGUMENT = [name for name in EXACT if name not in ("swiglu", "focal_loss")]
+
+
+def test_gallery_is_complete() -> None:
+    assert set(EXACT) == set(activations.__all__)
+    for name in activations.__all__:
+        function = getattr(activations, name)
+        assert isinstance(function, Fused)
+        assert function.__doc__
+        assert str(function).startswith(f"{name}(")
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ONE_ARGUMENT)
+def test_exact_in_the_range_and_in_the_tails(name: str, dtype: torch.dtype, order: int) -> None:
+    function = getattr(activations, name)
+    if name == "squareplus" and order == 2:
+        pytest.skip("b / (2 r^3) comes as a difference, which loses the digits of the upper tail")
+    fused = function.derivative(*[0] * order) if order else function
+    errors = _errors(name, order, fused, dtype)
+    assert max(errors)[0] <= 8, max(errors)
+
+
+@pytest.mark.parametrize("name", ["swiglu", "focal_loss"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_exact_of_two_arguments(name: str, dtype: torch.dtype) -> None:
+    rows = [(x, second) for x in POINTS for second in SECOND]
+    if name == "swiglu":
+        rows = [(second + 1, x) for x, second in rows]
+    tensors = [torch.tensor(column, dtype=dtype) for column in zip(*rows, strict=True)]
+    value, grads = getattr(activations, name).value_and_grad(*tensors)
+
+    def slope(*numbers: mpf) -> mpf:
+        return mpmath.diff(EXACT[name], numbers, (1, 0))
+
+    with mp.workdps(120):
+        for i, row in enumerate(zip(*(t.tolist() for t in tensors), strict=True)):
+            numbers = [mpf(number) for number in row]
+            for exact, got in ((EXACT[name], value[i]), (slope, grads[0][i])):
+                true = exact(*numbers)
+                bound = 8 * (1 + _conditions(exact, numbers))
+                assert ulp_error(got.item(), true, dtype) <= bound, (row, got, float(true))
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_no_less_exact_than_pytorch(name: str) -> None:
+    ours = _errors(name, 0, getattr(activations, name), torch.float32)
+    theirs = _errors(name, 0, BUILTIN[name], torch.float32)
+    assert max(ours)[0] <= max(max(theirs)[0], 1.0)
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_derivative_is_exact_where_pytorch_loses_digits(name: str) -> None:
+    def derivative_of(function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+        return torch.func.vmap(torch.func.grad(function))
+
+    ours = _errors(name, 1, derivative_of(getattr(activations, name)), torch.float32)
+    theirs = _errors(name, 1, derivative_of(BUILTIN[name]), torch.float32)
+    assert max(ours)[0] <= 8
+    assert max(ours)[0] <= max(max(theirs)[0], 2.0)
+
+
+@pytest.mark.parametrize("name", activations.__all__)
+def test_huge_arguments_give_no_nan(name: str) -> None:
+    function = getattr(activations, name)
+    x = torch.tensor([-1e38, -1e20, 1e20, 1e38])
+    arguments = (x,) if name in ONE_ARGUMENT else (x, torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    value, grads = function.value_and_grad(*arguments)
+    assert not value.isnan().any()
+    assert not grads[0].isnan().any()
+
+
+def test_floats_are_parameters() -> None:
+    x = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    torch.testing.assert_close(activations.softcap(x, 2.5), 2.5 * torch.tanh(x / 2.5))
+    torch.testing.assert_close(activations.softplus(x, 3.0), _F.softplus(x, beta=3))
+    torch.testing.assert_close(activations.snake(x, a=0.5), x + torch.sin(0.5 * x) ** 2 / 0.5)
+    p, t = torch.sigmoid(x), torch.rand(13, dtype=torch.float64)
+    miss = 1 - (p * t + (1 - p) * (1 - t))
+    loss = _F.binary_cross_entropy_with_logits(x, t, reduction="none")
+    expected = (0.5 * t + 0.5 * (1 - t)) * miss**1.5 * loss
+    torch.testing.assert_close(activations.focal_loss(x, t, 0.5, 1.5), expected)
