@@ -2,6 +2,7 @@
 
 # mypy: disable-error-code="no-untyped-call"
 
+import contextlib
 import copy
 import operator
 import threading
@@ -355,3 +356,42 @@ def test_converted_model_has_the_state_dict_of_the_original() -> None:
     converted = fusedgrad.convert(copy.deepcopy(original))
     assert converted.state_dict().keys() == original.state_dict().keys()
     original.load_state_dict(converted.state_dict())
+
+
+def everything(x: Tensor) -> Tensor:
+    y = x.clone()
+    y **= 2
+    logits = F.binary_cross_entropy_with_logits(x, torch.ones_like(x))
+    total: Tensor = torch.sigmoid(x) + x.sigmoid() + F.tanh(x) + torch.special.expit(x) + logits
+    return total + x**3 + 2**x + y
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["entered inside", "entered outside"])
+@pytest.mark.parametrize("function", [everything, torch.special.expit], ids=["all", "expit"])
+def test_compiled_functions_are_patched_without_a_graph_break(function: Call, inside: bool) -> None:
+    torch._dynamo.reset()
+    x = torch.tensor([-20.0], requires_grad=True)
+
+    def call(x: Tensor) -> Tensor:
+        with fusedgrad.patched() if inside else contextlib.nullcontext():
+            return function(x)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    with contextlib.nullcontext() if inside else fusedgrad.patched():
+        result = compiled(x)
+        (grad,) = torch.autograd.grad(result.sum(), x)
+    with fusedgrad.patched():
+        expected = function(x)
+        (expected_grad,) = torch.autograd.grad(expected.sum(), x)
+    torch.testing.assert_close(result, expected)
+    torch.testing.assert_close(grad, expected_grad)
+
+
+def test_compiled_gradient_does_not_vanish_where_pytorchs_does() -> None:
+    x = torch.tensor([20.0], requires_grad=True)
+    compiled = torch.compile(Tensor.sigmoid, fullgraph=True, backend="aot_eager")
+    with fusedgrad.patched():
+        (inside,) = torch.autograd.grad(compiled(x), x)
+    (outside,) = torch.autograd.grad(compiled(x), x)
+    assert outside.item() == 0
+    assert inside.item() == pytest.approx(2.0611536e-9, rel=1e-6)

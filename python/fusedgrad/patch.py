@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._prims_common import can_safe_cast_to
 from torch.overrides import TorchFunctionMode
 
 from fusedgrad import functional, nn
@@ -44,7 +45,7 @@ def _in_place(function: _Function) -> _Function:
         # What backward needs of the old value must survive the copy.
         old = input.clone() if torch.is_grad_enabled() else input
         result = function(old, *arguments, **keywords)
-        if not torch.can_cast(result.dtype, input.dtype):
+        if not can_safe_cast_to(cast_from=result.dtype, cast_to=input.dtype):
             raise RuntimeError(
                 f"{function.__name__}(): the result's dtype {result.dtype} can't be cast to "
                 f"{input.dtype}, the dtype of the tensor to change in place"
@@ -84,7 +85,10 @@ def _replacements() -> Iterable[tuple[Any, _Function]]:
     )
 
 
-_REPLACEMENTS = dict(_replacements())
+# By name, then by identity: Dynamo does not find every function in a dict of functions.
+_REPLACEMENTS: dict[str, list[tuple[Any, _Function]]] = {}
+for _original, _replacement in _replacements():
+    _REPLACEMENTS.setdefault(_original.__name__, []).append((_original, _replacement))
 
 
 def _is_strided(value: Any) -> bool:
@@ -105,13 +109,13 @@ class _Patch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        replacement = _REPLACEMENTS.get(func)
-        if replacement is None or not all(map(_is_strided, (*args, *kwargs.values()))):
-            return func(*args, **kwargs)
-        for name in _FIRST_ARGUMENT:
-            if name in kwargs:
-                args = (kwargs.pop(name), *args)
-        return replacement(*args, **kwargs)
+        for original, replacement in _REPLACEMENTS.get(getattr(func, "__name__", ""), ()):
+            if func is original and all(map(_is_strided, (*args, *kwargs.values()))):
+                for name in _FIRST_ARGUMENT:
+                    if name in kwargs:
+                        args = (kwargs.pop(name), *args)
+                return replacement(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
 def patched() -> contextlib.AbstractContextManager[Any]:
