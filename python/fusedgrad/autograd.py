@@ -32,9 +32,13 @@ _Gradients = tuple[Tensor | None, ...]
 _Expression = Callable[..., list[Tensor]]
 
 
+def _transformed() -> bool:
+    return transforms_active() or forward_ad._current_level >= 0
+
+
 def _being_differentiated() -> bool:
     """Whether a backward may itself be differentiated, so that it must consist of Functions."""
-    return is_grad_enabled() or transforms_active() or forward_ad._current_level >= 0
+    return is_grad_enabled() or _transformed()
 
 
 def _sum_to(grad: Tensor, operand: Tensor) -> Tensor:
@@ -67,13 +71,41 @@ def _vjp(
         complete = dict(enumerate(wide)) | dict(zip(positions, values, strict=True))
         return tuple(expression(_present(cotangents), *complete.values()))
 
-    outputs, pull_back = torch.func.vjp(of_needed, *(wide[i] for i in positions))  # type: ignore[misc]
     given = [cotangent for cotangent in cotangents if cotangent is not None]
-    grads = pull_back(tuple(c.to(o.dtype) for c, o in zip(given, outputs, strict=True)))
+    differentiate = _functional_vjp if _transformed() else _plain_vjp
+    grads = differentiate(of_needed, [wide[i] for i in positions], given)
     result: list[Tensor | None] = [None] * len(arguments)
     for i, grad in zip(positions, grads, strict=True):
         result[i] = grad.to(cast(Tensor, arguments[i]).dtype)
     return tuple(result)
+
+
+def _functional_vjp(
+    function: Callable[..., tuple[Tensor, ...]], inputs: list[Tensor], cotangents: list[Tensor]
+) -> tuple[Tensor, ...]:
+    outputs, pull_back = torch.func.vjp(function, *inputs)  # type: ignore[misc]
+    pairs = zip(cotangents, outputs, strict=True)
+    return cast(tuple[Tensor, ...], pull_back(tuple(c.to(o.dtype) for c, o in pairs)))
+
+
+def _plain_vjp(
+    function: Callable[..., tuple[Tensor, ...]], inputs: list[Tensor], cotangents: list[Tensor]
+) -> tuple[Tensor, ...]:
+    """As `_functional_vjp`, which saved-tensor hooks forbid."""
+    create_graph = is_grad_enabled()
+    with torch.enable_grad():
+        # New tensors, for an input may also be, or lie behind, another one.
+        inputs = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+        outputs = function(*inputs)
+        pairs = [(o, c.to(o.dtype)) for o, c in zip(outputs, cotangents, strict=True)]
+    dependent = [pair for pair in pairs if pair[0].requires_grad]
+    return torch.autograd.grad(
+        [output for output, _ in dependent],
+        inputs,
+        [cotangent for _, cotangent in dependent],
+        create_graph=create_graph,
+        materialize_grads=True,
+    )
 
 
 def _jvp(
