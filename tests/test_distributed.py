@@ -147,9 +147,15 @@ def check_corners(mesh: Any) -> None:
     # A partial sum is summed before a function that is not linear, and kept by one that is.
     partial = DTensor.from_local(x, mesh, [Partial("sum")], run_check=False)
     torch.testing.assert_close(full(fusedgrad.tanh(partial)), fusedgrad.tanh(2 * x))
-    gradient = torch.ops.fusedgrad.tanh_backward(partial, distribute_tensor(x, mesh, [Replicate()]))
+    whole = distribute_tensor(x, mesh, [Replicate()])
+    gradient = torch.ops.fusedgrad.tanh_backward(partial, whole)
     assert gradient.placements == (Partial("sum"),)
     torch.testing.assert_close(full(gradient), torch.ops.fusedgrad.tanh_backward(2 * x, x))
+    # Linear in two arguments: the other must not be counted once for each process.
+    second = torch.ops.fusedgrad.pow_double_backward.Tensor_Tensor
+    expected = second(2 * x, x, x, x.abs(), x)
+    for got, want in zip(second(partial, whole, whole, whole.abs(), whole), expected, strict=True):
+        torch.testing.assert_close(full(got), want)
 
     # Operands broadcast: a row, a column, a number.
     for small in (x[0], x[:, :1], x[0, 0]):
