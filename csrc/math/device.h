@@ -7,6 +7,8 @@
 // roundings and a half, and nothing needs the pairs that a host carries.
 #pragma once
 
+#include <concepts>
+
 #include "math/elementary.h"
 
 #if defined(__CUDA_ARCH__)
@@ -199,7 +201,9 @@ FUSEDGRAD_HOST_DEVICE T with_sign(T magnitude, T x, T e, bool odd);
 
 }  // namespace detail
 
-__device__ __forceinline__ float pow(float x, float e) {
+// A template, so that only who includes pow.h needs what it calls.
+template <std::same_as<float> T>
+__device__ __forceinline__ T pow(T x, T e) {
   const float size = abs(x);
   const Pair<float> log = device::log2_of_positive(size);
   const bool finite = size < kInfinity<float>;
