@@ -65,6 +65,7 @@ _FUNCTIONS: dict[str, Callable[..., mpf]] = {
     "relu": lambda x: max(x, mpf(0)),
     "minimum": min,
     "maximum": max,
+    "clamp": lambda x, low, high: min(max(x, low), high),
     "clamp_min": max,
     "clamp_max": min,
     "weighted": lambda w, x: w * x,

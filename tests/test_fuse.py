@@ -365,6 +365,11 @@ def test_pytorchs_conventions_at_the_edges_of_pieces() -> None:
         (lambda x: torch.clamp(x, 0, 1), (zero,)),
         (lambda x: torch.clamp(x, 0, 1), (one,)),
         (lambda x, z: torch.clamp(x, min=z), (zero, zero)),
+        (lambda x, low, high: torch.clamp(x, low, high), (zero, zero, one)),
+        (lambda x, low, high: torch.clamp(x, low, high), (zero, one, one)),
+        (lambda x, low, high: torch.clamp(x, low, high), (-one, zero, one)),
+        (lambda x, low, high: torch.clamp(x, low, high), (2 * one, zero, one)),
+        (lambda x, low, high: torch.clamp(x, low, high), (zero, one, -one)),
         (torch.maximum, (one, one)),
         (torch.minimum, (one, one)),
         (lambda x: x**2.0, (zero,)),
@@ -398,6 +403,27 @@ def test_nan_and_infinities_pass_as_in_pytorch() -> None:
         theirs = function(x)
         torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=0, atol=0)
         assert torch.equal(torch.signbit(ours[1:]), torch.signbit(theirs[1:])) or ours.isnan().any()
+
+
+def test_gradients_to_sum_are_computed_one_at_a_time() -> None:
+    x, z = torch.randn(50, 1, requires_grad=True), torch.randn(60, requires_grad=True)
+    y = two(x, z)
+    with _Counter() as counter:
+        torch.autograd.grad(y, (x, z), torch.ones(50, 60))
+    # Each kernel is followed by its sum, so that one tensor of the whole shape is there at a time.
+    calls = [name for name in counter.calls if "fused" in name or "sum" in name]
+    assert calls == ["fusedgrad::fused", "aten::sum.dim_IntList"] * 2
+
+
+def test_fused_operations_of_this_package_compile_without_a_break() -> None:
+    torch._dynamo.reset()
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def around(x: Tensor, z: Tensor) -> Tensor:
+        return cast(Tensor, two(x, z) * 2)
+
+    x, z = torch.randn(2, 5, dtype=torch.float64)
+    torch.testing.assert_close(around(x, z), 2 * unfused(x, z))
 
 
 def test_text_is_the_expression() -> None:

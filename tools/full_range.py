@@ -15,7 +15,7 @@ from mpmath import mpf
 from tools.minimax import PRECISION, Approximation, chebyshev_points, hexadecimal, remez, rounded
 
 MATH = Path(__file__).resolve().parent.parent / "csrc" / "math"
-LARGEST_POWER = 103  # of a float with 25 bits before its point, the largest exponent
+LARGEST_POWER = 104  # of a float with 25 bits before its point; the last one is infinity's
 
 
 def scaled_complement(t: mpf) -> mpf:
@@ -144,24 +144,25 @@ def normal() -> str:
     return header(body)
 
 
-def power_modulo(k: int) -> str:
+def power_modulo(k: int) -> tuple[mpf, mpf]:
     """2^k modulo 2 pi, nearest 0, as two doubles."""
     with mpmath.workprec(400):
         value = mpf(2) ** k
         value -= 2 * mpmath.pi * mpmath.nint(value / (2 * mpmath.pi)) if k else 0
         hi = rounded(value, 53)
-        return f"    {{{hexadecimal(hi)}, {hexadecimal(rounded(value - hi, 53))}}},"
+        return hi, rounded(value - hi, 53)
 
 
 def trigonometric() -> str:
     """trigonometric_approximations.h."""
     body = ["", "struct TrigonometricApproximations {"]
     body += [line for a in TRIGONOMETRIC for line in function(a, "double")]
-    body += ["};", "", "struct PowerModulo {", "  double hi;", "  double lo;", "};", ""]
-    body += [f"constexpr int kLargestPower = {LARGEST_POWER};", "", "// 2^k modulo 2 pi"]
-    body.append("constexpr PowerModulo kPowerModulo[] = {")
-    body += [power_modulo(k) for k in range(LARGEST_POWER + 1)]
-    body.append("};")
+    body += ["};", "", "// 2^k modulo 2 pi, and what its rounding left"]
+    pairs = [power_modulo(k) for k in range(LARGEST_POWER + 1)]
+    for name, numbers in zip(("", "Lo"), zip(*pairs, strict=True), strict=True):
+        body.append(f"constexpr double kPowerModulo{name}[] = {{")
+        body += [f"    {hexadecimal(number)}," for number in numbers]
+        body.append("};")
     return header(body)
 
 

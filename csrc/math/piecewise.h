@@ -17,12 +17,12 @@ FUSEDGRAD_HOST_DEVICE T sign(T x) {
 
 template <class T>
 FUSEDGRAD_HOST_DEVICE T minimum(T x, T y) {
-  return (x < y) | (x != x) ? x : y;
+  return x != x ? x : x < y ? x : y;
 }
 
 template <class T>
 FUSEDGRAD_HOST_DEVICE T maximum(T x, T y) {
-  return (x > y) | (x != x) ? x : y;
+  return x != x ? x : x > y ? x : y;
 }
 
 // weight * x, where a weight of 0 outweighs an infinite x

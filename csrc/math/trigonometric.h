@@ -29,10 +29,10 @@ FUSEDGRAD_HOST_DEVICE float shifted_sin(float x, int quarter) {
   constexpr double kHalfPi = 0x1.921fb54442d18p+0;
   constexpr double kHalfPiLo = 0x1.1a62633145c07p-54;
   const int exponent = static_cast<int>(to_bits(x) >> 23 & 0xff) - (127 + 24);
-  const int k = exponent > 0 ? (exponent > kLargestPower ? 0 : exponent) : 0;
+  const int k = exponent & ~(exponent >> 31);  // at least 0
   const double m = static_cast<double>(x) * from_bits(static_cast<uint64_t>(1023 - k) << 52);
-  const double hi = m * kPowerModulo[k].hi;
-  const double lo = fma(m, kPowerModulo[k].hi, -hi) + m * kPowerModulo[k].lo;
+  const double hi = m * kPowerModulo[k];
+  const double lo = fma(m, kPowerModulo[k], -hi) + m * kPowerModuloLo[k];
   const double shifted = fma(hi, kTwoOverPi, kRound<double>);
   const double n = shifted - kRound<double>;
   const double r = fma(-n, kHalfPi, hi) + fma(-n, kHalfPiLo, lo);

@@ -193,6 +193,11 @@ def power(base: Expression, exponent: Expression | Number) -> Expression:
 def where(condition: Expression, a: Expression | Number, b: Expression | Number) -> Expression:
     """`a` where the condition holds, else `b`."""
     a, b = wrap(a), wrap(b)
+    # One choice by both conditions: g++ 12 vectorises no choice between choices.
+    if a.operation == "where" and a.arguments[2] is b:
+        return where(make("and", condition, a.arguments[0]), a.arguments[1], b)
+    if b.operation == "where" and b.arguments[1] is a:
+        return where(make("or", condition, b.arguments[0]), a, b.arguments[2])
     return a if a is b else make("where", condition, a, b)
 
 
@@ -298,6 +303,15 @@ def _clamp(inside: str, outside: str) -> PullBack:
         return where(apply(inside, *e.arguments), g, 0), where(apply(outside, *e.arguments), g, 0)
 
     return pull_back
+
+
+def _clamp_both(e: Expression, g: Expression) -> tuple[Expression, ...]:
+    # By the argument itself: g++ 12 vectorises no choice by what another choice gave.
+    x, low, high = e.arguments
+    inside = make("and", apply("greater_equal", x, low), apply("less_equal", x, high))
+    below = make("and", apply("less", x, low), apply("less", low, high))
+    above = make("or", apply("greater", x, high), apply("less", high, low))
+    return where(inside, g, 0), where(below, g, 0), where(above, g, 0)
 
 
 def _third_sigmoid_derivative(x: Expression, second: Expression) -> Expression:
@@ -409,6 +423,12 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "clamp_max": Operation(
         "minimum({0}, {1})", "math::minimum({0}, {1})", _clamp("less_equal", "greater"), "piecewise"
+    ),
+    "clamp": Operation(
+        "minimum(maximum({0}, {1}), {2})",
+        "math::minimum(math::maximum({0}, {1}), {2})",
+        _clamp_both,
+        "piecewise",
     ),
     "weighted": _call(
         "weighted", "piecewise", 2, lambda e, g: (g * e.arguments[1], g * e.arguments[0])

@@ -118,9 +118,10 @@ def _clamp(input: Value, min: Value | None = None, max: Value | None = None) -> 
     if min is None and max is None:
         raise FuseValueError("one of min and max must not be None")
     x = _number(input)
-    if min is not None:
-        x = apply("clamp_min", x, _number(min))
-    return x if max is None else apply("clamp_max", x, _number(max))
+    if min is None or max is None:
+        bound = _number(max if min is None else min)
+        return apply("clamp_max" if min is None else "clamp_min", x, bound)
+    return apply("clamp", x, _number(min), _number(max))
 
 
 def _clamp_max(input: Value, max: Value) -> Expression:
