@@ -1,7 +1,8 @@
 """Builds fusedgrad._C, the one shared object that holds the kernels and their operators.
 
-FUSEDGRAD_CUDA=1 builds the CUDA kernels too, 0 does not, auto (the default) does where the installed
-torch is a CUDA build and a toolkit is found. TORCH_CUDA_ARCH_LIST names the architectures.
+FUSEDGRAD_CUDA=1 builds the CUDA kernels too, 0 does not, auto (the default) does where the
+installed torch is a CUDA build and a toolkit is found. TORCH_CUDA_ARCH_LIST names the
+architectures. FUSEDGRAD_WERROR=1 makes an error of every warning of the compiler.
 """
 
 import os
@@ -83,8 +84,9 @@ def extension() -> Extension:
 
     defines = [("FUSEDGRAD_TORCH_VERSION", f'"{torch.__version__}"')]
     cxx = [
-        *("-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"),
-        # Every fused multiply-add is written out, so that all instruction sets and the device agree.
+        *("-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"),
+        *(["-Werror"] if os.environ.get("FUSEDGRAD_WERROR") == "1" else []),
+        # Every fused multiply-add is written out: all instruction sets and the device agree.
         "-ffp-contract=off",
         *("-fno-math-errno", "-fno-trapping-math"),
         "-fopenmp",  # at::parallel_for is a header, and serial without it
@@ -97,7 +99,7 @@ def extension() -> Extension:
 
     toolkit = cuda_to_build_with()
     if toolkit is not None:
-        # A CPU build of torch leaves this None; with it BuildExtension's own rules compile .cu files.
+        # A CPU build of torch leaves this None; with it BuildExtension's rules compile .cu files.
         cpp_extension.CUDA_HOME = str(toolkit)
         architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
         defines += [("FUSEDGRAD_CUDA", "1"), ("FUSEDGRAD_CUDA_ARCHITECTURES", f'"{architectures}"')]

@@ -6,6 +6,7 @@ Needs nvcc and nvdisasm, no GPU.
 import functools
 
 import pytest
+
 from cuda_machine_code import ARCHITECTURES, Kernel, compiled, table
 
 # Instructions an element for a full tile. Pow alone is over the 64 it was meant to have: 70 on
