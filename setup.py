@@ -92,7 +92,7 @@ def extension() -> Extension:
         "-fopenmp",  # at::parallel_for is a header, and serial without it
         *map(system_include, [*cpp_extension.include_paths(), pybind11.get_include()]),
     ]
-    nvcc = ["-std=c++20", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fvisibility=hidden"]
+    nvcc = ["-std=c++20", "-O3", "-fmad=false", "-Xcompiler=-fvisibility=hidden"]
     files = sources("cpu", "operators", "accuracy", suffix=".cpp")
     library_dirs = list(cpp_extension.library_paths())
     libraries = ["c10", "torch", "torch_cpu"]
