@@ -11,7 +11,7 @@ CUDA_VENV := .venv-cuda
 CUDA_BIN := $(CUDA_VENV)/bin
 CUDA_LIB := $(CURDIR)/build/cuda/lib
 
-.PHONY: help build demo test test-slow check-aarch64 lint format bench accuracy cuda-build test-cuda-build gpu clean
+.PHONY: help build demo test test-slow test-sanitized check-aarch64 lint format bench accuracy cuda-build test-cuda-build gpu clean
 
 help:
 	@echo "make demo       the derivatives of the two notebooks, two trainings, a picture"
@@ -41,6 +41,10 @@ test: build
 
 test-slow: build
 	$(BIN)/python -m pytest -m slow
+
+# The operators under AddressSanitizer and UndefinedBehaviorSanitizer.
+test-sanitized: build
+	sh tests/sanitized.sh -q
 
 # The baseline of csrc/cpu for 64-bit Arm; needs a cross compiler (Debian's g++-aarch64-linux-gnu).
 check-aarch64:
