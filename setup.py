@@ -95,7 +95,7 @@ def extension() -> Extension:
     nvcc = ["-std=c++20", "-O3", "-fmad=false", "-Xcompiler=-fvisibility=hidden"]
     files = sources("cpu", "operators", "accuracy", suffix=".cpp")
     library_dirs = list(cpp_extension.library_paths())
-    libraries = ["c10", "torch", "torch_cpu"]
+    libraries = ["c10", "torch", "torch_cpu", "torch_python"]
 
     toolkit = cuda_to_build_with()
     if toolkit is not None:

@@ -96,7 +96,8 @@ def functions_of_fusedgrad(result: Tensor) -> list[str]:
         node = nodes.pop()
         if node is None:
             continue
-        if type(node).__module__ == "fusedgrad.autograd" or hasattr(node, "_forward_cls"):
+        # Recorded by an operator, or by a Function.
+        if node.name().startswith("fusedgrad::") or hasattr(node, "_forward_cls"):
             found.append(node.name())
         nodes += [function for function, _ in node.next_functions]
     return found

@@ -1,6 +1,9 @@
 // fusedgrad._C: what is no operator. Importing it registers the operators.
+#include <pybind11/complex.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/python_variable.h>
 
 #include <optional>
 #include <sstream>
@@ -11,6 +14,7 @@
 #include "cpu/capability.h"
 #include "cpu/kernel.h"
 #include "operators/fused.h"
+#include "operators/recording.h"
 
 #ifdef FUSEDGRAD_CUDA
 #include <cuda_runtime_api.h>
@@ -46,6 +50,45 @@ std::vector<std::string> cuda_architectures() {
   return names;
 }
 
+pybind11::object to_python(const at::Tensor& tensor) {
+  return pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(tensor));
+}
+
+pybind11::object to_python(const at::Scalar& number) {
+  if (number.isFloatingPoint()) return pybind11::float_(number.toDouble());
+  if (number.isComplex()) return pybind11::cast(number.toComplexDouble());
+  return pybind11::int_(number.toLong());
+}
+
+// `function` takes and returns what DifferentiableBackward does, None for an undefined tensor.
+void set_differentiable_backward(pybind11::object function) {
+  // Never released: a backward may run until the process ends.
+  PyObject* const held = function.release().ptr();
+  operators::set_differentiable_backward(
+      [held](const std::string& operation, const at::Tensor& grad,
+             const std::vector<at::Tensor>& operands, const at::Scalar& parameter,
+             const std::vector<bool>& mask) {
+        const pybind11::gil_scoped_acquire gil;
+        try {
+          pybind11::list tensors;
+          for (const at::Tensor& operand : operands) tensors.append(to_python(operand));
+          const auto results = pybind11::handle(held)(operation, to_python(grad), tensors,
+                                                      to_python(parameter), mask)
+                                   .cast<std::vector<pybind11::object>>();
+          std::vector<at::Tensor> grads;
+          for (const pybind11::object& result : results) {
+            grads.push_back(result.is_none() ? at::Tensor() : THPVariable_Unpack(result.ptr()));
+          }
+          return grads;
+        } catch (pybind11::error_already_set& error) {
+          error.restore();
+          python_error persistent;  // which the autograd engine hands on as it is
+          persistent.persist();
+          throw persistent;
+        }
+      });
+}
+
 }  // namespace
 }  // namespace fusedgrad
 
@@ -57,6 +100,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_version", cuda_version);
   m.def("cuda_architectures", cuda_architectures);
   m.def("add_fused_kernel", operators::add_fused_kernel);
+  m.def("set_differentiable_backward", set_differentiable_backward);
   m.attr("max_operands") = static_cast<int>(cpu::kMaxOperands);
   m.attr("max_parameters") = static_cast<int>(cpu::kMaxParameters);
   bind_accuracy(m);

@@ -1,11 +1,22 @@
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 def torch_version() -> str: ...
 def cpu_capability() -> str: ...
 def cpu_capabilities() -> list[str]: ...
 def cuda_version() -> str | None: ...
 def cuda_architectures() -> list[str]: ...
+
+# The backwards that csrc/operators/recording.h leaves to Python.
+
+def set_differentiable_backward(
+    function: Callable[
+        [str, Tensor, list[Tensor], int | float | complex, list[bool]], Sequence[Tensor | None]
+    ],
+) -> None: ...
 
 # Kernels compiled at run time: csrc/operators/fused.h.
 

@@ -6,6 +6,9 @@ never a rounded output, from which no formula recovers the tail of a saturated a
 third derivative on there is no kernel: the second is written as an expression of the Functions of
 this module, a closed algebra, and differentiated as such, in float32 for half types.
 
+The operators record these operations in C++, which costs less; a backward of theirs comes here
+when it is itself differentiated or transformed.
+
 `Function.apply` spends 30 µs in `inspect.signature`; `apply` of these classes goes straight to the
 implementation in C unless a torch.func transform is active.
 """
@@ -22,7 +25,7 @@ from torch._C import _are_functorch_transforms_active as transforms_active
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd.function import FunctionCtx
 
-from fusedgrad import operators, reference
+from fusedgrad import _C, operators, reference
 from fusedgrad.reference import MEAN, NONE, Number
 
 __all__ = ["BinaryCrossEntropy", "BinaryCrossEntropyWithLogits", "Pow", "Sigmoid", "Tanh"]
@@ -927,3 +930,35 @@ class BinaryCrossEntropy(_Loss):
     ) -> Any:
         """The loss."""
         return cls._apply_checked(input, target, weight, reduction)
+
+
+_OPERATIONS: dict[str, type[_Unary | _Loss]] = {
+    "Sigmoid": Sigmoid,
+    "Tanh": Tanh,
+    "PowScalar": _PowScalar,
+    "BinaryCrossEntropy": BinaryCrossEntropy,
+    "BinaryCrossEntropyWithLogits": BinaryCrossEntropyWithLogits,
+}
+
+
+def _recorded_backward(
+    name: str, grad: Tensor, operands: Sequence[Tensor], parameter: Number, mask: Sequence[bool]
+) -> _Gradients:
+    """The backward of an operation that its operator recorded, differentiable again.
+
+    `parameter` is the exponent of a power, the reduction of a loss.
+    """
+    mask = tuple(mask)
+    if name == "Pow":
+        dtype = torch.promote_types(operands[0].dtype, operands[1].dtype)
+        operands = [operand.to(dtype) for operand in operands]
+        partials = _PowBackward.apply(mask, grad, *operands)
+    elif issubclass(function := _OPERATIONS[name], _Loss):
+        partials = _LossBackward.apply(function.operation, mask, parameter, grad, *operands)
+    else:
+        parameters = [parameter] if function is _PowScalar else []
+        return (_UnaryBackward.apply(function.operation, grad, *operands, *parameters),)
+    return _to_operands(_spread(partials, mask), operands)
+
+
+_C.set_differentiable_backward(_recorded_backward)

@@ -1,7 +1,8 @@
 """The public functions: PyTorch's signatures, defaults, type promotion and errors.
 
-A call that nothing differentiates runs the operator itself; any other goes through the Function of
-`fusedgrad.autograd`. The path to the operator is a few attribute checks and no more.
+A call runs the operator, which records real operands for a backward; what it cannot do goes through
+the Function of `fusedgrad.autograd`: complex operands that require a gradient, forward mode, and
+the transforms of torch.func. The path to the operator is a few attribute checks and no more.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,6 +29,9 @@ _REDUCTIONS = {"none": reference.NONE, "mean": reference.MEAN, "sum": reference.
 
 _NAMES = {code: name for name, code in _REDUCTIONS.items()}
 
+# The operators record real operands themselves.
+_sigmoid = operators.Table(operators._ops.sigmoid.default, autograd.Sigmoid.apply)
+_tanh = operators.Table(operators._ops.tanh.default, autograd.Tanh.apply)
 _pow = operators._ops.pow
 
 
@@ -51,13 +55,9 @@ def sigmoid(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         return _unary_out("sigmoid", operators.sigmoid, operators._ops.sigmoid.out, input, out)
     if is_dynamo_compiling() or compiler._is_compiling_flag:
         return traced.sigmoid(input)
-    if (
-        (input.requires_grad and is_grad_enabled())
-        or transforms_active()
-        or forward_ad._current_level >= 0
-    ):
+    if transforms_active() or forward_ad._current_level >= 0:
         return cast(Tensor, autograd.Sigmoid.apply(input))
-    return cast(Tensor, operators.sigmoid[input.dtype](input))
+    return cast(Tensor, _sigmoid[input.dtype](input))
 
 
 def tanh(input: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -80,13 +80,9 @@ def tanh(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         return _unary_out("tanh", operators.tanh, operators._ops.tanh.out, input, out)
     if is_dynamo_compiling() or compiler._is_compiling_flag:
         return traced.tanh(input)
-    if (
-        (input.requires_grad and is_grad_enabled())
-        or transforms_active()
-        or forward_ad._current_level >= 0
-    ):
+    if transforms_active() or forward_ad._current_level >= 0:
         return cast(Tensor, autograd.Tanh.apply(input))
-    return cast(Tensor, operators.tanh[input.dtype](input))
+    return cast(Tensor, _tanh[input.dtype](input))
 
 
 def pow(input: Tensor | Number, exponent: Tensor | Number, *, out: Tensor | None = None) -> Tensor:
@@ -139,9 +135,9 @@ def pow(input: Tensor | Number, exponent: Tensor | Number, *, out: Tensor | None
     if is_dynamo_compiling() or compiler._is_compiling_flag:
         return traced.pow(input, exponent)
     if (
-        (requires_grad and is_grad_enabled())
-        or transforms_active()
+        transforms_active()
         or forward_ad._current_level >= 0
+        or (requires_grad and not _recorded_by_operator(input, exponent))
     ):
         return cast(Tensor, autograd.Pow.apply(input, exponent))
     return cast(Tensor, operator(input, exponent))
@@ -197,17 +193,11 @@ def binary_cross_entropy(
             f"{name}(): target has dtype {target.dtype}, expected the dtype of input, {input.dtype}"
         )
     _check_has_loss(name, input)
-    requires_grad = input.requires_grad or target.requires_grad
     if weight is not None:
         weight = _weight(name, "weight", weight, input)
-        requires_grad = requires_grad or weight.requires_grad
     if is_dynamo_compiling() or compiler._is_compiling_flag:
         return traced.binary_cross_entropy(input, target, weight, code)
-    if (
-        (requires_grad and is_grad_enabled())
-        or transforms_active()
-        or forward_ad._current_level >= 0
-    ):
+    if transforms_active() or forward_ad._current_level >= 0:
         return cast(Tensor, autograd.BinaryCrossEntropy.apply(input, target, weight, code))
     return cast(Tensor, operators.binary_cross_entropy(input, target, weight, code))
 
@@ -264,20 +254,13 @@ def binary_cross_entropy_with_logits(
     _check_has_loss(name, input)
     if target.dtype is not input.dtype:
         return _mixed_logits(name, input, target, weight, pos_weight, code)
-    requires_grad = input.requires_grad or target.requires_grad
     if weight is not None:
         weight = _weight(name, "weight", weight, input)
-        requires_grad = requires_grad or weight.requires_grad
     if pos_weight is not None:
         pos_weight = _weight(name, "pos_weight", pos_weight, input)
-        requires_grad = requires_grad or pos_weight.requires_grad
     if is_dynamo_compiling() or compiler._is_compiling_flag:
         return traced.binary_cross_entropy_with_logits(input, target, weight, pos_weight, code)
-    if (
-        (requires_grad and is_grad_enabled())
-        or transforms_active()
-        or forward_ad._current_level >= 0
-    ):
+    if transforms_active() or forward_ad._current_level >= 0:
         return cast(
             Tensor,
             autograd.BinaryCrossEntropyWithLogits.apply(input, target, weight, pos_weight, code),
@@ -361,6 +344,15 @@ def _number(argument: str, value: Any) -> Number:
     raise TypeError(
         f"pow(): argument '{argument}' must be Tensor or Number, not {type(value).__name__}"
     )
+
+
+def _recorded_by_operator(input: Tensor | Number, exponent: Tensor | Number) -> bool:
+    """Whether the operator records the power of such operands, of which one requires a gradient."""
+    if not isinstance(input, Tensor) or input.dtype not in operators.KERNEL_DTYPES:
+        return False
+    if isinstance(exponent, Tensor):
+        return exponent.dtype in operators.KERNEL_DTYPES
+    return not isinstance(exponent, complex)
 
 
 def _check_integer_power(input: Tensor, exponent: Number) -> None:
