@@ -565,6 +565,30 @@ def test_function_classes_are_the_functions(name: str) -> None:
     assert type(applied.grad_fn).__name__ == f"{name}Backward"
 
 
+CLASSES: dict[str, tuple[Function, Sequence[Tensor]]] = {
+    "sigmoid": (lambda *x: fusedgrad.autograd.Sigmoid.apply(*x), [any_real(3)]),
+    "tanh": (lambda *x: fusedgrad.autograd.Tanh.apply(*x), [any_real(3)]),
+    "pow with a number": (lambda x: fusedgrad.autograd.Pow.apply(x, 2.5), [probability(3)]),
+    "pow": (lambda *x: fusedgrad.autograd.Pow.apply(*x), [probability(3), any_real(2, 1)]),
+    "loss": (
+        lambda x, t, w: fusedgrad.autograd.BinaryCrossEntropy.apply(x, t, w, 1),
+        [probability(3), probability(3), probability(3)],
+    ),
+    "loss of logits": (
+        lambda x, t, w, p: fusedgrad.autograd.BinaryCrossEntropyWithLogits.apply(x, t, w, p, 2),
+        [any_real(3), probability(3), probability(3), probability(1)],
+    ),
+}
+
+
+@one_of(CLASSES)
+def test_function_classes_are_differentiable_twice(
+    function: Function, inputs: Sequence[Tensor]
+) -> None:
+    gradcheck(function, tuple(inputs), check_batched_grad=True)
+    gradgradcheck(function, tuple(inputs), check_batched_grad=True)
+
+
 def test_pow_class_takes_numbers_on_either_side() -> None:
     x = probability(3)
     for arguments in ((x, 2), (2.0, x), (x, x)):

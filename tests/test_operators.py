@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import gradcheck, gradgradcheck
 
-import fusedgrad  # noqa: F401  (registers torch.ops.fusedgrad)
+import fusedgrad
 
 OPS = torch.ops.fusedgrad
 
@@ -98,6 +100,75 @@ def test_opcheck_of_the_operators_with_out(operator: Any, layout: Callable[[], T
 def test_fake_tensors_have_the_dtype_of_the_result(operator: Any, dtype: torch.dtype) -> None:
     arguments = OPERATORS[operator](lambda: torch.rand(3, dtype=dtype))
     torch.library.opcheck(operator, arguments, test_utils="test_faketensor")
+
+
+RECORDED = [
+    OPS.sigmoid.default,
+    OPS.tanh.default,
+    OPS.pow.Tensor_Scalar,
+    OPS.pow.Tensor_Tensor,
+    OPS.binary_cross_entropy.default,
+    OPS.binary_cross_entropy_with_logits.default,
+]
+
+
+@pytest.mark.parametrize("operator", RECORDED, ids=str)
+def test_opcheck_of_the_operators_with_a_backward(operator: Any) -> None:
+    def make() -> Tensor:
+        return torch.rand(3, 2, requires_grad=True)
+
+    torch.library.opcheck(operator, OPERATORS[operator](make))
+
+
+@pytest.mark.parametrize("operator", RECORDED, ids=str)
+def test_operators_differentiate_themselves(operator: Any) -> None:
+    def make() -> Tensor:
+        values = torch.empty(3, dtype=torch.float64).uniform_(0.1, 0.9)
+        return values.requires_grad_()
+
+    arguments = OPERATORS[operator](make)
+    gradcheck(operator, arguments, check_batched_grad=True)
+    gradgradcheck(operator, arguments, check_batched_grad=True)
+
+
+@pytest.mark.parametrize("operator", RECORDED, ids=str)
+def test_a_recorded_backward_may_be_mapped(operator: Any) -> None:
+    def make() -> Tensor:
+        return torch.rand(3, requires_grad=True)
+
+    arguments = OPERATORS[operator](make)
+    inputs = [argument for argument in arguments if isinstance(argument, Tensor)]
+    value = operator(*arguments)
+
+    def pull_back(cotangent: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(value, inputs, cotangent, retain_graph=True)
+
+    cotangents = torch.rand(2, 3)
+    for i, mapped in enumerate(zip(*torch.vmap(pull_back)(cotangents), strict=True)):
+        torch.testing.assert_close(mapped, pull_back(cotangents[i]))
+
+
+def test_operators_refuse_forward_mode() -> None:
+    x = torch.rand(3)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, x)  # type: ignore[no-untyped-call]
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            OPS.sigmoid(dual)
+
+
+def test_an_exception_in_a_differentiable_backward_reaches_the_caller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Unlikely(Exception):
+        pass
+
+    def interrupted(*arguments: Any) -> None:
+        raise Unlikely
+
+    monkeypatch.setattr(fusedgrad.autograd._UnaryBackward, "apply", interrupted)
+    x = torch.rand(3, requires_grad=True)
+    with pytest.raises(Unlikely):
+        torch.autograd.grad(OPS.sigmoid(x).sum(), x, create_graph=True)
 
 
 @pytest.mark.parametrize("reduction", [1, 2], ids=["mean", "sum"])
