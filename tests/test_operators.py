@@ -1,6 +1,7 @@
 """Every operator passes torch.library.opcheck: schema, fake tensors, autograd keys, compilation."""
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
 import fusedgrad
+from fusedgrad import operators, reference
 
 OPS = torch.ops.fusedgrad
 
@@ -205,3 +207,23 @@ def test_every_operator_is_checked() -> None:
     checked = {operator.name() for operator in [*OPERATORS, *OUT_OPERATORS]}
     # fused runs a kernel compiled at run time, which fusedgrad.fuse's own tests hold.
     assert ours - {"fusedgrad::fused"} == checked
+
+
+def test_cuda_tensors_without_cuda_kernels_take_the_reference_with_one_warning() -> None:
+    # The function that the CUDA key dispatches to in such a build: it does not look at the device.
+    x, out = torch.tensor([-20.0, 0.5]), torch.empty(2)
+    operators._warn_of_no_cuda.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = operators.without_cuda_kernels(reference.sigmoid)(x)
+        operators.without_cuda_kernels(operators._stored(reference.sigmoid))(x, out=out)
+    assert torch.equal(value, reference.sigmoid(x))
+    assert torch.equal(out, value)
+    assert [str(warning.message).split(";")[0] for warning in caught] == [
+        "this build of fusedgrad has no CUDA kernels, so CUDA tensors take the same formulas in "
+        "PyTorch operations"
+    ]
+    built = fusedgrad._C.cuda_version() is not None
+    has_key = torch._C._dispatch_has_kernel_for_dispatch_key
+    assert has_key("fusedgrad::sigmoid", "CUDA")
+    assert built or has_key("fusedgrad::pow_double_backward.Tensor_Tensor", "CUDA")

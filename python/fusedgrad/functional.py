@@ -32,6 +32,13 @@ _NAMES = {code: name for name, code in _REDUCTIONS.items()}
 # The operators record real operands themselves.
 _sigmoid = operators.Table(operators._ops.sigmoid.default, autograd.Sigmoid.apply)
 _tanh = operators.Table(operators._ops.tanh.default, autograd.Tanh.apply)
+# What PyTorch raises where bool has no arithmetic.
+_NoBoolArithmetic = (
+    NotImplementedError
+    if torch.torch_version.TorchVersion(torch.__version__) >= "2.14"
+    else RuntimeError
+)
+
 _pow = operators._ops.pow
 
 
@@ -403,8 +410,9 @@ def _weight(name: str, argument: str, weight: Any, input: Tensor) -> Tensor:
     """The weight in the dtype of the input."""
     _check_tensor(name, argument, weight)
     assert isinstance(weight, Tensor)
-    if weight.dtype.is_complex or (argument == "pos_weight" and weight.dtype is torch.bool):
-        raise RuntimeError(
+    no_bool = argument == "pos_weight" and weight.dtype is torch.bool
+    if weight.dtype.is_complex or no_bool:
+        raise (_NoBoolArithmetic if no_bool else RuntimeError)(
             f"{name}(): {argument} has dtype {weight.dtype}, "
             f"which can't be cast to the dtype of input, {input.dtype}"
         )
@@ -434,7 +442,7 @@ def _mixed_logits(
         loss = reference.binary_cross_entropy_with_logits(input, target, weight, pos_weight, code)
         return loss.to(target.dtype)
     if target.dtype not in operators.KERNEL_DTYPES:
-        raise RuntimeError(
+        raise (_NoBoolArithmetic if target.dtype is torch.bool else RuntimeError)(
             f"{name}(): target has dtype {target.dtype}, expected a floating-point one: "
             "the result's dtype is the target's"
         )

@@ -5,13 +5,15 @@ Complex tensors take the function of `fusedgrad.reference` with the operator's n
 the same function through PyTorch's dispatcher, and fake tensors the functions of their shape.
 """
 
+import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fusedgrad import reference
+from fusedgrad import _C, reference
 
 KERNEL_DTYPES = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
@@ -155,10 +157,33 @@ _IMPLEMENTATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     ),
 }
 
+
+@functools.cache
+def _warn_of_no_cuda() -> None:
+    warnings.warn(
+        "this build of fusedgrad has no CUDA kernels, so CUDA tensors take the same formulas in "
+        "PyTorch operations; build them with FUSEDGRAD_CUDA=1 pip install --no-build-isolation .",
+        stacklevel=2,
+    )
+
+
+def without_cuda_kernels(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of the reference, with one warning in the life of the process."""
+
+    @functools.wraps(function)
+    def warned(*arguments: Any, **out: Tensor) -> Any:
+        _warn_of_no_cuda()
+        return function(*arguments, **out)
+
+    return warned
+
+
 _library: Any = torch.library.Library("fusedgrad", "IMPL")  # type: ignore[no-untyped-call]
 for _name, (_fake, _reference) in _IMPLEMENTATIONS.items():
     torch.library.register_fake(f"fusedgrad::{_name}", _fake)
     _library.impl(_name, _reference, "CompositeExplicitAutograd")
+    if _C.cuda_version() is None:
+        _library.impl(_name, without_cuda_kernels(_reference), "CUDA")
 
 # torch.autograd.grad(..., is_grads_batched=True) runs any operator once for each gradient, but
 # cannot stack the lists that these return.
