@@ -1,8 +1,10 @@
 """The approximate instructions, and how far the device may stray from the real result.
 
-The bounds are those that the PTX ISA states for each instruction. By default a result is the real
-one rounded. With worst_case "low" or "high" it is moved down or up by the whole documented error:
-a bound which holds in both modes leans on nothing but the documentation.
+The bounds are those that the PTX ISA (9.1) states for each instruction under "Floating Point
+Instructions" and "Half Precision Floating Point Instructions",
+https://docs.nvidia.com/cuda/parallel-thread-execution/#floating-point-instructions. By default a
+result is the real one rounded. With worst_case "low" or "high" it is moved down or up by the whole
+documented error: a bound which holds in both modes leans on nothing but the documentation.
 """
 
 from __future__ import annotations
@@ -31,15 +33,22 @@ def _lg2_error(a: Array, value: Array) -> Array:
     return np.where(near_one, 2.0**-22, 2.0**-22 * np.abs(value))
 
 
+def _trigonometric_error(a: Array, value: Array) -> Array:
+    """Beyond 100 pi nothing is promised: there the result may be anything from -2 to 2."""
+    inside = np.where(np.abs(a) <= 100 * np.pi, 2.0**-14.7, 1.0)
+    return np.where(np.abs(a) <= 2 * np.pi, 2.0**-20.5, inside)
+
+
 # name -> (real function in double, bound on the absolute error given operand and value)
 _FUNCTIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
-    "ex2": (np.exp2, lambda a, v: np.where(a == 0, 0, 2.0**-22 * v)),
+    # "2 ulp from correctly rounded result"; a power is never negative
+    "ex2": (np.exp2, lambda a, v: np.where(a == 0, 0, np.minimum(2.5 * _ulp(v), v))),
     "lg2": (np.log2, _lg2_error),
     "rcp": (lambda a: 1.0 / a, lambda a, v: _ulp(v)),
-    "rsqrt": (lambda a: 1.0 / np.sqrt(a), lambda a, v: 2.0**-22.4 * v),
+    "rsqrt": (lambda a: 1.0 / np.sqrt(a), lambda a, v: 2.0**-22.9 * v),
     "sqrt": (np.sqrt, lambda a, v: 2.0**-23 * v),
-    "sin": (np.sin, lambda a, v: 2.0**-20.5 * np.maximum(1.0, np.abs(a) / np.pi)),
-    "cos": (np.cos, lambda a, v: 2.0**-20.5 * np.maximum(1.0, np.abs(a) / np.pi)),
+    "sin": (np.sin, lambda a, v: np.where(a == 0, 0, _trigonometric_error(a, v))),
+    "cos": (np.cos, lambda a, v: np.where(a == 0, 0, _trigonometric_error(a, v))),
     "tanh": (np.tanh, lambda a, v: 2.0**-11 * np.abs(v)),
     "div": (lambda a, b: a / b, lambda a, b, v: 2.0 * _ulp(v)),
     "div_full": (lambda a, b: a / b, lambda a, b, v: 2.0 * _ulp(v)),
@@ -104,9 +113,10 @@ def approximate_half(name: str, kind: str, worst_case: WorstCase) -> Callable[..
 
 
 def approximate_f64(name: str, ftz: bool, worst_case: WorstCase) -> Callable[..., Array]:
-    """rcp and rsqrt.approx.ftz.f64: only the upper word is computed, the lower is 0.
+    """rcp and rsqrt.approx.ftz.f64: the lower word is neither read nor computed.
 
-    Without .ftz there is rsqrt alone, which is exact to a unit in the last place.
+    The PTX ISA calls them gross and states no bound; 2^-20 is a unit of that word's last place.
+    Without .ftz there is rsqrt alone, for which the CUDA programming guide states an ULP.
     """
     function, _ = _FUNCTIONS[name]
     sign = {"low": -1.0, "high": 1.0, None: 0.0}[worst_case]
@@ -121,12 +131,15 @@ def approximate_f64(name: str, ftz: bool, worst_case: WorstCase) -> Callable[...
     if not ftz:
         return compute_exactly
 
+    upper_word = np.uint64(0xFFFFFFFF00000000)
+
     def compute(a: Array) -> Array:
+        a = (a.view(np.uint64) & upper_word).view(np.float64)
         tiny = np.abs(a) < 2.0**-1022
         a = np.where(tiny, np.copysign(0.0, a), a)
         value = function(a)
         value = np.where(np.isfinite(value), value + sign * 2.0**-20 * np.abs(value), value)
         value = np.where(np.abs(value) < 2.0**-1022, np.copysign(0.0, value), value)
-        return (value.view(np.uint64) & np.uint64(0xFFFFFFFF00000000)).view(np.float64)
+        return (value.view(np.uint64) & upper_word).view(np.float64)
 
     return compute
