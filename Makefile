@@ -18,7 +18,7 @@ help:
 	@echo "make test       every test but the slow ones"
 	@echo "make test-slow  the slow ones: every float32 input, 10^8 losses"
 	@echo "make lint       ruff, mypy --strict, clang-format"
-	@echo "make bench      speed beside torch's, and the overhead of a call"
+	@echo "make bench      speed beside torch, torch.compile and the floor"
 	@echo "make gpu        tests and benchmark on this machine's GPU, reported in benchmarks/results"
 	@echo "make accuracy   largest errors beside torch's, in ULP"
 
@@ -63,7 +63,6 @@ format: $(VENV)/installed
 
 bench: build
 	$(BIN)/python -m benchmarks.speed $(BENCH_FLAGS)
-	$(BIN)/python -m benchmarks.overhead
 
 accuracy: build
 	$(BIN)/python -m benchmarks.accuracy $(ACCURACY_FLAGS)

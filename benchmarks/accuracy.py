@@ -17,7 +17,7 @@ from functools import partial
 import torch
 
 from benchmarks.contenders import FUSEDGRAD, TORCH, Contender
-from benchmarks.report import conditions, markdown, write_into_readme
+from benchmarks.report import README, conditions, machine, markdown, write_between_markers
 from fusedgrad import _C
 
 LIBRARIES = (FUSEDGRAD, TORCH)
@@ -323,7 +323,7 @@ def report(stride: int, count: int) -> str:
         wide,
         "Half types, every input; 0.5 is a correctly rounded result.",
         *(half_table(dtype) for dtype in HALF_TYPES),
-        f"{conditions()}.",
+        f"{conditions(machine())}.",
     ]
     return "\n\n".join(parts)
 
@@ -338,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = report(options.stride, options.samples)
     print(text)
     if options.write:
-        write_into_readme("accuracy", text)
+        write_between_markers("accuracy", text, README)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`make gpu`: the tests, the sanitizer and the benchmark on this machine's GPU, in one report.
 
-Writes `benchmarks/results/<device>.md`. Without a GPU it says so and exits with 1.
+Writes `benchmarks/results/<device>.md` and, beside it, the measurements and their pictures. Without
+a GPU it says so and exits with 1.
 """
 
 import argparse
@@ -43,13 +44,14 @@ def report() -> int:
         jobs["compute-sanitizer"] = [sanitizer, "--error-exitcode", "1", sys.executable, *SANITIZED]
     else:
         sections.append("## compute-sanitizer: not on PATH, not run\n")
-    jobs["Speed"] = [sys.executable, "-m", "benchmarks.speed", "--device", "cuda"]
+    path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.md"
+    speed = [sys.executable, "-m", "benchmarks.speed", "--device", "cuda"]
+    jobs["Speed"] = [*speed, "--json", str(path.with_suffix(".json"))]
     for title, command in jobs.items():
         text, succeeded = run(title, command)
         sections.append(text)
         passed = passed and succeeded
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.md"
     path.write_text("\n".join(sections))
     print(path)
     return 0 if passed else 1

@@ -1,15 +1,23 @@
-"""What the benchmark programs share: the machine's description, Markdown, tables in the README."""
+"""What the benchmark programs share: the machine, tables, files of results, marked documents."""
 
+import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import torch
 
 from fusedgrad.version import __version__
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+BUILD = ROOT / "build"
+
+Machine = Mapping[str, Any]
 
 
 def processor() -> str:
@@ -22,9 +30,14 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def machine() -> dict[str, str | int | None]:
+def peak_bandwidth(properties: Any) -> float:
+    """Bytes a second of a CUDA device's memory, which moves data twice in a period of its clock."""
+    return float(2 * properties.memory_clock_rate * 1e3 * properties.memory_bus_width / 8)
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
     """Everything that a figure depends on and a reader may want to know."""
-    return {
+    about: dict[str, Any] = {
         "processor": processor(),
         "cores": os.cpu_count(),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -33,15 +46,40 @@ def machine() -> dict[str, str | int | None]:
         "torch": torch.__version__,
         "fusedgrad": __version__,
     }
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties()
+        about |= {"device": properties.name, "peak bandwidth": peak_bandwidth(properties)}
+    return about
 
 
-def conditions() -> str:
+def conditions(about: Machine) -> str:
     """One line under a table."""
-    about = machine()
+    device = f"{about['device']}; " if "device" in about else ""
     return (
-        f"{about['processor']}, {about['cores']} cores, {about['capability']}; "
+        f"{device}{about['processor']}, {about['cores']} cores, {about['capability']}; "
         f"torch {about['torch']}, fusedgrad {about['fusedgrad']}"
     )
+
+
+class Journal:
+    """A JSON file that is written again as results come, so that an interruption loses seconds."""
+
+    INTERVAL = 5.0
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._written = 0.0
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, report: Mapping[str, object]) -> None:
+        partial = self.path.with_name(f"{self.path.name}.part")
+        partial.write_text(json.dumps(report, indent=1) + "\n")
+        partial.replace(self.path)
+        self._written = monotonic()
+
+    def write_by_turns(self, report: Mapping[str, object]) -> None:
+        if monotonic() - self._written > self.INTERVAL:
+            self.write(report)
 
 
 def markdown(heading: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -60,12 +98,21 @@ def markdown(heading: Sequence[str], rows: Iterable[Sequence[str]], left: int = 
     return "\n".join([line(table[0]), line(rule), *map(line, table[1:])])
 
 
-def write_into_readme(name: str, text: str, readme: Path = README) -> None:
-    """Replaces what stands between the markers `<!-- name:begin -->` and `<!-- name:end -->`."""
+def write_between_markers(name: str, text: str, path: Path) -> None:
+    """Replaces what stands between the markers `<!-- name:begin -->` and `<!-- name:end -->`.
+
+    Appends the markers where there are none, and makes the file where it is missing.
+
+    Raises:
+        ValueError: one of the markers stands there without the other, or more than once.
+    """
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    content = readme.read_text()
-    if content.count(begin) != 1 or content.count(end) != 1:
-        raise ValueError(f"{readme} must hold each of {begin} and {end} once")
+    content = path.read_text() if path.exists() else ""
+    counts = content.count(begin), content.count(end)
+    if counts == (0, 0):
+        content = f"{content}\n{begin}\n{end}\n".lstrip()
+    elif counts != (1, 1):
+        raise ValueError(f"{path} holds {begin} {counts[0]} times and {end} {counts[1]} times")
     before, _, rest = content.partition(begin)
     _, _, after = rest.partition(end)
-    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")

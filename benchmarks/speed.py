@@ -1,262 +1,280 @@
-"""`python -m benchmarks.speed`: how fast fusedgrad's operations are beside torch's.
+"""`python -m benchmarks.speed`: how fast fusedgrad is beside torch, torch.compile and the machine.
 
-Every contender runs in the same process, in turns with the others and with a plain copy. The
-floor is the time in which the copy would move what the work must move: each operand read and each
-result written once in each pass.
+Every contender runs in one process, in turns with the others and with the copies that make the
+floor (benchmarks/floor.py): each input of a pass read once, each output written once. On a CUDA
+device the times are the device's, between events, and operands rotate so that no cache holds them.
+
+What is measured, chosen so that all of it takes less than a quarter of an hour on two processors:
+- float32: every work and pass at every size, with one thread and with two. At 2^24 one thread runs
+  the operations' forward and every work's forward+backward: the rest says what two threads say.
+- the other dtypes: every work and pass at 2^20 with two threads; bfloat16's operations at 2^24 too.
+- torch.compile: every work's forward+backward in float32, two threads, at 2^20 and 2^24, where it
+  matters; compiled for fixed shapes, one by one.
+- extra memory of forward+backward at 2^20, and the first calls of the fused functions.
+
+--quick runs float32 with two threads up to 2^16 and compiles one function. All results are in the
+JSON file as they come; --from makes tables and pictures of such a file again.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
-from benchmarks.contenders import CONTENDERS, FUSEDGRAD, TORCH, Contender
-from benchmarks.report import conditions, machine, markdown, write_into_readme
-from benchmarks.timing import Spread, interleave, ratios
+from benchmarks import first_call, speed_picture
+from benchmarks.floor import Floor, reference_calls
+from benchmarks.memory import peak_extra
+from benchmarks.report import BUILD, DOCS, README, Journal, machine, write_between_markers
+from benchmarks.speed_tables import (
+    COMPILED,
+    EAGER,
+    OURS,
+    Memory,
+    Report,
+    Result,
+    full_table,
+    long_tables,
+    short_table,
+)
+from benchmarks.timing import CLOCKS, Rotating, Spread, interleave, ratios
+from benchmarks.works import FUNCTIONS, PASSES, WORKS, Function, Pass, Work
 
-SIZES = (2**16, 2**20, 2**24)
+SIZES = (1, 1000, 2**16, 2**20, 2**24)
+QUICK_SIZES = (1, 1000, 2**16)
+MIDDLE, LARGEST = 2**20, 2**24
 THREADS = (1, 2)
 DTYPES = {
-    "float64": torch.float64,
     "float32": torch.float32,
-    "float16": torch.float16,
+    "float64": torch.float64,
     "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
 }
-PASSES = ("forward", "forward+backward")
+MOST_COPIES = 256  # of small operands, where launching is what takes the time
 
-Make = Callable[[int], torch.Tensor]
-
-
-def logits(size: int) -> torch.Tensor:
-    return 4 * torch.randn(size)
-
-
-def unit(size: int) -> torch.Tensor:
-    return torch.rand(size) * 0.98 + 0.01
-
-
-def positive(size: int) -> torch.Tensor:
-    return 4 * unit(size)
+Operands = Sequence[Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
-class Work:
-    """One operation on inputs of its kind; the first `derivatives` of them require grad."""
+class Cell:
+    """One measurement to be made."""
 
-    name: str
-    run: Callable[..., torch.Tensor]  # (contender, *inputs)
-    inputs: Sequence[Make]
-    derivatives: int = 1
-    reduced: bool = False
-
-    def tensors_moved(self, work_pass: str) -> int:
-        """How many tensors of the inputs' size the pass must read or write."""
-        result = 0 if self.reduced else 1
-        forward = len(self.inputs) + result
-        if work_pass == "forward":
-            return forward
-        return forward + len(self.inputs) + result + self.derivatives
-
-
-def pow_scalar(exponent: float) -> Work:
-    def run(library: Contender, x: torch.Tensor) -> torch.Tensor:
-        return library.pow(x, exponent)
-
-    return Work(f"pow(x, {exponent:g})", run, [positive])
-
-
-def with_logits(reduction: str) -> Work:
-    def run(library: Contender, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return library.binary_cross_entropy_with_logits(x, target, reduction=reduction)
-
-    reduced = reduction != "none"
-    return Work(f"bce_with_logits, {reduction}", run, [logits, unit], reduced=reduced)
-
-
-WORKS = (
-    Work("sigmoid", lambda library, x: library.sigmoid(x), [logits]),
-    Work("tanh", lambda library, x: library.tanh(x), [logits]),
-    *(pow_scalar(exponent) for exponent in (2, 3, 0.5, -1, 2.5, -7.3)),
-    Work("pow(x, y)", lambda library, x, y: library.pow(x, y), [positive, logits], derivatives=2),
-    with_logits("mean"),
-    with_logits("none"),
-    Work(
-        "bce, mean",
-        lambda library, p, target: library.binary_cross_entropy(p, target),
-        [unit, unit],
-        reduced=True,
-    ),
-)
-
-
-@dataclass(frozen=True)
-class Result:
-    """Seconds of every contender for one work, and the floor under them."""
-
-    work: str
-    work_pass: str
+    work: Work
     dtype: str
-    threads: int
     size: int
-    seconds: dict[str, Spread]
-    floor: float
-    times_faster: dict[str, Spread]  # than torch, round by round
+    threads: int
+    work_pass: Pass
 
 
-def prepare(
-    work: Work, work_pass: str, dtype: torch.dtype, size: int, contender: Contender
-) -> Callable[[], object]:
-    """The call to be timed. A backward pass makes a fresh gradient tensor each time."""
-    torch.manual_seed(0)
-    inputs = [make(size).to(dtype) for make in work.inputs]
-    if work_pass == "forward":
-        return lambda: work.run(contender, *inputs)
-    wanted = [x.requires_grad_() for x in inputs[: work.derivatives]]
-    upstream = None if work.reduced else torch.rand(size).to(dtype)
-    return lambda: torch.autograd.grad(work.run(contender, *inputs), wanted, upstream)
+def is_measured(cell: Cell) -> bool:
+    """What the module's docstring says."""
+    if cell.dtype != "float32":
+        is_large = cell.size == LARGEST and (cell.dtype, cell.work.kind) == (
+            "bfloat16",
+            "operation",
+        )
+        return cell.threads == max(THREADS) and (cell.size == MIDDLE or is_large)
+    if (cell.size, cell.threads) == (LARGEST, 1):
+        is_operation = cell.work.kind == "operation"
+        return cell.work_pass == "forward+backward" or (
+            is_operation and cell.work_pass == "forward"
+        )
+    return True
 
 
-def measure(
-    work: Work,
-    work_pass: str,
-    dtype_name: str,
-    threads: int,
-    size: int,
-    contenders: Sequence[Contender],
-    budget: float,
-) -> Result:
-    torch.set_num_threads(threads)
-    dtype = DTYPES[dtype_name]
-    source, copy = torch.zeros(size, dtype=dtype), torch.zeros(size, dtype=dtype)
-    calls = {c.name: prepare(work, work_pass, dtype, size, c) for c in contenders}
-    samples = interleave({**calls, "copy": lambda: copy.copy_(source)}, budget=budget)
-    copy_seconds = Spread.of(samples["copy"]).median
-    return Result(
-        work=work.name,
-        work_pass=work_pass,
-        dtype=dtype_name,
-        threads=threads,
-        size=size,
-        seconds={name: Spread.of(samples[name]) for name in calls},
-        floor=copy_seconds * work.tensors_moved(work_pass) / 2,
-        times_faster={
-            name: Spread.of(ratios(samples, TORCH.name, name))
-            for name in calls
-            if name != TORCH.name
-        },
+def cells(options: argparse.Namespace) -> list[Cell]:
+    """In an order in which a work's operands are made once for each dtype and size."""
+    works = [work for work in WORKS if options.only in work.name]
+    threads = THREADS if options.device == "cpu" else (max(THREADS),)
+    if options.quick:
+        threads = (max(THREADS),)
+    every = [
+        Cell(work, dtype, size, count, work_pass)
+        for work in works
+        for dtype in DTYPES
+        for size in options.sizes or (QUICK_SIZES if options.quick else SIZES)
+        for count in threads
+        for work_pass in PASSES
+    ]
+    if options.quick or options.sizes:
+        return [cell for cell in every if cell.dtype == "float32"]
+    return [cell for cell in every if is_measured(cell)]
+
+
+def is_compiled(cell: Cell, quick: bool) -> bool:
+    settings = (cell.dtype, cell.threads, cell.work_pass)
+    if settings != ("float32", max(THREADS), "forward+backward"):
+        return False
+    if quick:
+        return cell.work is FUNCTIONS[0] and cell.size == max(QUICK_SIZES)
+    return cell.size >= MIDDLE
+
+
+def copies_of(work: Work, dtype: torch.dtype, size: int, device: str) -> int:
+    """How many sets of operands take twice the cache of the device; one on the CPU.
+
+    A CPU's cache holds operands of a size that fits it, as it does in a program.
+    """
+    if device == "cpu":
+        return 1
+    cache: int = torch.cuda.get_device_properties().L2_cache_size
+    traffic = work.traffic("forward")
+    return min(
+        2 * cache // ((traffic.reads + traffic.writes) * size * dtype.itemsize) + 2, MOST_COPIES
     )
 
 
-def power_of_two(size: int) -> str:
-    exponent = size.bit_length() - 1
-    return f"2^{exponent}" if size == 2**exponent else str(size)
+def operands_of(work: Work, dtype: torch.dtype, size: int, device: str) -> Operands:
+    torch.manual_seed(0)
+    first = [make(size).to(device, dtype) for make in work.inputs]
+    copies = copies_of(work, dtype, size, device)
+    return [first, *([x.clone() for x in first] for _ in range(copies - 1))]
 
 
-def full_table(results: Sequence[Result], contenders: Sequence[Contender]) -> str:
-    """Every result; times in microseconds, the middle half of the ratios in brackets.
+def prepare(
+    work: Work, work_pass: Pass, function: Function, operands: Operands
+) -> Callable[[], None]:
+    """The call to be timed. A backward pass makes fresh gradients each time."""
 
-    "at best" compares the least times: on a busy machine it says more than the medians.
-    """
-    others = [contender.name for contender in contenders if contender is not TORCH]
-    heading = ["operation", "pass", "dtype", "threads", "size", "floor us", f"{TORCH.name} us"]
-    for name in others:
-        heading += [f"{name} us", "times faster than torch", "at best"]
-    rows = []
-    for result in results:
-        row = [result.work, result.work_pass, result.dtype, str(result.threads)]
-        row += [power_of_two(result.size), f"{result.floor * 1e6:,.0f}"]
-        row += [f"{result.seconds[TORCH.name].median * 1e6:,.0f}"]
-        for name in others:
-            faster, theirs = result.times_faster[name], result.seconds[TORCH.name]
-            row += [
-                f"{result.seconds[name].median * 1e6:,.0f}",
-                f"{faster.median:.2f} ({faster.lower:.2f} to {faster.upper:.2f})",
-                f"{theirs.least / result.seconds[name].least:.2f}",
-            ]
-        rows.append(row)
-    return markdown(heading, rows, left=3)
+    def call(inputs: Sequence[Tensor]) -> Callable[[], object]:
+        if work_pass == "forward":
+            return lambda: function(*inputs)
+        inputs = [x.detach() for x in inputs]  # the same memory
+        wanted = [x.requires_grad_() for x in inputs[: work.derivatives]]
+        upstream = None if work.reduced else torch.rand_like(inputs[0])
+        if work_pass == "forward+backward":
+            return lambda: torch.autograd.grad(function(*inputs), wanted, upstream)
+        result = function(*inputs)
+        return lambda: torch.autograd.grad(result, wanted, upstream, retain_graph=True)
+
+    return Rotating([call(inputs) for inputs in operands])
 
 
-def setting_name(threads: int, size: int) -> str:
-    return f"{power_of_two(size)}, {threads} thread{'s' if threads > 1 else ''}"
+def measure(
+    cell: Cell, operands: Operands, functions: Mapping[str, Function], budget: float
+) -> Result:
+    source = operands[0][0]
+    torch.set_num_threads(cell.threads)
+    calls: dict[str, Callable[[], object]] = {
+        name: prepare(cell.work, cell.work_pass, function, operands)
+        for name, function in functions.items()
+    }
+    references = reference_calls(cell.work_pass, source)
+    clock = CLOCKS[source.device.type]
+    samples = interleave({**calls, **references}, budget=budget, clock=clock)
+    traffic = cell.work.traffic(cell.work_pass)
+    floor = Floor.of({name: Spread.of(samples[name]).median for name in references})
+    return Result(
+        work=cell.work.name,
+        work_pass=cell.work_pass,
+        dtype=cell.dtype,
+        threads=cell.threads,
+        size=cell.size,
+        seconds={name: Spread.of(samples[name]) for name in calls},
+        times_faster={
+            name: Spread.of(ratios(samples, name, OURS)) for name in calls if name != OURS
+        },
+        floor_existing=floor.existing_outputs(traffic),
+        floor_fresh=floor.fresh_outputs(traffic),
+        bytes_moved=(traffic.reads + traffic.writes) * source.nbytes,
+    )
 
 
-def short_table(results: Sequence[Result]) -> str:
-    """How many times faster fusedgrad is: a row for each work, a column for threads and size."""
-    settings = sorted({(result.threads, result.size) for result in results})
-    found = {(r.work, r.work_pass, r.dtype, r.threads, r.size): r for r in results}
-    works = dict.fromkeys((r.work, r.work_pass, r.dtype) for r in results)
-    heading = ["operation", "pass", "dtype"]
-    heading += [setting_name(*setting) for setting in settings]
-    heading.append("time / floor")
-    rows = []
-    for work in works:
-        row = [found[(*work, *setting)] for setting in settings]
-        faster = [f"{result.times_faster[FUSEDGRAD.name].median:.2f}" for result in row]
-        last = row[-1]
-        over_floor = f"{last.seconds[FUSEDGRAD.name].median / last.floor:.2f}"
-        rows.append([*work, *faster, over_floor])
-    return markdown(heading, rows, left=3)
+def measure_memory(work: Work, functions: Mapping[str, Function], size: int, device: str) -> Memory:
+    """Of forward+backward, in float32."""
+    operands = operands_of(work, torch.float32, size, device)[:1]
+    tensors = {
+        name: peak_extra(prepare(work, "forward+backward", function, operands), device)
+        / operands[0][0].nbytes
+        for name, function in functions.items()
+    }
+    return Memory(work.name, size, work.derivatives + (not work.reduced), tensors)
+
+
+def run(options: argparse.Namespace, report: Report) -> Iterator[None]:
+    """Fills the report, and yields after each result."""
+    budget = 0.02 if options.quick else 0.1
+    todo = cells(options)
+    interval = 0.5 if sys.stderr.isatty() else 60.0
+    with tqdm(total=len(todo), unit="cell", mininterval=interval, dynamic_ncols=True) as bar:
+        for work, of_work in groupby(todo, key=lambda cell: cell.work):
+            torch.compiler.reset()
+            compiled: Function = torch.compile(work.theirs, dynamic=False)
+            eager = {OURS: work.ours, EAGER: work.theirs}
+            for (dtype, size), group in groupby(of_work, key=lambda cell: (cell.dtype, cell.size)):
+                operands = operands_of(work, DTYPES[dtype], size, options.device)
+                for cell in group:
+                    bar.set_postfix_str(f"{work.name}, {dtype}, {size}", refresh=False)
+                    with_compiled = eager | {COMPILED: compiled}
+                    functions = with_compiled if is_compiled(cell, options.quick) else eager
+                    report.results.append(measure(cell, operands, functions, budget))
+                    bar.update()
+                    yield
+            size = MIDDLE
+            functions = eager if options.quick else eager | {COMPILED: compiled}
+            report.memory.append(measure_memory(work, functions, size, options.device))
+            yield
+    for work in FUNCTIONS[:1] if options.quick else FUNCTIONS:
+        for library in first_call.LIBRARIES[:1] if options.quick else first_call.LIBRARIES:
+            report.first_calls.append(first_call.measure(work.name, library, options.device))
+            yield
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.speed")
-    parser.add_argument("--quick", action="store_true", help="one small size, few rounds")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"])
-    parser.add_argument("--threads", nargs="+", type=int, default=THREADS)
-    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--device", default="cpu", help="where the tensors are: cpu or cuda")
-    parser.add_argument("--only", default="", help="operations whose name holds this text")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything here")
-    parser.add_argument("--write", action="store_true", help="put the short table in README.md")
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        prog="python -m benchmarks.speed",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="less than a minute")
+    parser.add_argument("--device", choices=CLOCKS, default="cpu", help="where the tensors are")
+    parser.add_argument("--only", default="", help="works whose name holds this text")
+    parser.add_argument("--sizes", nargs="+", type=int, help="float32 at these sizes instead")
+    parser.add_argument("--json", type=Path, metavar="FILE", default=BUILD / "speed.json")
+    parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="measure nothing")
+    parser.add_argument(
+        "--write", action="store_true", help="put tables and pictures in README.md and docs/"
+    )
     options = parser.parse_args(arguments)
-    if not {TORCH.name, FUSEDGRAD.name} <= set(options.contenders):
-        parser.error("--contenders must name torch and fusedgrad")
     if not any(options.only in work.name for work in WORKS):
         parser.error(f"--only {options.only!r}: none of {', '.join(w.name for w in WORKS)}")
-    if options.quick:
-        options.sizes = [2**12]
-    if options.device != "cpu":
-        options.threads = [1]
+    if options.write and options.device != "cpu":
+        parser.error("--write: README.md and docs/ show the CPU's figures")
     return options
 
 
-def run(options: argparse.Namespace, contenders: Sequence[Contender]) -> Iterator[Result]:
-    budget = 0.02 if options.quick else 1.0
-    for dtype in options.dtypes:
-        for work in WORKS:
-            if options.only not in work.name:
-                continue
-            for work_pass in PASSES:
-                for threads in options.threads:
-                    for size in options.sizes:
-                        setting = setting_name(threads, size)
-                        print(f"{work.name}, {work_pass}, {dtype}, {setting}", file=sys.stderr)
-                        yield measure(work, work_pass, dtype, threads, size, contenders, budget)
+def measured(options: argparse.Namespace) -> Report:
+    report = Report(machine(options.device))
+    journal = Journal(options.json)
+    try:
+        for _ in run(options, report):
+            journal.write_by_turns(report.as_json())
+    finally:
+        journal.write(report.as_json())
+    return report
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    torch.set_default_device(options.device)
-    contenders = [CONTENDERS[name] for name in options.contenders]
-    results = list(run(options, contenders))
-    print(full_table(results, contenders))
-    summary = (
-        f"{short_table(results)}\n\nHow many times faster than torch eager (medians of interleaved "
-        "rounds). The last column divides fusedgrad's time in the column before it by the time in "
-        f"which a copy moves as many bytes. {conditions()}."
-    )
-    print(f"\n{summary}")
-    if options.json:
-        report = {"machine": machine(), "results": [asdict(result) for result in results]}
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    if options.source:
+        report = Report.from_json(json.loads(options.source.read_text()))
+    else:
+        report = measured(options)
+    print(full_table(report))
+    print(f"\n{long_tables(report)}")
+    print(f"\n{short_table(report)}")
+    folder = DOCS if options.write else options.json.parent
+    pictures = speed_picture.draw(report, folder)
+    print(f"pictures: {', '.join(map(str, pictures))}")
     if options.write:
-        write_into_readme("speed", summary)
+        write_between_markers("speed", short_table(report), README)
+        write_between_markers("speed", long_tables(report), DOCS / "speed.md")
 
 
 if __name__ == "__main__":

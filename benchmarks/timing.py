@@ -1,15 +1,20 @@
 """Interleaved timing, so that noise of the machine falls on every contender alike."""
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 
+Call = Callable[[], object]
+Clock = Callable[[Call], float]
 Samples = Mapping[str, list[float]]
 
-SAMPLE_SECONDS = 2e-3  # one sample repeats a short call until it lasts this long
+SAMPLE_SECONDS = 1e-3  # one sample repeats a short call until it lasts this long
 
 
 @dataclass(frozen=True)
@@ -33,26 +38,57 @@ def ratios(samples: Samples, numerator: str, denominator: str) -> list[float]:
     return [above / below for above, below in pairs]
 
 
-def wait_for_device() -> None:
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
-
-
-def seconds_per_call(call: Callable[[], object], repeats: int) -> float:
-    wait_for_device()
+def cpu_seconds(run: Call) -> float:
     start = perf_counter()
-    for _ in range(repeats):
-        call()
-    wait_for_device()
-    return (perf_counter() - start) / repeats
+    run()
+    return perf_counter() - start
+
+
+def cuda_seconds(run: Call) -> float:
+    """Between two events on the device's stream."""
+    new_event: Callable[..., Any] = torch.cuda.Event
+    start, end = (new_event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3
+
+
+CLOCKS: dict[str, Clock] = {"cpu": cpu_seconds, "cuda": cuda_seconds}
+
+
+class Rotating:
+    """One call on many sets of operands in turn, so that a cache does not hold the next set.
+
+    As many results are kept as there are other sets: an allocator shall not hand out their memory
+    again while it is in the cache.
+    """
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._calls = itertools.cycle(calls)
+        self._kept: deque[object] = deque(maxlen=len(calls) - 1)
+
+    def __call__(self) -> None:
+        self._kept.append(next(self._calls)())
+
+
+def repeated(call: Call, repeats: int) -> Call:
+    def run() -> None:
+        for _ in range(repeats):
+            call()
+
+    return run
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[str, Call],
     *,
     budget: float,
     fewest_rounds: int = 5,
     most_rounds: int = 41,
+    clock: Clock = cpu_seconds,
 ) -> Samples:
     """Seconds per call, one sample of each call in every round, the order reversed by turns.
 
@@ -61,12 +97,13 @@ def interleave(
     names = list(calls)
     for name in names:
         calls[name]()  # warms caches and the allocator
-    single = {name: seconds_per_call(calls[name], 1) for name in names}
+    single = {name: clock(calls[name]) for name in names}
     repeats = {name: max(1, round(SAMPLE_SECONDS / single[name])) for name in names}
     one_round = sum(single[name] * repeats[name] for name in names)
     rounds = min(max(fewest_rounds, round(budget / one_round)), most_rounds)
+    batches = {name: repeated(calls[name], repeats[name]) for name in names}
     samples: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names if number % 2 == 0 else reversed(names):
-            samples[name].append(seconds_per_call(calls[name], repeats[name]))
+            samples[name].append(clock(batches[name]) / repeats[name])
     return samples

@@ -1,0 +1,429 @@
+"""The benchmark programs: what they count, what they choose, what they write."""
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import accuracy, first_call, floor, gpu, report, speed, speed_tables, timing, works
+from benchmarks.contenders import FUSEDGRAD, Contender
+from benchmarks.floor import Floor
+from benchmarks.timing import Spread
+from benchmarks.works import BY_NAME, HEADLINES, PASSES, WORKS, Traffic
+
+
+@pytest.fixture(autouse=True)
+def _restored_thread_count() -> Iterator[None]:
+    """The benchmarks set the number of threads; other tests shall not notice."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def spread(median: float) -> Spread:
+    return Spread(median, 0.9 * median, 1.1 * median, 0.8 * median)
+
+
+def result(
+    work: str, size: int, *, compiled: bool = True, threads: int = 2, ours: float = 2e-3
+) -> speed_tables.Result:
+    seconds = {"fusedgrad": spread(ours), "torch": spread(8e-3)}
+    if compiled:
+        seconds["torch.compile"] = spread(5e-3)
+    return speed_tables.Result(
+        work=work,
+        work_pass="forward+backward",
+        dtype="float32",
+        threads=threads,
+        size=size,
+        seconds=seconds,
+        times_faster={n: spread(s.median / ours) for n, s in seconds.items() if n != "fusedgrad"},
+        floor_existing=1e-3,
+        floor_fresh=1.6e-3,
+        bytes_moved=20 * size,
+    )
+
+
+def a_report() -> speed_tables.Report:
+    sizes = (1, 1000, 2**20, 2**24)
+    results = [result("sigmoid", size, compiled=size > 1000) for size in sizes]
+    results += [result("mish", 2**24), result("sigmoid", 2**24, threads=1, ours=1e-3)]
+    return speed_tables.Report(
+        machine=report.machine(),
+        results=results,
+        memory=[speed_tables.Memory("sigmoid", 2**20, 2, {"fusedgrad": 2.0, "torch": 7.25})],
+        first_calls=[
+            first_call.FirstCall(works.FUNCTIONS[0].name, "fusedgrad", 0.25, 0.01),
+            first_call.FirstCall(works.FUNCTIONS[0].name, "torch.compile", 12.0, 3.0),
+        ],
+    )
+
+
+# ------------------------------------------------------------------------------------------ timing
+
+
+def test_spread_is_quartiles_and_the_least() -> None:
+    assert Spread.of([5.0, 1.0, 2.0, 4.0, 3.0]) == Spread(3.0, 2.0, 4.0, 1.0)
+
+
+def test_ratios_compare_within_a_round() -> None:
+    assert timing.ratios({"a": [2.0, 9.0], "b": [1.0, 3.0]}, "a", "b") == [2.0, 3.0]
+
+
+def test_interleave_repeats_short_calls_and_reverses_the_order_by_turns() -> None:
+    order: list[str] = []
+    durations = {"short": 1e-4, "long": 1.0}
+
+    def clock(run: timing.Call) -> float:
+        before = len(order)
+        run()
+        return sum(durations[name] for name in order[before:])
+
+    def called(name: str) -> timing.Call:
+        return lambda: order.append(name)
+
+    samples = timing.interleave(
+        {name: called(name) for name in durations}, budget=0, fewest_rounds=3, clock=clock
+    )
+    assert samples["short"] == pytest.approx([1e-4] * 3)
+    assert samples["long"] == pytest.approx([1.0] * 3)
+    assert order[4:] == [*["short"] * 10, "long", "long", *["short"] * 10, *["short"] * 10, "long"]
+
+
+def test_rotating_keeps_as_many_results_as_there_are_other_operands() -> None:
+    alive: set[int] = set()
+
+    class Tracked:
+        def __init__(self, number: int) -> None:
+            self.number = number
+            alive.add(number)
+
+        def __del__(self) -> None:
+            alive.discard(self.number)
+
+    def made(number: int) -> Callable[[], Tracked]:
+        return lambda: Tracked(number)
+
+    call = timing.Rotating([made(number) for number in range(3)])
+    seen = []
+    for _ in range(5):
+        call()
+        seen.append(sorted(alive))
+    assert seen == [[0], [0, 1], [1, 2], [0, 2], [0, 1]]
+    timing.Rotating([made(7)])()
+    assert 7 not in alive
+
+
+def test_cuda_clock_reads_the_events_around_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            log.append("record")
+
+        def synchronize(self) -> None:
+            log.append("synchronize event")
+
+        def elapsed_time(self, end: "Event") -> float:
+            assert end is not self
+            return 2.5
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("synchronize"))
+    assert timing.cuda_seconds(lambda: log.append("call")) == 2.5e-3
+    assert log == ["synchronize", "record", "call", "record", "synchronize event"]
+
+
+# ------------------------------------------------------------------------------------- the floor
+
+
+@pytest.mark.parametrize(
+    ("name", "work_pass", "traffic"),
+    [
+        ("sigmoid", "forward", Traffic(1, 1)),
+        ("sigmoid", "backward", Traffic(2, 1)),
+        ("sigmoid", "forward+backward", Traffic(3, 2)),
+        ("pow(x, y)", "backward", Traffic(3, 2)),
+        ("bce_with_logits, mean", "forward", Traffic(2, 0)),
+        ("bce_with_logits, mean", "forward+backward", Traffic(4, 1)),
+        ("bce_with_logits, none", "forward+backward", Traffic(5, 2)),
+    ],
+)
+def test_traffic(name: str, work_pass: works.Pass, traffic: Traffic) -> None:
+    assert BY_NAME[name].traffic(work_pass) == traffic
+
+
+def test_floor_is_copies_and_mapping_but_no_less_than_an_operator() -> None:
+    seconds = {"copy": 5.0, "copy of one": 1.0, "fresh copy": 9.0, "fresh copy of one": 2.0}
+    found = Floor.of(seconds | {"empty operator": 1.5})
+    assert found == Floor(copying=4.0, mapping=3.0, operator=1.5)
+    assert found.existing_outputs(Traffic(3, 2)) == 10.0
+    assert found.fresh_outputs(Traffic(3, 2)) == 16.0
+    noisy = Floor.of(dict.fromkeys(seconds, 1.0) | {"empty operator": 1.5, "copy": 0.9})
+    assert noisy.existing_outputs(Traffic(3, 2)) == noisy.fresh_outputs(Traffic(3, 2)) == 1.5
+
+
+@pytest.mark.parametrize("work_pass", PASSES)
+def test_reference_calls_run(work_pass: works.Pass) -> None:
+    x = torch.rand(floor.HUGE_PAGE)  # so large that huge pages are asked for
+    for call in floor.reference_calls(work_pass, x).values():
+        call()
+    assert torch.equal(floor.fresh_copy(x), x)
+
+
+def test_peak_bandwidth_is_that_of_the_data_sheet() -> None:
+    h100 = SimpleNamespace(memory_clock_rate=2_619_000, memory_bus_width=5120)
+    assert report.peak_bandwidth(h100) == pytest.approx(3.35e12, rel=1e-3)
+
+
+def test_operands_rotate_until_they_exceed_the_devices_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    properties = SimpleNamespace(L2_cache_size=50 * 2**20)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+    sigmoid = BY_NAME["sigmoid"]
+    for size in (2**18, 2**20, 2**24):
+        copies = speed.copies_of(sigmoid, torch.float32, size, "cuda")
+        others = (copies - 1) * 2 * 4 * size
+        assert 2 * properties.L2_cache_size <= others + 2 * 4 * size
+        assert copies <= 102
+    assert speed.copies_of(sigmoid, torch.float32, 1, "cuda") == speed.MOST_COPIES
+    assert speed.copies_of(sigmoid, torch.float32, 1, "cpu") == 1
+
+
+def test_prepared_calls_rotate_over_their_operands() -> None:
+    seen: list[int] = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.data_ptr())
+        return x * 2
+
+    operands = [[torch.rand(8)] for _ in range(3)]
+    call = speed.prepare(BY_NAME["sigmoid"], "forward+backward", function, operands)
+    for _ in range(4):
+        call()
+    pointers = [x.data_ptr() for (x,) in operands]
+    assert seen == [*pointers, pointers[0]]
+
+
+# ------------------------------------------------------------------------------------- the choice
+
+
+def chosen(*arguments: str) -> list[speed.Cell]:
+    return speed.cells(speed.parse(arguments))
+
+
+def test_every_work_and_pass_runs_in_every_dtype_and_in_float32_at_every_size() -> None:
+    every = {(c.work.name, c.work_pass, c.dtype) for c in chosen()}
+    assert every == {(w.name, p, d) for w in WORKS for p in PASSES for d in speed.DTYPES}
+    narrow = {(c.work.name, c.work_pass, c.size) for c in chosen() if c.dtype == "float32"}
+    assert narrow == {(w.name, p, s) for w in WORKS for p in PASSES for s in speed.SIZES}
+    assert {c.threads for c in chosen()} == set(speed.THREADS)
+
+
+def test_operands_of_a_dtype_and_size_are_made_once() -> None:
+    keys = [(c.work.name, c.dtype, c.size) for c in chosen()]
+    changes = sum(before != after for before, after in itertools.pairwise(keys))
+    assert changes == len(set(keys)) - 1
+
+
+def test_quick_compiles_one_function_once() -> None:
+    assert sum(speed.is_compiled(cell, quick=True) for cell in chosen("--quick")) == 1
+    compiled = [cell for cell in chosen() if speed.is_compiled(cell, quick=False)]
+    assert {cell.work.name for cell in compiled} == {work.name for work in WORKS}
+
+
+def test_headlines_are_works() -> None:
+    assert set(HEADLINES) <= set(BY_NAME)
+    assert len(BY_NAME) == len(WORKS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--only", "no such work"], ["--write", "--device", "cuda"], ["--device", "tpu"]]
+)
+def test_bad_options_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        speed.parse(arguments)
+    assert arguments[0] in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------- results
+
+
+def test_speed_runs_and_its_file_makes_the_same_tables_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_call, "LIBRARIES", ())  # its processes take seconds
+    path = tmp_path / "speed.json"
+    speed.main(["--only", "tanh(x + ", "--sizes", "1", "4096", "--json", str(path)])
+    printed = capsys.readouterr().out
+    data = json.loads(path.read_text())
+    assert data["machine"]["torch"] == torch.__version__
+    assert len(data["results"]) == 2 * len(speed.THREADS) * len(PASSES)
+    for each in data["results"]:
+        assert each["seconds"].keys() == {"fusedgrad", "torch"}
+        assert 0 < each["seconds"]["fusedgrad"]["least"] <= each["seconds"]["fusedgrad"]["median"]
+        assert 0 < each["floor_existing"] <= each["floor_fresh"]
+    assert (tmp_path / "speed_time.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "speed_floor.png").read_bytes().startswith(b"\x89PNG")
+    speed.main(["--from", str(path), "--json", str(tmp_path / "unused.json")])
+    assert capsys.readouterr().out == printed
+    assert not (tmp_path / "unused.json").exists()
+
+
+def test_interrupted_run_leaves_its_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(options: object, partial: speed_tables.Report) -> Iterator[None]:
+        partial.results.append(result("sigmoid", 1000))
+        yield
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(speed, "run", interrupted)
+    path = tmp_path / "speed.json"
+    with pytest.raises(KeyboardInterrupt):
+        speed.main(["--json", str(path)])
+    (kept,) = speed_tables.Report.from_json(json.loads(path.read_text())).results
+    assert kept == result("sigmoid", 1000)
+
+
+def test_report_survives_json() -> None:
+    before = a_report()
+    assert speed_tables.Report.from_json(json.loads(json.dumps(before.as_json()))) == before
+
+
+def test_short_table_has_headlines_with_all_threads() -> None:
+    rows = [line.split("|")[1:-1] for line in speed_tables.short_table(a_report()).splitlines()]
+    heading, _, sigmoid, mish = ([cell.strip() for cell in row] for row in rows if row)
+    assert heading[1:] == [
+        *("torch, 1,000", "torch, 2^20", "torch, 2^24"),
+        *("torch.compile, 2^20", "torch.compile, 2^24"),
+        *("time / floor, 2^24", "memory (and torch's)"),
+    ]
+    assert sigmoid == ["sigmoid", "4.00", "4.00", "4.00", "2.50", "2.50", "1.25", "2 (7.25)"]
+    assert mish == ["mish", "–", "–", "4.00", "–", "2.50", "1.25", "–"]
+    text = speed_tables.short_table(a_report())
+    assert "250 ms (10 ms from the cache); torch.compile 12 s (3 s)" in text
+
+
+def test_long_tables_have_a_section_for_each_setting() -> None:
+    text = speed_tables.long_tables(a_report())
+    headings = [line for line in text.splitlines() if line.startswith("### ")]
+    assert headings == [
+        *("### float32, 2 threads", "### float32, 1 thread", "### Memory", "### First call")
+    ]
+    assert "2 ms, 4.00" in text
+    assert "1 ms, 8.00" in text
+
+
+def test_device_tables_show_the_share_of_peak_bandwidth() -> None:
+    on_device = a_report()
+    on_device.machine |= {"device": "H100", "peak bandwidth": 20 * 2**24 / 2e-3 * 2}
+    text = speed_tables.long_tables(on_device)
+    assert " 50% |" in text
+    assert "### float32\n" in text
+    assert "H100; " in speed_tables.short_table(on_device)
+
+
+def test_full_table_has_every_result_with_its_spread() -> None:
+    lines = speed_tables.full_table(a_report()).splitlines()
+    assert len(lines) == 2 + 6
+    assert "4.00 (3.60 to 4.40)" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (1.234e-6, "1.23 µs"),
+        (999.4e-6, "999 µs"),
+        (1e-3, "1 ms"),
+        (0.1234, "123 ms"),
+        (12.34, "12.3 s"),
+        (1234.0, "1234 s"),
+    ],
+)
+def test_times_have_three_digits(seconds: float, text: str) -> None:
+    assert speed_tables.time_text(seconds) == text
+
+
+def test_table_is_written_between_its_markers_only(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- speed:begin -->\nold\n<!-- speed:end -->\nafter\n")
+    report.write_between_markers("speed", "new", readme)
+    expected = "before\n<!-- speed:begin -->\nnew\n<!-- speed:end -->\nafter\n"
+    assert readme.read_text() == expected
+    report.write_between_markers("accuracy", "more", readme)
+    expected += "\n<!-- accuracy:begin -->\nmore\n<!-- accuracy:end -->\n"
+    assert readme.read_text() == expected
+    report.write_between_markers("speed", "new", tmp_path / "speed.md")
+    expected = "<!-- speed:begin -->\nnew\n<!-- speed:end -->\n"
+    assert (tmp_path / "speed.md").read_text() == expected
+    readme.write_text("<!-- speed:begin -->\n")
+    with pytest.raises(ValueError, match="speed:end"):
+        report.write_between_markers("speed", "new", readme)
+
+
+def test_first_call_uses_the_caches_it_is_given(tmp_path: Path) -> None:
+    cold, cached = (
+        first_call.in_new_process(works.FUNCTIONS[0].name, "fusedgrad", "cpu", tmp_path)
+        for _ in range(2)
+    )
+    assert any((tmp_path / "fusedgrad").iterdir())
+    assert 0 < cached < cold
+
+
+def test_gpu_refuses_where_there_is_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["gpu"])
+    assert gpu.main() == 1
+    assert "nothing was run" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------- accuracy
+
+
+def test_accuracy_tables_have_every_row(capsys: pytest.CaptureFixture[str]) -> None:
+    accuracy.main(["--stride", "1000003", "--samples", "1024"])
+    printed = capsys.readouterr().out
+    titles = [title for title, *_ in accuracy.unary_and_loss()]
+    assert len(titles) == 6 + 3 * 2
+    tables_with_these_rows = 1 + len(accuracy.HALF_TYPES)
+    assert all(printed.count(f"| {title} ") == tables_with_these_rows for title in titles)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_accuracy_sees_one_wrong_last_digit(dtype: torch.dtype) -> None:
+    def off_by_one(library: Contender, x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        exact = torch.tanh(x.double()).to(dtype)
+        return torch.where(x == 0.5, torch.nextafter(exact, torch.ones_like(exact)), exact)
+
+    def chunk() -> accuracy.Inputs:
+        x = torch.linspace(0.25, 1, 193, dtype=dtype)
+        return x, torch.zeros_like(x)
+
+    errors = accuracy.compare(accuracy.Function("", "tanh", off_by_one), FUSEDGRAD, chunk)
+    assert errors.misrounded == 1
+    assert 0.5 < errors.largest <= 1.5
+    assert errors.wrong == errors.zeros == 0
+
+
+def test_accuracy_counts_zeros_and_signs_that_must_not_be() -> None:
+    def zeros(library: Contender, x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        return torch.where(x.abs() < 1, -x, torch.zeros_like(x))
+
+    def chunk() -> accuracy.Inputs:
+        x = torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0, math.nan], dtype=torch.bfloat16)
+        return x, torch.zeros_like(x)
+
+    errors = accuracy.compare(accuracy.Function("", "tanh", zeros), FUSEDGRAD, chunk)
+    assert (errors.count, errors.misrounded, errors.zeros, errors.wrong) == (6, 2, 2, 3)
