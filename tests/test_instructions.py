@@ -1,0 +1,51 @@
+"""The count of vector instructions: what it takes for a loop, and that every kernel has one."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks import instructions
+from fusedgrad import _C
+
+# A loop over vectors of 64 bytes around a loop that moves none, and a loop over scalars.
+DISASSEMBLY = """
+0000000000000010 <block>:
+  10:\tvmovups (%rsi,%rax,1),%zmm0
+  16:\tvdivps %zmm1,%zmm0,%zmm0
+  1c:\tvaddps %zmm2,%zmm0,%zmm0{%k1}
+  22:\tvmovups %zmm0,(%rdi,%rax,1)
+  28:\tsub    $0xffffffffffffff80,%rax
+  2c:\tcmp    %rax,%rdx
+  2f:\tjne    10 <block>
+  31:\tvaddss (%rsi,%rax,4),%xmm1,%xmm0
+  36:\tadd    $0x1,%rax
+  3a:\tjne    31 <block+0x21>
+  3c:\tret
+
+0000000000000040 <other>:
+  40:\tret
+"""
+
+
+def test_a_loop_is_counted_for_sixteen_elements() -> None:
+    found = dict(instructions.functions(DISASSEMBLY))
+    assert found.keys() == {"block", "other"}
+    loop = instructions.main_loop(found["block"], 64)
+    assert len(loop) == 7
+    counted = instructions.Loop("block", "float", "avx512", loop)
+    assert counted.elements == 32  # the loop moves 128 bytes
+    assert (counted.vector_count, counted.slow_count) == (2, 0.5)
+    assert instructions.main_loop(found["other"], 64) == ()
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not on PATH")
+@pytest.mark.parametrize("capability", ["avx2", "avx512"])
+def test_every_kernel_is_vectorised(capability: str) -> None:
+    if "x86_64" not in Path(_C.__file__).name:
+        pytest.skip("this library holds no such kernels")
+    disassembly = instructions.disassembled(Path(_C.__file__))
+    for type_name in instructions.WIDTH:
+        loops = list(instructions.library_loops(disassembly, type_name, capability))
+        assert len(loops) > 40
+        assert [loop.title for loop in loops if not loop.instructions] == []
