@@ -2,12 +2,12 @@
 
 Disassembles the built library with objdump and counts, in the main loop of every kernel, the
 instructions that name a vector or mask register: arithmetic, loads and stores alike. Nothing is
-timed, so the numbers of two builds can be compared on a busy machine. `--fused` counts the kernels
-of the functions of fusedgrad.activations and of the first notebook instead, compiled anew.
+timed, so the numbers of two builds can be compared on a busy machine. The fused functions of
+benchmarks.works are compiled anew and counted in the same way. FUSEDGRAD_CPU_CAPABILITY chooses
+another instruction set.
 """
 
 import argparse
-import inspect
 import os
 import re
 import shutil
@@ -21,9 +21,9 @@ from unittest import mock
 
 import torch
 
-import fusedgrad
-from benchmarks.report import markdown
-from fusedgrad import _C, activations
+from benchmarks.report import DOCS, markdown, write_between_markers
+from benchmarks.works import WORKS
+from fusedgrad import _C
 
 CAPABILITIES = {"avx512": 64, "avx2": 32, "baseline": 16}  # bytes of a vector
 WIDTH = {"float": 4, "double": 8}
@@ -155,62 +155,58 @@ def library_loops(disassembly: str, type_name: str, capability: str) -> Iterator
         yield Loop(title, type_name, capability, loop)
 
 
-def notebook(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """The function of two variables of the first notebook."""
-    return fusedgrad.sigmoid(x**2 + z) + fusedgrad.tanh(x**3 * z**2)
-
-
 def fused_loops(type_name: str, capability: str) -> Iterator[Loop]:
-    """The value's and the gradients' kernel of each fused function."""
+    """The value's and the gradients' kernel of each fused function, compiled anew."""
     dtype = torch.float32 if type_name == "float" else torch.float64
-    gallery = [getattr(activations, name) for name in activations.__all__]
-    for function in (fusedgrad.fuse(notebook), *gallery):
-        parameters = inspect.signature(function).parameters.values()
-        count = sum(p.default is inspect.Parameter.empty for p in parameters)
-        tensors = [torch.full((2,), 0.5, dtype=dtype, requires_grad=True) for _ in range(count)]
+    for work in WORKS:
+        if work.kind == "operation":
+            continue
+        inputs = [make(2).to(dtype) for make in work.inputs]
+        wanted = [x.requires_grad_() for x in inputs[: work.derivatives]]
         with (
             tempfile.TemporaryDirectory() as folder,
             mock.patch.dict(os.environ, {"FUSEDGRAD_CACHE_DIR": folder}),
         ):
-            seen: set[Path] = set()
-            result = function(*tensors)
-            for title in (function.__name__, f"{function.__name__}, gradients"):
-                for path in set(Path(folder).glob("*.so")) - seen:
-                    seen.add(path)
-                    (code,) = (c for name, c in functions(disassembled(path)) if name == "block")
-                    loop = main_loop(code, CAPABILITIES[capability])
-                    yield Loop(title, type_name, capability, loop)
-                if len(seen) == 1:
-                    result.sum().backward()
+            result = work.ours(*inputs)
+            (value,) = Path(folder).glob("*.so")
+            torch.autograd.grad(result.sum(), wanted)
+            (gradients,) = set(Path(folder).glob("*.so")) - {value}
+            for title, path in ((work.name, value), (f"{work.name}, backward", gradients)):
+                (code,) = (c for name, c in functions(disassembled(path)) if name == "block")
+                yield Loop(title, type_name, capability, main_loop(code, CAPABILITIES[capability]))
 
 
-def table(loops: Iterable[Loop]) -> str:
-    """A line for each kernel, sorted by title."""
+def table(kernel: str, loops: Iterable[Loop]) -> str:
+    """A line for each."""
     rows = []
-    for loop in sorted(loops, key=lambda loop: loop.title):
+    for loop in loops:
         if loop.instructions:
             slow = loop.slow_count
             cells = [f"{loop.vector_count:.4g}", f"{slow:.4g}" if slow else ""]
         else:
             cells = ["not vectorised", ""]
         rows.append([loop.title, *cells])
-    heading = ["kernel", f"vector instructions for {ELEMENTS} elements", "divisions, roots of them"]
-    return markdown(heading, rows)
+    return markdown([kernel, f"vector instructions, {ELEMENTS} elements", "divisions, roots"], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.instructions")
-    parser.add_argument("--fused", action="store_true", help="count fused functions' kernels")
     parser.add_argument("--type", choices=WIDTH, default="float")
-    parser.add_argument("--capability", choices=CAPABILITIES, default=_C.cpu_capability())
+    parser.add_argument("--write", action="store_true", help="put the tables in docs/speed.md")
     options = parser.parse_args(arguments)
-    kind = (options.type, options.capability)
-    if options.fused:
-        loops = list(fused_loops(*kind))
-    else:
-        loops = list(library_loops(disassembled(Path(_C.__file__)), *kind))
-    print(table(loops))
+    kind = (options.type, _C.cpu_capability())
+    if options.write and kind != ("float", "avx512"):
+        parser.error("--write: docs/speed.md shows the counts of float on a processor with AVX-512")
+    library = library_loops(disassembled(Path(_C.__file__)), *kind)
+    tables = [
+        table("kernel", sorted(library, key=lambda loop: loop.title)),
+        table("fused function", fused_loops(*kind)),
+    ]
+    text = "\n\n".join(tables)
+    print(text)
+    if options.write:
+        write_between_markers("instructions", text, DOCS / "speed.md")
 
 
 if __name__ == "__main__":
