@@ -28,8 +28,9 @@ try:
     from torch.utils import cpp_extension
 except ImportError:
     stop(
-        "it builds against the installed torch, and none is installed here; "
-        "install torch first, then run pip with --no-build-isolation."
+        "it builds against the installed torch, and finds none; install torch first. pip needs no "
+        "flag, builders that do not share their interpreter with the build do: --no-build-isolation "
+        "for uv, --no-isolation for build."
     )
 
 if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:

@@ -8,7 +8,7 @@ except ImportError as error:
     raise ImportError(
         f"fusedgrad's compiled part, fusedgrad._C, is missing or was built for another torch than "
         f"the installed {torch.__version__}: build it again with "
-        f"`pip install --no-build-isolation .` ({error})"
+        f"`pip install .` ({error})"
     ) from error
 
 from fusedgrad import autograd, distributed, nn, reference

@@ -162,7 +162,7 @@ _IMPLEMENTATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 def _warn_of_no_cuda() -> None:
     warnings.warn(
         "this build of fusedgrad has no CUDA kernels, so CUDA tensors take the same formulas in "
-        "PyTorch operations; build them with FUSEDGRAD_CUDA=1 pip install --no-build-isolation .",
+        "PyTorch operations; build them with FUSEDGRAD_CUDA=1 pip install .",
         stacklevel=2,
     )
 

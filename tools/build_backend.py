@@ -1,0 +1,16 @@
+"""setuptools' build backend, building against the torch that is installed where pip was called.
+
+pip builds in an environment of its own. Were torch a requirement there, pip would install some
+torch, often not the one that will load the extension. The packages around pip are hidden from the
+build, but belong to the interpreter that runs it. They are looked at last, so that every other
+requirement is the build's own.
+"""
+
+import importlib.util
+import site
+
+if importlib.util.find_spec("torch") is None:
+    for folder in site.getsitepackages():
+        site.addsitedir(folder)
+
+from setuptools.build_meta import *  # noqa: F403
