@@ -11,7 +11,7 @@ CUDA_VENV := .venv-cuda
 CUDA_BIN := $(CUDA_VENV)/bin
 CUDA_LIB := $(CURDIR)/build/cuda/lib
 
-.PHONY: help build demo test test-slow test-sanitized check-aarch64 lint format bench accuracy cuda-build test-cuda-build gpu clean
+.PHONY: help build demo dist test-dist test test-slow test-sanitized check-aarch64 lint format bench accuracy cuda-build test-cuda-build gpu clean
 
 help:
 	@echo "make demo       the derivatives of the two notebooks, two trainings, a picture"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-slow  the slow ones: every float32 input, 10^8 losses"
 	@echo "make lint       ruff, mypy --strict, clang-format"
 	@echo "make bench      speed beside torch, torch.compile and the floor"
+	@echo "make dist       a wheel and a source distribution in dist; make test-dist checks them"
 	@echo "make gpu        tests and benchmark on this machine's GPU, reported in benchmarks/results"
 	@echo "make accuracy   largest errors beside torch's, in ULP"
 
@@ -41,6 +42,18 @@ test: build
 
 test-slow: build
 	$(BIN)/python -m pytest -m slow
+
+# A source distribution, and from it alone a wheel. What the wheel shares with torch comes from the
+# torch it is installed beside, so that all auditwheel has to do is to name the oldest C library.
+dist: $(VENV)/installed
+	rm -rf dist build/wheel
+	$(BIN)/python setup.py --quiet sdist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel dist/fusedgrad-*.tar.gz
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*.so' --exclude libc10.so --wheel-dir dist build/wheel/fusedgrad-*.whl
+
+# Installs the wheel beside .venv's torch into an environment of its own.
+test-dist: dist
+	$(BIN)/python tests/check_dist.py
 
 # The operators under AddressSanitizer and UndefinedBehaviorSanitizer.
 test-sanitized: build
