@@ -1,7 +1,4 @@
-"""The libraries that are compared: the same five operations under the same names.
-
-A further contender (torch.compile, another library) is one more entry of `CONTENDERS`.
-"""
+"""The libraries that are compared: the same five operations under the same names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,5 +38,3 @@ TORCH = Contender(
     binary_cross_entropy=F.binary_cross_entropy,
     binary_cross_entropy_with_logits=F.binary_cross_entropy_with_logits,
 )
-
-CONTENDERS = {contender.name: contender for contender in (FUSEDGRAD, TORCH)}

@@ -3,12 +3,14 @@
 import json
 import os
 import platform
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from fusedgrad.version import __version__
 
@@ -80,6 +82,12 @@ class Journal:
     def write_by_turns(self, report: Mapping[str, object]) -> None:
         if monotonic() - self._written > self.INTERVAL:
             self.write(report)
+
+
+def progress_bar(total: int, unit: str) -> Any:
+    """On a terminal a moving one, in a log a line a minute."""
+    interval = 0.5 if sys.stderr.isatty() else 60.0
+    return tqdm(total=total, unit=unit, mininterval=interval, dynamic_ncols=True)
 
 
 def markdown(heading: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:

@@ -18,7 +18,6 @@ JSON file as they come; --from makes tables and pictures of such a file again.
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,12 +25,19 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from benchmarks import first_call, speed_picture
 from benchmarks.floor import Floor, reference_calls
 from benchmarks.memory import peak_extra
-from benchmarks.report import BUILD, DOCS, README, Journal, machine, write_between_markers
+from benchmarks.report import (
+    BUILD,
+    DOCS,
+    README,
+    Journal,
+    machine,
+    progress_bar,
+    write_between_markers,
+)
 from benchmarks.speed_tables import (
     COMPILED,
     EAGER,
@@ -199,10 +205,9 @@ def measure_memory(work: Work, functions: Mapping[str, Function], size: int, dev
 
 def run(options: argparse.Namespace, report: Report) -> Iterator[None]:
     """Fills the report, and yields after each result."""
-    budget = 0.02 if options.quick else 0.1
+    budget = 0.02 if options.quick else 0.2
     todo = cells(options)
-    interval = 0.5 if sys.stderr.isatty() else 60.0
-    with tqdm(total=len(todo), unit="cell", mininterval=interval, dynamic_ncols=True) as bar:
+    with progress_bar(len(todo), "cell") as bar:
         for work, of_work in groupby(todo, key=lambda cell: cell.work):
             torch.compiler.reset()
             compiled: Function = torch.compile(work.theirs, dynamic=False)

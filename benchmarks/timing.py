@@ -86,7 +86,7 @@ def interleave(
     calls: Mapping[str, Call],
     *,
     budget: float,
-    fewest_rounds: int = 5,
+    fewest_rounds: int = 7,
     most_rounds: int = 41,
     clock: Clock = cpu_seconds,
 ) -> Samples:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import accuracy, first_call, floor, gpu, report, speed, speed_tables, timing, works
-from benchmarks.contenders import FUSEDGRAD, Contender
+from benchmarks import (
+    accuracy,
+    accuracy_errors,
+    accuracy_libraries,
+    accuracy_picture,
+    first_call,
+    floor,
+    gpu,
+    report,
+    speed,
+    speed_tables,
+    timing,
+    works,
+)
 from benchmarks.floor import Floor
 from benchmarks.timing import Spread
 from benchmarks.works import BY_NAME, HEADLINES, PASSES, WORKS, Traffic
@@ -392,38 +405,98 @@ def test_gpu_refuses_where_there_is_none(
 # --------------------------------------------------------------------------------------- accuracy
 
 
-def test_accuracy_tables_have_every_row(capsys: pytest.CaptureFixture[str]) -> None:
-    accuracy.main(["--stride", "1000003", "--samples", "1024"])
+def test_accuracy_tables_have_every_row_and_can_be_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accuracy_picture, "INTERVALS", 3)
+    path = tmp_path / "accuracy.json"
+    accuracy.main(["--quick", "--samples", "1024", "--json", str(path)])
     printed = capsys.readouterr().out
-    titles = [title for title, *_ in accuracy.unary_and_loss()]
+    titles = [title for title, *_ in accuracy_libraries.with_parameters()]
     assert len(titles) == 6 + 3 * 2
-    tables_with_these_rows = 1 + len(accuracy.HALF_TYPES)
-    assert all(printed.count(f"| {title} ") == tables_with_these_rows for title in titles)
+    dtypes = len(accuracy.WIDE_TYPES) + len(accuracy_errors.HALF_TYPES)
+    assert all(len(re.findall(rf"\| {title} +\|", printed)) >= dtypes for title in titles)
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    data = json.loads(path.read_text())
+    assert data["machine"]["torch"] == torch.__version__
+    assert {row["dtype"] for row in data["rows"]} == {"float32", "float64", "bfloat16", "float16"}
+    accuracy.main(["--from", str(path), "--json", str(path)])
+    assert capsys.readouterr().out == printed
+
+
+def test_accuracy_rows_of_several_parameters_are_their_worst() -> None:
+    report = accuracy.Report({}, 1, 1)
+    chosen = [job for job in accuracy.jobs(1, 8) if job.title == "pow(x, e)"][:3]
+    for job, largest in zip(chosen, (1.0, 3.0, 2.0), strict=True):
+        report.add(job, {"torch": accuracy_errors.Errors(8, largest, 1, 1)})
+    (row,) = report.rows
+    assert row.errors == {"torch": accuracy_errors.Errors(24, 3.0, 3, 3)}
+
+
+def test_short_accuracy_table_is_the_worst_of_a_group() -> None:
+    found = [accuracy_errors.Errors(1, ulp) for ulp in (0.25, 1.5, 1.25)]
+    rows = [
+        accuracy.Row("float32", f"loss, target {i}", "loss", {"fusedgrad": e, "torch": e})
+        for i, e in enumerate(found)
+    ]
+    rows.append(
+        accuracy.Row("float64", "other", "other", {"fusedgrad": found[0], "torch": found[2]})
+    )
+    text = accuracy.short_table(accuracy.Report(report.machine(), 1, 8, rows))
+    _, _, loss, other, *_ = text.splitlines()
+    assert [cell.strip() for cell in loss.split("|")[1:-1]] == ["loss", "1.50", "1.50", "–", "–"]
+    assert [cell.strip() for cell in other.split("|")[1:-1]] == ["other", "–", "–", "0.25", "1.25"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_accuracy_sees_one_wrong_last_digit(dtype: torch.dtype) -> None:
-    def off_by_one(library: Contender, x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    def off_by_one(
+        function: accuracy_libraries.Function, x: torch.Tensor, p: torch.Tensor
+    ) -> torch.Tensor:
         exact = torch.tanh(x.double()).to(dtype)
         return torch.where(x == 0.5, torch.nextafter(exact, torch.ones_like(exact)), exact)
 
-    def chunk() -> accuracy.Inputs:
+    def chunk() -> accuracy_errors.Inputs:
         x = torch.linspace(0.25, 1, 193, dtype=dtype)
         return x, torch.zeros_like(x)
 
-    errors = accuracy.compare(accuracy.Function("", "tanh", off_by_one), FUSEDGRAD, chunk)
+    library = accuracy_libraries.Library("off by one", off_by_one)
+    errors = accuracy_errors.compare(accuracy_libraries.UNARY[3], library, chunk)
     assert errors.misrounded == 1
     assert 0.5 < errors.largest <= 1.5
     assert errors.wrong == errors.zeros == 0
 
 
 def test_accuracy_counts_zeros_and_signs_that_must_not_be() -> None:
-    def zeros(library: Contender, x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    def zeros(
+        function: accuracy_libraries.Function, x: torch.Tensor, p: torch.Tensor
+    ) -> torch.Tensor:
         return torch.where(x.abs() < 1, -x, torch.zeros_like(x))
 
-    def chunk() -> accuracy.Inputs:
+    def chunk() -> accuracy_errors.Inputs:
         x = torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0, math.nan], dtype=torch.bfloat16)
         return x, torch.zeros_like(x)
 
-    errors = accuracy.compare(accuracy.Function("", "tanh", zeros), FUSEDGRAD, chunk)
+    library = accuracy_libraries.Library("zeros", zeros)
+    errors = accuracy_errors.compare(accuracy_libraries.UNARY[3], library, chunk)
     assert (errors.count, errors.misrounded, errors.zeros, errors.wrong) == (6, 2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "library", accuracy_libraries.libraries(), ids=lambda library: library.name
+)
+def test_libraries_compute_what_they_say(library: accuracy_libraries.Library) -> None:
+    """At ordinary numbers, where none of them is far off."""
+    for job in accuracy.jobs(1, 8):
+        if not library.computes(job.function, job.dtype):
+            continue
+        x = torch.linspace(0.5, 3, 17).to(job.dtype)
+        p = torch.full_like(x, 2.5)
+        result = library.evaluate(job.function, x, p)
+        assert result.dtype is job.dtype
+        if job.function.exact.startswith("pow_scalar"):
+            exponent = float(re.search(r"(\S+)\)", job.function.title)[1])  # type: ignore[index]
+            p = torch.full_like(x, exponent) if exponent != 0.333 else p / 7.5
+        errors = accuracy_errors.ulp_errors(job.function.exact, x, p, result)
+        assert errors.wrong == 0
+        assert errors.max_ulp < 4000, job
