@@ -119,10 +119,9 @@ def test_python_recursion_without_end() -> None:
         ((1.0,), {}, "at least one tensor"),
         (([X],), {}, "list"),
         ((X, np.ones(4)), {}, "ndarray"),
-        ((X.long(),), {}, "dtype torch.int64"),
-        ((X > 0,), {}, "dtype torch.bool"),
+        ((X.long(), 2), {}, "result of dtype torch.int64"),
         ((X.to(torch.complex64),), {}, "dtype torch.complex64"),
-        ((X, X.int()), {}, "z has dtype torch.int32"),
+        ((X, X.to(torch.float8_e4m3fn)), {}, "z has dtype torch.float8_e4m3fn"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -148,7 +147,7 @@ def test_shapes_that_do_not_broadcast_raise_as_in_pytorch() -> None:
 
 def test_fuse_of_no_function() -> None:
     with pytest.raises(TypeError, match="expected a function, got Tensor"):
-        fusedgrad.fuse(X)  # type: ignore[arg-type]
+        fusedgrad.fuse(X)  # type: ignore[call-overload]
 
 
 def test_derivative_by_no_argument_of_the_function() -> None:
@@ -184,15 +183,3 @@ def test_kernels_refuse_what_they_were_not_checked_for() -> None:
     ):
         with pytest.raises(RuntimeError, match=message):
             op(*arguments)
-
-
-def test_opcheck() -> None:
-    from fusedgrad.fuse import kernel
-
-    f = fusedgrad.fuse(lambda x, z, a=1.5: (x * a, x + z))
-    f(X, X)
-    number = max(kernel._graphs)
-    arguments = (number, [X, torch.randn(3, 1)], [2.0], [torch.float32, torch.float16])
-    # test_schema cannot read a list of dtypes.
-    tests = ("test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(torch.ops.fusedgrad.fused.default, arguments, test_utils=tests)

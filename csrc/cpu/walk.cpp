@@ -307,18 +307,31 @@ void elementwise(const Kernel& kernel, bool wide, const DType* dtypes, const Rec
   }
 }
 
-double sum(const Kernel& kernel, DType dtype, const Rectangle& rectangle) {
+namespace {
+
+template <class DTypeOf>
+double sum_of(const Kernel& kernel, bool wide, const DTypeOf& dtype_of,
+              const Rectangle& rectangle) {
   double total = 0;
-  const auto dtype_of = [dtype](int) { return dtype; };
   const auto add = [&]<class T>(const T* values, int64_t n) {
     total += choose(Sum<T>::baseline, Sum<T>::avx2, Sum<T>::avx512)(values, n);
   };
-  if (dtype == DType::Float64) {
+  if (wide) {
     run<double>(kernel, dtype_of, rectangle, 0, add);
   } else {
     run<float>(kernel, dtype_of, rectangle, 0, add);
   }
   return total;
+}
+
+}  // namespace
+
+double sum(const Kernel& kernel, DType dtype, const Rectangle& rectangle) {
+  return sum_of(kernel, dtype == DType::Float64, [dtype](int) { return dtype; }, rectangle);
+}
+
+double sum(const Kernel& kernel, bool wide, const DType* dtypes, const Rectangle& rectangle) {
+  return sum_of(kernel, wide, [dtypes](int i) { return dtypes[i]; }, rectangle);
 }
 
 bool all_in_unit_interval(DType dtype, const char* data, int64_t stride, int64_t n) {

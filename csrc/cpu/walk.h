@@ -30,6 +30,9 @@ void elementwise(const Kernel& kernel, bool wide, const DType* dtypes, const Rec
 // Accumulated in float64 in an order that depends on the sizes only.
 double sum(const Kernel& kernel, DType dtype, const Rectangle& rectangle);
 
+// Input i has the element type dtypes[i]; computed in double if `wide`.
+double sum(const Kernel& kernel, bool wide, const DType* dtypes, const Rectangle& rectangle);
+
 // Whether n elements all lie in [0, 1]; a NaN does not.
 bool all_in_unit_interval(DType dtype, const char* data, int64_t stride, int64_t n);
 

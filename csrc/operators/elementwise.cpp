@@ -111,23 +111,29 @@ Tensor scaled_sum(const Summable& operation, const std::vector<Tensor>& inputs, 
 #ifdef FUSEDGRAD_CUDA
   if (iter.device().is_cuda()) return launch_sum(operation, dtype, iter, scale);
 #endif
+  const double total =
+      summed(iter, [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
+        check_first_input(operation, first_input, dtype, data[0], strides[0],
+                          strides[iter.ntensors()], size0, size1);
+        return cpu::sum(operation.cpu, dtype, {data, strides, size0, size1});
+      });
+  return at::scalar_tensor(total * scale, at::device(iter.device()).dtype(iter.common_dtype()));
+}
+
+double summed(at::TensorIterator& iter, c10::function_ref<SumOfRectangle> sum) {
   const int64_t chunks = (iter.numel() + kSumChunk - 1) / kSumChunk;
   std::vector<double> sums(chunks);
   at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t first = chunk * kSumChunk;
-      iter.serial_for_each(
-          [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
-            check_first_input(operation, first_input, dtype, data[0], strides[0],
-                              strides[iter.ntensors()], size0, size1);
-            sums[chunk] += cpu::sum(operation.cpu, dtype, {data, strides, size0, size1});
-          },
-          {first, std::min(first + kSumChunk, iter.numel())});
+      iter.serial_for_each([&](char** data, const int64_t* strides, int64_t size0,
+                               int64_t size1) { sums[chunk] += sum(data, strides, size0, size1); },
+                           {first, std::min(first + kSumChunk, iter.numel())});
     }
   });
   double total = 0;
-  for (double sum : sums) total += sum;
-  return at::scalar_tensor(total * scale, at::device(iter.device()).dtype(iter.common_dtype()));
+  for (double sum_of_chunk : sums) total += sum_of_chunk;
+  return total;
 }
 
 }  // namespace fusedgrad::operators

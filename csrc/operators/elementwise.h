@@ -3,11 +3,16 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/FunctionRef.h>
 
 #include <vector>
 
 #include "dtype.h"
 #include "operators/operation.h"
+
+namespace at {
+struct TensorIterator;
+}
 
 namespace fusedgrad::operators {
 
@@ -34,5 +39,10 @@ Tensor elementwise(const Operation& operation, const std::vector<Tensor>& inputs
 // Accumulated in float64, bit for bit the same for any number of threads.
 Tensor scaled_sum(const Summable& operation, const std::vector<Tensor>& inputs, double scale,
                   FirstInput first_input = FirstInput::Any);
+
+// The sum of what `sum` finds for the rectangles of the iterator (csrc/cpu/walk.h), in an order
+// that does not depend on the number of threads.
+using SumOfRectangle = double(char** data, const int64_t* strides, int64_t size0, int64_t size1);
+double summed(at::TensorIterator& iter, c10::function_ref<SumOfRectangle> sum);
 
 }  // namespace fusedgrad::operators

@@ -1,24 +1,40 @@
 #include "operators/fused.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/TensorIterator.h>
+#include <ATen/core/Reduction.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <deque>
+#include <map>
 #include <mutex>
+#include <optional>
+#include <utility>
 
 #include "cpu/memory.h"
 #include "cpu/walk.h"
 #include "operators/elementwise.h"
+#include "operators/recording.h"
 
 namespace fusedgrad::operators {
 namespace {
+
+using torch::autograd::variable_list;
 
 struct FusedKernel {
   cpu::Kernel kernel;
   bool wide;
   int parameters;
+  // By the gradients that are wanted, bit i for input i
+  std::map<uint64_t, FusedBackward> backward;
 };
 
 struct Registry {
@@ -31,18 +47,37 @@ Registry& registry() {
   return instance;
 }
 
-const FusedKernel& kernel_of(int64_t number) {
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
+// To be called with the registry locked
+FusedKernel& entry(Registry& all, int64_t number) {
   TORCH_CHECK(number >= 0 && number < static_cast<int64_t>(all.kernels.size()),
               "fused: there is no kernel ", number);
   return all.kernels[number];
 }
 
+const FusedKernel& kernel_of(int64_t number) {
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  return entry(all, number);
+}
+
+std::optional<FusedBackward> backward_of(int64_t number, uint64_t wanted) {
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  const auto& known = entry(all, number).backward;
+  const auto found = known.find(wanted);
+  return found == known.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::function<FusedDifferentiableBackward>& differentiable_backward() {
+  static auto* function = new std::function<FusedDifferentiableBackward>;
+  return *function;  // outlives the interpreter
+}
+
 at::TensorIterator iterator(const std::vector<Tensor>& outputs, at::TensorList inputs,
                             at::ScalarType dtype) {
   at::TensorIteratorConfig config;
-  config.check_all_same_dtype(false).declare_static_dtype_and_device(dtype, inputs[0].device());
+  config.check_all_same_dtype(false);
+  if (!outputs.empty()) config.declare_static_dtype_and_device(dtype, inputs[0].device());
   for (const Tensor& output : outputs) config.add_output(output);
   for (const Tensor& input : inputs) config.add_const_input(input);
   return config.build();
@@ -61,30 +96,217 @@ std::vector<Tensor> allocate(at::TensorList inputs, at::ArrayRef<at::ScalarType>
   return outputs;
 }
 
-std::vector<Tensor> fused(int64_t number, at::TensorList inputs, at::ArrayRef<double> parameters,
-                          at::ArrayRef<at::ScalarType> dtypes) {
-  const FusedKernel& fused = kernel_of(number);
+// The kernel with its parameters, after a check that it was made for such a call.
+cpu::Kernel checked(const FusedKernel& fused, at::TensorList inputs,
+                    at::ArrayRef<double> parameters, size_t outputs) {
   const auto check = [](const char* what, size_t given, int expected) {
     TORCH_CHECK(given == static_cast<size_t>(expected), "fused: got ", given, " ", what,
                 ", expected ", expected);
   };
   check("inputs", inputs.size(), fused.kernel.inputs);
-  check("dtypes", dtypes.size(), fused.kernel.outputs);
+  check("dtypes", outputs, fused.kernel.outputs);
   check("parameters", parameters.size(), fused.parameters);
   for (const Tensor& input : inputs) {
     TORCH_CHECK(fused.wide || input.scalar_type() != at::kDouble,
                 "fused: a float64 tensor for a kernel that computes in float32");
   }
-  const std::vector<Tensor> outputs = allocate(inputs, dtypes);
-  at::TensorIterator iter = iterator(outputs, inputs, dtypes[0]);
-  std::array<DType, cpu::kMaxOperands> types;
-  for (int i = 0; i < iter.ntensors(); ++i) types[i] = dtype_of("fused", iter.dtype(i));
   cpu::Kernel kernel = fused.kernel;
   std::copy(parameters.begin(), parameters.end(), kernel.parameters.begin());
+  return kernel;
+}
+
+std::array<DType, cpu::kMaxOperands> types_of(const at::TensorIterator& iter) {
+  std::array<DType, cpu::kMaxOperands> types;
+  for (int i = 0; i < iter.ntensors(); ++i) types[i] = dtype_of("fused", iter.dtype(i));
+  return types;
+}
+
+std::vector<Tensor> fused(int64_t number, at::TensorList inputs, at::ArrayRef<double> parameters,
+                          at::ArrayRef<at::ScalarType> dtypes) {
+  const FusedKernel& fused = kernel_of(number);
+  const cpu::Kernel kernel = checked(fused, inputs, parameters, dtypes.size());
+  const std::vector<Tensor> outputs = allocate(inputs, dtypes);
+  at::TensorIterator iter = iterator(outputs, inputs, dtypes[0]);
+  const auto types = types_of(iter);
   iter.for_each([&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
     cpu::elementwise(kernel, fused.wide, types.data(), {data, strides, size0, size1});
   });
   return outputs;
+}
+
+double scale_of(int64_t reduction, int64_t n) {
+  return reduction == at::Reduction::Mean ? 1.0 / static_cast<double>(n) : 1.0;
+}
+
+Tensor fused_reduction(int64_t number, at::TensorList inputs, at::ArrayRef<double> parameters,
+                       at::ScalarType dtype, int64_t reduction) {
+  const FusedKernel& fused = kernel_of(number);
+  const cpu::Kernel kernel = checked(fused, inputs, parameters, /*outputs=*/1);
+  TORCH_CHECK_VALUE(reduction == at::Reduction::Mean || reduction == at::Reduction::Sum,
+                    "fused_reduction: reduction is ", reduction, ", expected 1 (mean) or 2 (sum)");
+  dtype_of("fused", dtype);
+  at::TensorIterator iter = iterator({}, inputs, dtype);
+  const auto types = types_of(iter);
+  const double sum =
+      summed(iter, [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
+        return cpu::sum(kernel, fused.wide, types.data(), {data, strides, size0, size1});
+      });
+  return at::scalar_tensor(sum * scale_of(reduction, iter.numel()), at::dtype(dtype));
+}
+
+using FusedOperator = std::vector<Tensor>(int64_t, at::TensorList, at::ArrayRef<double>,
+                                          at::ArrayRef<at::ScalarType>);
+using FusedReductionOperator = Tensor(int64_t, at::TensorList, at::ArrayRef<double>, at::ScalarType,
+                                      int64_t);
+
+const c10::TypedOperatorHandle<FusedOperator>& fused_operator() {
+  static const auto handle =
+      c10::Dispatcher::singleton().findSchemaOrThrow("fusedgrad::fused", "").typed<FusedOperator>();
+  return handle;
+}
+
+const c10::TypedOperatorHandle<FusedReductionOperator>& fused_reduction_operator() {
+  static const auto handle = c10::Dispatcher::singleton()
+                                 .findSchemaOrThrow("fusedgrad::fused_reduction", "")
+                                 .typed<FusedReductionOperator>();
+  return handle;
+}
+
+// A fused function under autograd: keeps its inputs, and nothing else.
+class FusedNode final : public torch::autograd::Node {
+ public:
+  FusedNode(int64_t number, at::TensorList inputs, at::ArrayRef<double> parameters,
+            int64_t reduction)
+      : torch::autograd::Node(torch::autograd::collect_next_edges(inputs)),
+        number_(number),
+        parameters_(parameters.vec()),
+        reduction_(reduction) {
+    for (const Tensor& input : inputs) saved_.emplace_back(input, /*is_output=*/false);
+  }
+
+  std::string name() const override { return "fusedgrad::FusedBackward"; }
+
+  void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (torch::autograd::SavedVariable& input : saved_) input.reset_data();
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    const bool any =
+        std::any_of(grads.begin(), grads.end(), [](const Tensor& grad) { return grad.defined(); });
+    if (!any) return variable_list(saved_.size());
+    const variable_list inputs = unpack();
+    if (reduction_ != at::Reduction::None) grads = {of_elements(grads[0], inputs)};
+    uint64_t wanted = 0;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      wanted |= static_cast<uint64_t>(task_should_compute_output(i)) << i;
+    }
+    if (is_plain(grads, inputs)) {
+      const std::optional<FusedBackward> backward = backward_of(number_, wanted);
+      if (backward) return run(*backward, grads, inputs, wanted);
+    }
+    return differentiable_backward()(number_, grads, inputs, parameters_, wanted);
+  }
+
+ private:
+  variable_list unpack() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    variable_list inputs;
+    for (torch::autograd::SavedVariable& input : saved_) inputs.push_back(input.unpack());
+    return inputs;
+  }
+
+  // The gradient of each element, from that of their sum or mean.
+  Tensor of_elements(Tensor grad, const variable_list& inputs) const {
+    c10::SymDimVector sizes;
+    for (const Tensor& input : inputs) {
+      sizes = at::infer_size_symdimvector(sizes, input.sym_sizes());
+    }
+    // 1/n of many elements would be 0 in half precision.
+    if (at::isReducedFloatingType(grad.scalar_type())) grad = grad.to(at::kFloat);
+    if (reduction_ == at::Reduction::Mean) {
+      const c10::SymInt count = c10::multiply_integers(sizes);
+      grad = grad.mul(scale_of(reduction_, count.guard_int(__FILE__, __LINE__)));
+    }
+    return grad.expand_symint(sizes);
+  }
+
+  // Whether a kernel alone gives the gradients.
+  bool is_plain(const variable_list& grads, const variable_list& inputs) const {
+    const bool wide = kernel_of(number_).wide;
+    if (at::GradMode::is_enabled() || is_transformed()) return false;
+    for (const Tensor& grad : grads) {
+      if (!grad.defined() || grad._fw_grad(/*level=*/0).defined()) return false;
+      if (grad.scalar_type() == at::kDouble && !wide) return false;
+    }
+    return std::all_of(inputs.begin(), inputs.end(), [&](const Tensor& input) {
+      return input.sym_sizes() == grads[0].sym_sizes();
+    });
+  }
+
+  variable_list run(const FusedBackward& backward, const variable_list& grads,
+                    const variable_list& inputs, uint64_t wanted) const {
+    variable_list operands = grads;
+    operands.insert(operands.end(), inputs.begin(), inputs.end());
+    variable_list read;
+    for (int64_t i : backward.read) read.push_back(operands[i]);
+    std::vector<at::ScalarType> dtypes;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (wanted >> i & 1) dtypes.push_back(inputs[i].scalar_type());
+    }
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const std::vector<Tensor> found =
+        fused_operator().call(backward.kernel, read, parameters_, dtypes);
+    variable_list results(inputs.size());
+    for (size_t i = 0, next = 0; i < inputs.size(); ++i) {
+      if (wanted >> i & 1) results[i] = found[next++];
+    }
+    return results;
+  }
+
+  int64_t number_;
+  std::vector<double> parameters_;
+  int64_t reduction_;
+  std::vector<torch::autograd::SavedVariable> saved_;
+};
+
+// Runs `forward` below autograd and records it, if an input requires its gradient.
+template <class Forward>
+auto record(int64_t number, at::TensorList inputs, at::ArrayRef<double> parameters,
+            int64_t reduction, const Forward& forward) {
+  bool requires_grad = false;
+  for (const Tensor& input : inputs) {
+    requires_grad = requires_grad || input.requires_grad();
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        !c10::AutogradState::get_tls_state().get_fw_grad_mode() ||
+            !input._fw_grad(/*level=*/0).defined(),
+        "fused: the operator has no forward-mode derivative, the fused function has");
+  }
+  c10::intrusive_ptr<FusedNode> node;
+  if (requires_grad && at::GradMode::is_enabled()) {
+    node = c10::make_intrusive<FusedNode>(number, inputs, parameters, reduction);
+  }
+  auto result = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return forward();
+  }();
+  if (node) torch::autograd::set_history(result, node);
+  return result;
+}
+
+std::vector<Tensor> fused_recorded(int64_t number, at::TensorList inputs,
+                                   at::ArrayRef<double> parameters,
+                                   at::ArrayRef<at::ScalarType> dtypes) {
+  return record(number, inputs, parameters, at::Reduction::None,
+                [&] { return fused_operator().call(number, inputs, parameters, dtypes); });
+}
+
+Tensor fused_reduction_recorded(int64_t number, at::TensorList inputs,
+                                at::ArrayRef<double> parameters, at::ScalarType dtype,
+                                int64_t reduction) {
+  return record(number, inputs, parameters, reduction, [&] {
+    return fused_reduction_operator().call(number, inputs, parameters, dtype, reduction);
+  });
 }
 
 }  // namespace
@@ -95,7 +317,7 @@ int64_t add_fused_kernel(uintptr_t address, bool wide, int outputs, int inputs, 
               cpu::kMaxOperands);
   TORCH_CHECK(parameters >= 0 && parameters <= cpu::kMaxParameters, "fused: ", parameters,
               " parameters, expected at most ", cpu::kMaxParameters);
-  FusedKernel fused{{outputs, inputs, nullptr, nullptr, {}}, wide, parameters};
+  FusedKernel fused{{outputs, inputs, nullptr, nullptr, {}}, wide, parameters, {}};
   if (wide) {
     fused.kernel.float64 = reinterpret_cast<cpu::Block<double>*>(address);
   } else {
@@ -107,6 +329,24 @@ int64_t add_fused_kernel(uintptr_t address, bool wide, int outputs, int inputs, 
   return static_cast<int64_t>(all.kernels.size()) - 1;
 }
 
-TORCH_LIBRARY_IMPL(fusedgrad, CPU, m) { m.impl("fused", fused); }
+void set_fused_backward(int64_t kernel, uint64_t wanted, FusedBackward backward) {
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  entry(all, kernel).backward.insert_or_assign(wanted, std::move(backward));
+}
+
+void set_fused_differentiable_backward(std::function<FusedDifferentiableBackward> function) {
+  differentiable_backward() = std::move(function);
+}
+
+TORCH_LIBRARY_IMPL(fusedgrad, CPU, m) {
+  m.impl("fused", fused);
+  m.impl("fused_reduction", fused_reduction);
+}
+
+TORCH_LIBRARY_IMPL(fusedgrad, Autograd, m) {
+  m.impl("fused", fused_recorded);
+  m.impl("fused_reduction", fused_reduction_recorded);
+}
 
 }  // namespace fusedgrad::operators

@@ -1,11 +1,36 @@
 // Kernels compiled at run time, known by a number.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
+#include <functional>
+#include <vector>
 
 namespace fusedgrad::operators {
 
 // A kernel whose loaded code has its Block<double> (if `wide`) or Block<float> at `address`.
 int64_t add_fused_kernel(uintptr_t address, bool wide, int outputs, int inputs, int parameters);
+
+// The kernel of the gradients of another, and those of its operands (the gradients of all outputs,
+// then the inputs) that it reads.
+struct FusedBackward {
+  int64_t kernel;
+  std::vector<int64_t> read;
+};
+
+// For tensors of one shape and a backward that is not differentiated again; `wanted` has bit i set
+// where the gradient by input i is one of the results.
+void set_fused_backward(int64_t kernel, uint64_t wanted, FusedBackward backward);
+
+// Every other backward: the gradients that are wanted, of the shapes of the inputs. Gradients of
+// outputs that nobody used are undefined.
+using FusedDifferentiableBackward = std::vector<at::Tensor>(int64_t kernel,
+                                                            const std::vector<at::Tensor>& grads,
+                                                            const std::vector<at::Tensor>& inputs,
+                                                            const std::vector<double>& parameters,
+                                                            uint64_t wanted);
+
+void set_fused_differentiable_backward(std::function<FusedDifferentiableBackward> function);
 
 }  // namespace fusedgrad::operators

@@ -45,6 +45,9 @@ TORCH_LIBRARY(fusedgrad, m) {
 
   // A kernel compiled at run time (fused.h), each output of the dtype of `dtypes`.
   m.def("fused(int kernel, Tensor[] inputs, float[] parameters, ScalarType[] dtypes) -> Tensor[]");
+  m.def(
+      "fused_reduction(int kernel, Tensor[] inputs, float[] parameters, ScalarType dtype,"
+      " int reduction) -> Tensor");
 
   m.def(
       "binary_cross_entropy(Tensor input, Tensor target, Tensor? weight, int reduction) -> Tensor");

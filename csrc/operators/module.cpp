@@ -8,6 +8,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/block.h"
@@ -60,33 +61,61 @@ pybind11::object to_python(const at::Scalar& number) {
   return pybind11::int_(number.toLong());
 }
 
+pybind11::list to_python(const std::vector<at::Tensor>& tensors) {
+  pybind11::list result;
+  for (const at::Tensor& tensor : tensors) result.append(to_python(tensor));
+  return result;
+}
+
+// The tensors that a Python function returns, None for an undefined one.
+template <class... Arguments>
+std::vector<at::Tensor> call(PyObject* function, const Arguments&... arguments) {
+  try {
+    const auto results =
+        pybind11::handle(function)(arguments...).template cast<std::vector<pybind11::object>>();
+    std::vector<at::Tensor> tensors;
+    for (const pybind11::object& result : results) {
+      tensors.push_back(result.is_none() ? at::Tensor() : THPVariable_Unpack(result.ptr()));
+    }
+    return tensors;
+  } catch (pybind11::error_already_set& error) {
+    error.restore();
+    python_error persistent;  // which the autograd engine hands on as it is
+    persistent.persist();
+    throw persistent;
+  }
+}
+
+// The functions below are never released: a backward may run until the process ends.
+
 // `function` takes and returns what DifferentiableBackward does, None for an undefined tensor.
 void set_differentiable_backward(pybind11::object function) {
-  // Never released: a backward may run until the process ends.
   PyObject* const held = function.release().ptr();
-  operators::set_differentiable_backward(
-      [held](const std::string& operation, const at::Tensor& grad,
-             const std::vector<at::Tensor>& operands, const at::Scalar& parameter,
-             const std::vector<bool>& mask) {
+  operators::set_differentiable_backward([held](const std::string& operation,
+                                                const at::Tensor& grad,
+                                                const std::vector<at::Tensor>& operands,
+                                                const at::Scalar& parameter,
+                                                const std::vector<bool>& mask) {
+    const pybind11::gil_scoped_acquire gil;
+    return call(held, operation, to_python(grad), to_python(operands), to_python(parameter), mask);
+  });
+}
+
+// `function` takes and returns what FusedDifferentiableBackward does.
+void set_fused_differentiable_backward(pybind11::object function) {
+  PyObject* const held = function.release().ptr();
+  operators::set_fused_differentiable_backward(
+      [held](int64_t kernel, const std::vector<at::Tensor>& grads,
+             const std::vector<at::Tensor>& inputs, const std::vector<double>& parameters,
+             uint64_t wanted) {
         const pybind11::gil_scoped_acquire gil;
-        try {
-          pybind11::list tensors;
-          for (const at::Tensor& operand : operands) tensors.append(to_python(operand));
-          const auto results = pybind11::handle(held)(operation, to_python(grad), tensors,
-                                                      to_python(parameter), mask)
-                                   .cast<std::vector<pybind11::object>>();
-          std::vector<at::Tensor> grads;
-          for (const pybind11::object& result : results) {
-            grads.push_back(result.is_none() ? at::Tensor() : THPVariable_Unpack(result.ptr()));
-          }
-          return grads;
-        } catch (pybind11::error_already_set& error) {
-          error.restore();
-          python_error persistent;  // which the autograd engine hands on as it is
-          persistent.persist();
-          throw persistent;
-        }
+        return call(held, kernel, to_python(grads), to_python(inputs), parameters, wanted);
       });
+}
+
+void set_fused_backward(int64_t kernel, uint64_t wanted, int64_t backward,
+                        std::vector<int64_t> read) {
+  operators::set_fused_backward(kernel, wanted, {backward, std::move(read)});
 }
 
 }  // namespace
@@ -101,6 +130,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_architectures", cuda_architectures);
   m.def("add_fused_kernel", operators::add_fused_kernel);
   m.def("set_differentiable_backward", set_differentiable_backward);
+  m.def("set_fused_backward", set_fused_backward);
+  m.def("set_fused_differentiable_backward", set_fused_differentiable_backward);
   m.attr("max_operands") = static_cast<int>(cpu::kMaxOperands);
   m.attr("max_parameters") = static_cast<int>(cpu::kMaxParameters);
   bind_accuracy(m);

@@ -43,13 +43,6 @@ struct Operation {
                                   const at::Scalar& parameter, const std::vector<bool>& mask);
 };
 
-// Whether a transform of torch.func is active.
-bool transformed() {
-  const c10::DispatchKeySet included = c10::impl::tls_local_dispatch_key_set().included_;
-  return included.has_any(c10::DispatchKeySet({c10::DispatchKey::FuncTorchDynamicLayerFrontMode,
-                                               c10::DispatchKey::FuncTorchDynamicLayerBackMode}));
-}
-
 template <size_t N>
 std::array<bool, N> array(const std::vector<bool>& mask) {
   std::array<bool, N> result;
@@ -82,7 +75,7 @@ class Node final : public torch::autograd::Node {
     const variable_list operands = unpack();
     std::vector<bool> mask(saved_.size());
     for (size_t i = 0; i < mask.size(); ++i) mask[i] = task_should_compute_output(i);
-    if (at::GradMode::is_enabled() || transformed() || grad._fw_grad(/*level=*/0).defined()) {
+    if (at::GradMode::is_enabled() || is_transformed() || grad._fw_grad(/*level=*/0).defined()) {
       return differentiable_backward()(operation_.name, grad, operands, parameter_, mask);
     }
     const at::AutoDispatchBelowADInplaceOrView guard;
@@ -230,6 +223,12 @@ Tensor binary_cross_entropy_with_logits(const Tensor& input, const Tensor& targe
 }
 
 }  // namespace
+
+bool is_transformed() {
+  const c10::DispatchKeySet included = c10::impl::tls_local_dispatch_key_set().included_;
+  return included.has_any(c10::DispatchKeySet({c10::DispatchKey::FuncTorchDynamicLayerFrontMode,
+                                               c10::DispatchKey::FuncTorchDynamicLayerBackMode}));
+}
 
 void set_differentiable_backward(std::function<DifferentiableBackward> function) {
   differentiable_backward() = std::move(function);

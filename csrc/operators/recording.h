@@ -18,6 +18,9 @@ using DifferentiableBackward = std::vector<at::Tensor>(const std::string& operat
                                                        const at::Scalar& parameter,
                                                        const std::vector<bool>& mask);
 
+// Whether a transform of torch.func is active.
+bool is_transformed();
+
 void set_differentiable_backward(std::function<DifferentiableBackward> function);
 
 }  // namespace fusedgrad::operators

@@ -23,6 +23,12 @@ def set_differentiable_backward(
 def add_fused_kernel(
     address: int, wide: bool, outputs: int, inputs: int, parameters: int
 ) -> int: ...
+def set_fused_backward(kernel: int, wanted: int, backward: int, read: Sequence[int]) -> None: ...
+def set_fused_differentiable_backward(
+    function: Callable[
+        [int, list[Tensor | None], list[Tensor], list[float], int], Sequence[Tensor | None]
+    ],
+) -> None: ...
 
 max_operands: int
 max_parameters: int

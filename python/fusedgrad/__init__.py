@@ -11,7 +11,7 @@ except ImportError as error:
         f"`pip install .` ({error})"
     ) from error
 
-from fusedgrad import autograd, distributed, nn, reference
+from fusedgrad import activations, autograd, distributed, nn, reference
 from fusedgrad.config import show_config
 from fusedgrad.functional import (
     binary_cross_entropy,
@@ -27,6 +27,7 @@ from fusedgrad.version import __version__
 __all__ = [
     "FuseError",
     "__version__",
+    "activations",
     "autograd",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",

@@ -159,7 +159,10 @@ def _dispatch(
 def _register() -> None:
     from torch.distributed.tensor import DTensor
 
-    for name in operators._IMPLEMENTATIONS:
+    from fusedgrad.fuse import function
+
+    function.PLAIN.add(DTensor)
+    for name in (*operators._IMPLEMENTATIONS, "fused", "fused_reduction"):
         torch.library.register_torch_dispatch(f"fusedgrad::{name}", DTensor, _dispatch)
 
 

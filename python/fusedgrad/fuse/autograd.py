@@ -1,63 +1,74 @@
-"""Graphs as a `torch.autograd.Function` whose derivatives are graphs again."""
+"""Graphs under autograd: a derivative of a graph is a graph again.
+
+The operators record themselves, in C++. Under forward mode and torch.func, and where a kernel does
+not read all tensors or does not exist, a graph is a `torch.autograd.Function`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor, is_grad_enabled
+from torch._C import _are_functorch_transforms_active as transforms_active
 
+from fusedgrad import _C
 from fusedgrad.autograd import (
     _aligned,
     _being_differentiated,
     _Function,
     _present,
+    _save,
     _spread,
 )
+from fusedgrad.fuse import kernel
 from fusedgrad.fuse.graph import Graph
-from fusedgrad.fuse.kernel import run
+from fusedgrad.reference import HALF_DTYPES
 
-_HALF = (torch.float16, torch.bfloat16)
+_Dtypes = Sequence[torch.dtype]
 
 
 class _Fused(_Function):
-    """`apply(graph, parameters, *tensors)`: a tuple of the outputs of the graph.
+    """`apply(graph, parameters, dtypes, *tensors)`: a tuple of the outputs of the graph.
 
     Saves the tensors and nothing else.
     """
 
     @staticmethod
     def forward(
-        graph: Graph, parameters: tuple[float, ...], *tensors: Tensor
+        graph: Graph, parameters: tuple[float, ...], dtypes: _Dtypes, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        return tuple(run(graph, tensors, parameters))
+        return tuple(kernel.run(graph, tensors, parameters, dtypes))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.graph, ctx.parameters, *tensors = inputs
-        ctx.output_dtypes = [result.dtype for result in output]
+        ctx.graph, ctx.parameters, ctx.dtypes, *tensors = inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+        _save(ctx, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        tensors = ctx.saved_tensors
-        needed = tuple(ctx.needs_input_grad[2:])
-        given = _present(grads)
-        if not any(given) or not any(needed):
-            return (None,) * (2 + len(tensors))
-        present = [grad for grad in grads if grad is not None]
-        found = gradients(ctx.graph, ctx.parameters, tensors, given, present, needed)
-        return None, None, *_spread(found, needed)
+        needed = tuple(ctx.needs_input_grad[3:])
+        found = gradients(ctx.graph, ctx.parameters, ctx.saved_tensors, grads, needed)
+        return None, None, None, *_spread(found, needed)
 
     @staticmethod
-    def jvp(ctx: Any, graph: None, parameters: None, *tangents: Tensor | None) -> tuple[Any, ...]:
+    def push_forward(
+        ctx: Any,
+        inputs: Sequence[Tensor],
+        graph: None,
+        parameters: None,
+        dtypes: None,
+        *tangents: Tensor | None,
+    ) -> tuple[Any, ...]:
         graph_of_tangents = ctx.graph.push_forward(_present(tangents))
         moved = [tangent for tangent in tangents if tangent is not None]
-        found = _Fused.apply(graph_of_tangents, ctx.parameters, *moved, *ctx.saved_tensors)
-        return tuple(map(Tensor.to, found, ctx.output_dtypes))
+        return cast(
+            tuple[Any, ...],
+            _Fused.apply(graph_of_tangents, ctx.parameters, ctx.dtypes, *moved, *inputs),
+        )
 
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
@@ -66,46 +77,127 @@ class _Fused(_Function):
         return outputs, (0,) * len(graph.outputs)
 
 
-apply = _Fused.apply
+def is_transformed() -> bool:
+    """Whether forward mode or a transform of torch.func is active."""
+    return transforms_active() or forward_ad._current_level >= 0
+
+
+def apply(
+    graph: Graph, parameters: tuple[float, ...], dtypes: _Dtypes, tensors: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """The outputs of the graph, differentiable."""
+    if is_transformed():
+        return cast(Sequence[Tensor], _Fused.apply(graph, parameters, dtypes, *tensors))
+    if not is_grad_enabled() or not any([tensor.requires_grad for tensor in tensors]):  # noqa: C419
+        return kernel.run(graph, tensors, parameters, dtypes)
+    number = recording_kernel(graph, tensors)
+    if number is None:
+        return cast(Sequence[Tensor], _Fused.apply(graph, parameters, dtypes, *tensors))
+    return cast(Sequence[Tensor], kernel.fused(number, tensors, parameters, dtypes))
+
+
+def recording_kernel(graph: Graph, tensors: Sequence[Tensor]) -> int | None:
+    """The number of the kernel that reads all of these tensors, if there is one."""
+    if not all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
+        return None
+    number, read = kernel.kernel_of(graph, tensors)
+    return number if len(read) == len(tensors) else None
+
+
+def apply_reduced(
+    graph: Graph,
+    parameters: tuple[float, ...],
+    dtype: torch.dtype,
+    reduction: int,
+    tensors: Sequence[Tensor],
+) -> Tensor:
+    """The mean or the sum of the graph's only output, differentiable."""
+    number = None if is_transformed() else recording_kernel(graph, tensors)
+    if number is not None:
+        return cast(Tensor, kernel.fused_reduction(number, tensors, parameters, dtype, reduction))
+    (values,) = apply(graph, parameters, [kernel.computed(tensors)], tensors)
+    return kernel.reduced(values, dtype, reduction)
 
 
 def gradients(
     graph: Graph,
     parameters: tuple[float, ...],
     tensors: Sequence[Tensor],
-    given: tuple[bool, ...],
-    grads: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
     needed: tuple[bool, ...],
-) -> list[Tensor]:
-    """The gradients by the needed tensors, each of the shape and dtype of its tensor."""
-    pull_back = graph.pull_back(given, needed)
-    operands = [*grads, *tensors]
+) -> Sequence[Tensor | None]:
+    """The gradients by the needed tensors, each of the shape and dtype of its tensor.
+
+    `grads` are those of the outputs, None where there is none.
+    """
     targets = [tensor for tensor, need in zip(tensors, needed, strict=True) if need]
-    if _being_differentiated():
-        found = _Fused.apply(pull_back, parameters, *operands)
-        return [_fitted(grad, target) for grad, target in zip(found, targets, strict=True)]
-    shape = grads[0].shape
-    if all([target.shape == shape for target in targets]):  # noqa: C419  (a tenth of the overhead)
-        return run(pull_back, operands, parameters, [target.dtype for target in targets])
-    whole = tuple(i for i, target in enumerate(targets) if target.shape == shape)
+    present = [grad for grad in grads if grad is not None]
+    if not present:
+        return [None] * len(targets)
+    pull_back = graph.pull_back(_present(grads), needed)
+    operands = [*present, *tensors]
+    shape = present[0].shape
+    if all([target.shape == shape for target in targets]):  # noqa: C419
+        dtypes = [target.dtype for target in targets]
+        return apply(pull_back, parameters, dtypes, operands)
     # What has to be summed is computed by itself, so that one tensor more exists and not several.
-    parts = [whole] if whole else []
-    parts += [(i,) for i, target in enumerate(targets) if target.shape != shape]
+    parts = [(i,) for i, target in enumerate(targets) if target.shape != shape]
+    whole = tuple(i for i, target in enumerate(targets) if target.shape == shape)
     result: dict[int, Tensor] = {}
-    for part in parts:
+    for part in [whole, *parts] if whole else parts:
         partial = pull_back if len(part) == len(targets) else pull_back.part(part)
-        dtypes = [_accumulated(targets[i], shape) for i in part]
-        for i, grad in zip(part, run(partial, operands, parameters, dtypes), strict=True):
-            result[i] = _fitted(grad, targets[i])
+        dtypes = [accumulated(targets[i], shape) for i in part]
+        for i, grad in zip(part, apply(partial, parameters, dtypes, operands), strict=True):
+            result[i] = fitted(grad, targets[i])
     return [result[i] for i in range(len(targets))]
 
 
-def _accumulated(target: Tensor, shape: torch.Size) -> torch.dtype:
+def accumulated(target: Tensor, shape: torch.Size) -> torch.dtype:
     """The dtype in which the kernel writes a gradient: what is summed is not rounded to half."""
-    return torch.float32 if target.shape != shape and target.dtype in _HALF else target.dtype
+    is_summed_half = target.shape != shape and target.dtype in HALF_DTYPES
+    return torch.float32 if is_summed_half else target.dtype
 
 
-def _fitted(grad: Tensor, target: Tensor) -> Tensor:
+def fitted(grad: Tensor, target: Tensor) -> Tensor:
+    """A gradient summed to the shape of its tensor."""
     if grad.shape != target.shape:
         grad = grad.sum_to_size(target.shape)
     return grad if grad.dtype is target.dtype else grad.to(target.dtype)
+
+
+def _recorded_backward(
+    number: int,
+    grads: Sequence[Tensor | None],
+    tensors: Sequence[Tensor],
+    parameters: list[float],
+    wanted: int,
+) -> Sequence[Tensor | None]:
+    """The backwards that csrc/operators/fused.h leaves to Python."""
+    graph = kernel.graph_of(number)
+    needed = tuple(bool(wanted >> i & 1) for i in range(len(tensors)))
+    if not _being_differentiated() and None not in grads:
+        _remember_backward(number, graph, cast(Sequence[Tensor], grads), tensors, needed)
+    found = gradients(graph, tuple(parameters), tensors, grads, needed)
+    return _spread(found, needed)
+
+
+def _remember_backward(
+    number: int,
+    graph: Graph,
+    grads: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    needed: tuple[bool, ...],
+) -> None:
+    """Let the operator find the kernel by itself next time."""
+    operands = [*grads, *tensors]
+    if not all(operand.is_cpu and operand.shape == grads[0].shape for operand in operands):
+        return
+    if kernel.computed(operands) is not kernel.computed(tensors):
+        return
+    backward, read = kernel.kernel_of(graph.pull_back(_present(grads), needed), operands)
+    if backward is not None:
+        wanted = sum(need << i for i, need in enumerate(needed))
+        _C.set_fused_backward(number, wanted, backward, read)
+
+
+_C.set_fused_differentiable_backward(_recorded_backward)

@@ -4,28 +4,45 @@ from __future__ import annotations
 
 import functools
 import inspect
-import operator
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast, overload
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.fx
-from torch import Tensor, is_grad_enabled
+from torch import Tensor
 from torch._C import _are_functorch_transforms_active as transforms_active
+from torch._C import _is_any_autocast_enabled as autocasting
+from torch.compiler import is_dynamo_compiling
 from torch.nn import Parameter
 
+from fusedgrad import operators, reference
 from fusedgrad.fuse import autograd, generate, kernel
 from fusedgrad.fuse.errors import FuseTypeError, FuseValueError
 from fusedgrad.fuse.expression import Expression, wrap
 from fusedgrad.fuse.graph import Graph
 from fusedgrad.fuse.trace import trace
 
-_requires_grad = operator.attrgetter("requires_grad")
-
 # The kinds of a call's arguments: Tensor, float, or the value of any other argument.
 _Kinds = tuple[Any, ...]
-_PLAIN = (Tensor, Parameter)
+# Types of tensors that kernels take; fusedgrad.distributed adds DTensor.
+PLAIN: set[type] = {Tensor, Parameter}
+
+_Reduction = Literal["none", "mean", "sum"]
+_REDUCTIONS = {"none": reference.NONE, "mean": reference.MEAN, "sum": reference.SUM}
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is known of a call before its values and shapes are."""
+
+    graph: Graph
+    single: bool
+    dtypes: tuple[torch.dtype, ...]  # of the outputs
+    casts: tuple[torch.dtype | None, ...] | None  # of integer tensors
+    number: int | None = None  # of a kernel that reads all tensors, for CPU tensors of any shape
 
 
 class Fused:
@@ -34,10 +51,15 @@ class Fused:
     See `fuse`.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], reduction: str = "none") -> None:
         """`function` takes tensors and numbers, and returns one tensor or a tuple of them."""
+        if reduction not in _REDUCTIONS:
+            raise FuseValueError(
+                f"fuse(): reduction is {reduction!r}, expected 'none', 'mean' or 'sum'"
+            )
         functools.update_wrapper(self, function)
         self._function = function
+        self._reduction = reduction
         self._name = getattr(function, "__name__", type(function).__name__)
         self._signature = _signature_of(function)
         positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -46,6 +68,7 @@ class Fused:
         if self._name == "<lambda>" or not self._name.isidentifier():
             self._name = "f"
         self._graphs: dict[_Kinds, tuple[Graph, bool]] = {}
+        self._plans: dict[tuple[Any, ...], _Plan] = {}
         code = getattr(function, "__code__", None)
         self._cells = getattr(function, "__closure__", None) or ()
         self._globals = [
@@ -53,29 +76,158 @@ class Fused:
             for name in (code.co_names if code else ())
             if isinstance(function.__globals__.get(name), (int, float))
         ]
+        self._captures = bool(self._cells or self._globals)
 
     # ------------------------------------------------------------------------------------ calling
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """The function's value, differentiable to any order."""
-        if torch.compiler.is_dynamo_compiling():
+        if is_dynamo_compiling():
             return self._body(*arguments, **keywords)
-        values = self._values(arguments, keywords)
-        kinds, tensors, parameters, foreign = _sorted(values)
-        if foreign is not None:
-            return self._called_on_others(foreign, arguments, keywords)
-        graph, single = self._graph_of(kinds)
-        outputs = _evaluated(graph, tensors, parameters)
-        return outputs[0] if single else outputs
+        values: Sequence[Any] = arguments
+        if keywords or not self._is_plain or len(arguments) != len(self._names):
+            values = self._values(arguments, keywords)
+        found = self._planned(values)
+        if found is None:
+            return self._called_on_others(values, arguments, keywords)
+        plan, tensors, parameters = found
+        if (
+            plan.number is not None
+            and not transforms_active()
+            and forward_ad._current_level < 0
+            and all([tensor.is_cpu for tensor in tensors])  # noqa: C419  (half a generator's time)
+        ):
+            if self._reduction == "none":
+                outputs = kernel.fused(plan.number, tensors, parameters, plan.dtypes)
+                return outputs[0] if plan.single else tuple(outputs)
+            code = _REDUCTIONS[self._reduction]
+            return kernel.fused_reduction(plan.number, tensors, parameters, plan.dtypes[0], code)
+        return self._evaluated(plan, tensors, parameters)
 
     def _body(self, *arguments: Any, **keywords: Any) -> Any:
-        return self._function(*arguments, **keywords)
+        result = self._function(*arguments, **keywords)
+        if self._reduction == "none":
+            return result
+        return result.mean() if self._reduction == "mean" else result.sum()
 
-    def _called_on_others(self, foreign: Any, arguments: Any, keywords: Any) -> Any:
+    def _called_on_others(
+        self, values: Sequence[Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Any:
+        others = [v for v in values if isinstance(v, (Tensor, torch.fx.Proxy))]
+        foreign = next(value for value in others if type(value) not in PLAIN)
         if isinstance(foreign, torch.fx.Proxy):  # another function is being traced
             return foreign.tracer.create_proxy("call_function", self, arguments, keywords)
         # A subclass of Tensor, which does with operations as it likes
         return self._body(*arguments, **keywords)
+
+    def _planned(
+        self, values: Sequence[Any]
+    ) -> tuple[_Plan, Sequence[Tensor], tuple[float, ...]] | None:
+        """The plan of a call, its tensors and its floats; None for other kinds of tensors."""
+        key: list[Any] = []
+        tensors: list[Tensor] = []
+        parameters: list[float] = []
+        for value in values:
+            if type(value) in PLAIN:
+                key.append(value.dtype)
+                key.append(value.dim() == 0)
+                tensors.append(value)
+            elif isinstance(value, float):  # of NumPy too
+                key.append(float)
+                parameters.append(value)
+            elif isinstance(value, (Tensor, torch.fx.Proxy)):
+                return None
+            else:
+                key.append((type(value), value))  # 1 and True are equal, and not the same
+        if self._captures:
+            key.append(self._captured())
+        if autocasting() and tensors:
+            device = tensors[0].device.type
+            enabled = torch.is_autocast_enabled(device)
+            key.append((device, enabled and torch.get_autocast_dtype(device)))
+        try:
+            plan = self._plans.get(tuple(key))
+        except TypeError:
+            unhashable = (v for v in values if type(v).__hash__ is None)
+            others = ", ".join(type(value).__name__ for value in unhashable)
+            raise FuseTypeError(
+                f"{self._name}(): among the arguments are {others}, expected tensors and numbers; "
+                "pass what a list or an array holds as arguments of their own"
+            ) from None
+        if plan is None:
+            plan = self._plans[tuple(key)] = self._plan(values, tensors)
+        if plan.casts is not None:
+            pairs = zip(tensors, plan.casts, strict=True)
+            tensors = [t if dtype is None else t.to(dtype) for t, dtype in pairs]
+        return plan, tensors, tuple(parameters)
+
+    def _plan(self, values: Sequence[Any], tensors: Sequence[Tensor]) -> _Plan:
+        graph, single = self._graph_of(tuple(map(_kind, values)))
+        if self._reduction != "none" and not single:
+            raise FuseTypeError(
+                f"{self._name}() returns a tuple, expected one tensor to take the "
+                f"{self._reduction} of"
+            )
+        dtypes = self._dtypes(graph, values, tensors)
+        wide = torch.float64 in (*(tensor.dtype for tensor in tensors), *dtypes)
+        number = torch.float64 if wide else torch.float32
+        casts = tuple(number if _is_integer(tensor.dtype) else None for tensor in tensors)
+        return _Plan(graph, single, dtypes, casts if any(casts) else None)
+
+    def _dtypes(
+        self, graph: Graph, values: Sequence[Any], tensors: Sequence[Tensor]
+    ) -> tuple[torch.dtype, ...]:
+        """The dtypes of the outputs: those that PyTorch's operations one by one would give."""
+        for name, tensor in zip(graph.inputs, tensors, strict=True):
+            if not (tensor.dtype in operators.KERNEL_DTYPES or _is_integer(tensor.dtype)):
+                raise kernel.without_kernel(graph, name, tensor.dtype)
+        given = {tensor.dtype for tensor in tensors}
+        if len(given) == 1 and given <= operators.KERNEL_DTYPES and not autocasting():
+            return (*given,) * len(graph.outputs)
+        dtypes = self._dtypes_of_operations(values)
+        if dtypes is None:
+            dtypes = kernel.result_dtypes(graph, tensors)
+        for dtype in dtypes:
+            if dtype not in operators.KERNEL_DTYPES:
+                raise FuseTypeError(
+                    f"{self._name}() of these arguments has a result of dtype {dtype}, for which "
+                    "there is no kernel: pass one of them as torch.float32"
+                )
+        return dtypes
+
+    def _dtypes_of_operations(self, values: Sequence[Any]) -> tuple[torch.dtype, ...] | None:
+        """None where they refuse what fuse does not, as a loss does a target of another shape."""
+        from torch._subclasses.fake_tensor import FakeTensorMode  # which takes a while
+
+        with FakeTensorMode(), torch.no_grad():
+            fakes = [
+                torch.empty(value.shape, dtype=value.dtype, device=value.device)
+                if type(value) in PLAIN
+                else value
+                for value in values
+            ]
+            names = self._argument_names(len(values))
+            try:
+                result = self._call_with(self._function, dict(zip(names, fakes, strict=True)))
+            except (TypeError, ValueError, RuntimeError):
+                return None
+        outputs = result if isinstance(result, (tuple, list)) else [result]
+        return tuple(output.dtype for output in outputs)
+
+    def _evaluated(
+        self, plan: _Plan, tensors: Sequence[Tensor], parameters: tuple[float, ...]
+    ) -> Any:
+        graph = plan.graph
+        if plan.number is None and graph.reads_all:
+            plan.number = autograd.recording_kernel(graph, tensors)
+        if self._reduction == "none":
+            outputs = _outputs(graph, tensors, parameters, plan.dtypes)
+            return outputs[0] if plan.single else outputs
+        if not graph.has_one_shape:
+            tensors = [t for n, t in zip(graph.inputs, tensors, strict=True) if n in graph.used[0]]
+            graph = graph.part((0,))
+        code = _REDUCTIONS[self._reduction]
+        return autograd.apply_reduced(graph, parameters, plan.dtypes[0], code, tensors)
 
     def _values(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Sequence[Any]:
         """The values of all arguments, in the order of `_argument_names`."""
@@ -99,15 +251,8 @@ class Fused:
         return [f"{name}_" if name in generate.RESERVED else name for name in names]
 
     def _graph_of(self, kinds: _Kinds) -> tuple[Graph, bool]:
-        key = kinds if not (self._cells or self._globals) else (*kinds, *self._captured())
-        try:
-            found = self._graphs.get(key)
-        except TypeError:
-            others = ", ".join(kind[0].__name__ for kind in kinds if isinstance(kind, tuple))
-            raise FuseTypeError(
-                f"{self._name}(): among the arguments are {others}, expected tensors and numbers; "
-                "pass what a list or an array holds as arguments of their own"
-            ) from None
+        key = (*kinds, *self._captured()) if self._captures else kinds
+        found = self._graphs.get(key)
         if found is None:
             found = self._graphs[key] = self._traced(kinds)
         return found
@@ -142,6 +287,8 @@ class Fused:
 
     def expressions_of_call(self, *arguments: Any, **keywords: Any) -> Any:
         """The outputs as expressions of arguments that are expressions: a call inside a trace."""
+        if self._reduction != "none":
+            raise FuseValueError(f"its reduction is {self._reduction!r}: only the outermost may be")
         values = self._values(arguments, keywords)
         kinds = tuple(_kind(Tensor if isinstance(v, (Expression, float)) else v) for v in values)
         graph, single = self._graph_of(kinds)
@@ -163,24 +310,41 @@ class Fused:
         shape. Both results are differentiable.
         """
         values = self._values(arguments, keywords)
-        kinds, tensors, parameters, foreign = _sorted(values)
-        if foreign is not None:
+        found = self._planned(values)
+        if found is None:
             raise FuseTypeError(
-                f"{self._name}.value_and_grad(): an argument is {type(foreign).__name__}, "
-                "expected a tensor of no subclass or a number"
+                f"{self._name}.value_and_grad(): among the arguments is a tensor of a subclass, "
+                "expected plain tensors and numbers"
             )
-        graph, single = self._graph_of(kinds)
+        plan, tensors, parameters = found
+        graph = plan.graph
+        if plan.casts is not None:
+            raise FuseTypeError(
+                f"{self._name}.value_and_grad(): among the tensors are integers, by which there is "
+                "no gradient: pass them as torch.float32"
+            )
+        shape = kernel.broadcast(tensors)
         shapes = _output_shapes(graph, tensors)
-        if len(set(shapes)) > 1 or kernel.broadcast(tensors) != shapes[0]:
-            found = ", ".join(str(tuple(shape)) for shape in shapes)
+        if set(shapes) != {shape}:
+            told = ", ".join(str(tuple(shape)) for shape in shapes)
             raise FuseValueError(
                 f"{self._name}.value_and_grad(): the outputs do not all have the shape of all "
-                f"arguments broadcast together, but {found}; give each a function of its own"
+                f"arguments broadcast together, but {told}; give each a function of its own"
             )
-        results = _evaluated(_value_and_grad(graph), tensors, parameters, split=False)
+        if self._reduction != "none":
+            value = self._evaluated(plan, tensors, parameters)
+            count = shape.numel() if self._reduction == "mean" else 1
+            dtype, device = kernel.computed(tensors), value.device
+            weight = torch.full((), 1 / count if count else math.nan, dtype=dtype, device=device)
+            weights = weight.expand(shape)
+            needed = (True,) * len(tensors)
+            found_grads = autograd.gradients(graph, parameters, tensors, [weights], needed)
+            return value, cast(tuple[Tensor, ...], tuple(found_grads))
+        dtypes = (*plan.dtypes, *(autograd.accumulated(tensor, shape) for tensor in tensors))
+        results = tuple(autograd.apply(_value_and_grad(graph), parameters, dtypes, tensors))
         count = len(graph.outputs)
-        grads = tuple(map(autograd._fitted, results[count:], tensors))
-        return results[0] if single else results[:count], grads
+        grads = tuple(map(autograd.fitted, results[count:], tensors))
+        return results[0] if plan.single else results[:count], grads
 
     def derivative(self, *argnums: int) -> Fused:
         """The exact partial derivative of every output, by one argument after the other.
@@ -223,7 +387,11 @@ class Fused:
 
     def __str__(self) -> str:
         """The expression, in Python's notation."""
-        return generate.expression_text(self._example())
+        text = generate.expression_text(self._example())
+        if self._reduction == "none":
+            return text
+        call, expression = text.split(" = ", 1)
+        return f"{call} = {self._reduction}({expression})"
 
     def __repr__(self) -> str:
         """The name."""
@@ -234,7 +402,7 @@ class _Derivative(Fused):
     """A partial derivative of a fused function."""
 
     def __init__(self, parent: Fused, argnums: tuple[int, ...]) -> None:
-        super().__init__(parent._function)
+        super().__init__(parent._function, parent._reduction)
         self._parent = parent
         self._argnums = argnums
         by = "".join(f"_{self._names[number]}" for number in argnums)
@@ -256,14 +424,21 @@ class _Derivative(Fused):
 
     def _body(self, *arguments: Any, **keywords: Any) -> Any:
         values = self._values(arguments, keywords)
-        kinds, tensors, parameters, _ = _sorted(values)
-        graph, single = self._graph_of(kinds)
+        graph, single = self._graph_of(tuple(map(_kind, values)))
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        parameters = [value for value in values if isinstance(value, float)]
         dtypes = kernel.result_dtypes(graph, tensors)
         outputs = kernel.evaluate(graph, tensors, parameters, dtypes)
-        return outputs[0] if single else tuple(outputs)
+        if self._reduction == "none":
+            return outputs[0] if single else tuple(outputs)
+        return kernel.reduced(outputs[0], dtypes[0], _REDUCTIONS[self._reduction])
 
 
-def fuse(function: Callable[..., Any]) -> Fused:
+@overload
+def fuse(function: Callable[..., Any], *, reduction: _Reduction = "none") -> Fused: ...
+@overload
+def fuse(*, reduction: _Reduction) -> Callable[[Callable[..., Any]], Fused]: ...
+def fuse(function: Any = None, *, reduction: _Reduction = "none") -> Any:
     """Make an elementwise Python function one kernel for its value and one for its derivatives.
 
         @fusedgrad.fuse
@@ -282,18 +457,28 @@ def fuse(function: Callable[..., Any]) -> Fused:
     Derivatives are exact in the sense of this package: in forms that lose no digits, of any order,
     in reverse and forward mode and under torch.func. For backward the arguments are kept, and
     nothing else. Tensors of dtype float64, float32, float16 and bfloat16; half types are computed
-    in float32 and rounded once. Under autocast the arguments keep their dtypes.
+    in float32 and rounded once; integers and bool become floats. The dtype of a result is that of
+    the operations called one by one, under autocast too.
 
     The kernels are compiled on the first call, and kept in the folder FUSEDGRAD_CACHE_DIR names, or
     else in XDG's cache directory; without a compiler the operations run one by one.
 
+    Args:
+        function: what to fuse; without it, a decorator.
+        reduction: 'mean' or 'sum' makes a loss of it: the mean or the sum of all elements, which
+            are not written to memory; accumulated in float64, the same for any number of threads.
+            A derivative(...) is then the mean or the sum of the derivative's elements.
+
     Raises:
         FuseError: when the function is called, for what cannot be fused, with the line.
         FuseTypeError: `function` cannot be called.
+        FuseValueError: an unknown `reduction`.
     """
+    if function is None:
+        return functools.partial(fuse, reduction=reduction)
     if not callable(function):
         raise FuseTypeError(f"fuse(): expected a function, got {type(function).__name__}")
-    return Fused(function)
+    return Fused(function, reduction)
 
 
 def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
@@ -306,11 +491,10 @@ def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
 
 def _kind(value: Any) -> Any:
     """What of an argument its graph depends on: no two kinds are equal but the same."""
-    if value is Tensor or value is float:
-        return value
-    if isinstance(value, float):
+    if value is Tensor or isinstance(value, Tensor):
+        return Tensor
+    if value is float or isinstance(value, float):
         return float
-    # 1 and True are equal, and not the same
     return (type(value), value)
 
 
@@ -318,24 +502,8 @@ def _value_of(kind: Any) -> Any:
     return kind[1] if isinstance(kind, tuple) else kind
 
 
-def _sorted(values: Sequence[Any]) -> tuple[_Kinds, list[Tensor], tuple[float, ...], Any]:
-    """The kinds of the arguments, the tensors, the floats, and the first that is neither."""
-    kinds: list[Any] = []
-    tensors: list[Tensor] = []
-    parameters: list[float] = []
-    foreign = None
-    for value in values:
-        if type(value) in _PLAIN:
-            kinds.append(Tensor)
-            tensors.append(value)
-        elif isinstance(value, float):  # of NumPy too
-            kinds.append(float)
-            parameters.append(value)
-        elif isinstance(value, (Tensor, torch.fx.Proxy)):
-            foreign = value if foreign is None else foreign
-        else:
-            kinds.append((type(value), value))
-    return tuple(kinds), tensors, tuple(parameters), foreign
+def _is_integer(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex)
 
 
 def _output_shapes(graph: Graph, tensors: Sequence[Tensor]) -> list[torch.Size]:
@@ -351,25 +519,15 @@ def _value_and_grad(graph: Graph) -> Graph:
     return graph.value_and_grad()
 
 
-def _evaluated(
-    graph: Graph, tensors: Sequence[Tensor], parameters: tuple[float, ...], split: bool = True
+def _outputs(
+    graph: Graph,
+    tensors: Sequence[Tensor],
+    parameters: tuple[float, ...],
+    dtypes: Sequence[torch.dtype],
 ) -> tuple[Tensor, ...]:
-    """The outputs, each at its own shape."""
-    if split and not graph.has_one_shape and len({tensor.shape for tensor in tensors}) > 1:
-        return _evaluated_apart(graph, tensors, parameters)
-    if (
-        (is_grad_enabled() and any(map(_requires_grad, tensors)))
-        or transforms_active()
-        or forward_ad._current_level >= 0
-    ):
-        return cast(tuple[Tensor, ...], autograd.apply(graph, parameters, *tensors))
-    return tuple(kernel.run(graph, tensors, parameters))
-
-
-def _evaluated_apart(
-    graph: Graph, tensors: Sequence[Tensor], parameters: tuple[float, ...]
-) -> tuple[Tensor, ...]:
-    """Outputs of unlike shapes by kernels of their own."""
+    """The outputs, each at its own shape: by one kernel for each shape."""
+    if graph.has_one_shape or len({tensor.shape for tensor in tensors}) == 1:
+        return tuple(autograd.apply(graph, parameters, dtypes, tensors))
     by_name = dict(zip(graph.inputs, tensors, strict=True))
     by_shape: dict[torch.Size, list[int]] = {}
     for i, shape in enumerate(_output_shapes(graph, tensors)):
@@ -377,6 +535,7 @@ def _evaluated_apart(
     outputs: dict[int, Tensor] = {}
     for indices in by_shape.values():
         part = graph.part(tuple(indices))
-        results = _evaluated(part, [by_name[n] for n in part.inputs], parameters, split=False)
+        operands = [by_name[name] for name in part.inputs]
+        results = autograd.apply(part, parameters, [dtypes[i] for i in indices], operands)
         outputs.update(zip(indices, results, strict=True))
     return tuple(outputs[i] for i in range(len(outputs)))

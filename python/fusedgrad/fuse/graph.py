@@ -54,6 +54,11 @@ class Graph:
         return self.whole or all(len(used) == len(self.inputs) for used in self.used)
 
     @functools.cached_property
+    def reads_all(self) -> bool:
+        """Whether a kernel for tensors of any shapes reads all of them."""
+        return self.has_one_shape and len(frozenset().union(*self.used)) == len(self.inputs)
+
+    @functools.cached_property
     def part(self) -> functools._lru_cache_wrapper[Graph]:
         """`part(indices)`: only these outputs, and, unless whole, only the inputs of them."""
 

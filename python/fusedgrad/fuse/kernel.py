@@ -13,14 +13,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fusedgrad import _C, operators
+from fusedgrad import _C, operators, reference
 from fusedgrad.fuse import forms
 from fusedgrad.fuse.compile import CompilerError, block_address
 from fusedgrad.fuse.errors import FuseTypeError
 from fusedgrad.fuse.generate import cpu_source, python_source
 from fusedgrad.fuse.graph import Graph
 
-_fused = operators._ops.fused.default
+fused = operators._ops.fused.default
+fused_reduction = operators._ops.fused_reduction.default
 _lock = threading.RLock()
 _kernels: dict[str, int] = {}
 _graphs: dict[int, Graph] = {}  # of each kernel, with the inputs that it reads
@@ -37,7 +38,6 @@ class _Plans:
         # A graph of constants takes its shape from an input that it does not read.
         self.read = tuple(i for i, name in enumerate(graph.inputs) if name in made_of) or (0,)
         self.kernels: dict[_Key, int | None] = {}
-        self.dtypes: dict[_Key, list[torch.dtype]] = {}
 
 
 _plans: weakref.WeakKeyDictionary[Graph, _Plans] = weakref.WeakKeyDictionary()
@@ -51,7 +51,7 @@ def _plans_of(graph: Graph) -> _Plans:
     return plans
 
 
-def result_dtypes(graph: Graph, tensors: Sequence[Tensor]) -> list[torch.dtype]:
+def result_dtypes(graph: Graph, tensors: Sequence[Tensor]) -> tuple[torch.dtype, ...]:
     """The dtype that PyTorch gives each output: tensors of no dimensions give way to others."""
     by_name = dict(zip(graph.inputs, tensors, strict=True))
     result = []
@@ -59,8 +59,9 @@ def result_dtypes(graph: Graph, tensors: Sequence[Tensor]) -> list[torch.dtype]:
         operands = [by_name[name] for name in used] or list(tensors)
         candidates = [operand.dtype for operand in operands if operand.dim()]
         dtypes = candidates or [operand.dtype for operand in operands]
-        result.append(functools.reduce(torch.promote_types, dtypes))
-    return result
+        dtype = functools.reduce(torch.promote_types, dtypes)
+        result.append(dtype if dtype.is_floating_point else torch.get_default_dtype())
+    return tuple(result)
 
 
 def broadcast(tensors: Sequence[Tensor]) -> torch.Size:
@@ -73,45 +74,56 @@ def run(
     graph: Graph,
     tensors: Sequence[Tensor],
     parameters: Sequence[float],
-    dtypes: Sequence[torch.dtype] | None = None,
+    dtypes: Sequence[torch.dtype],
 ) -> list[Tensor]:
     """The outputs, at the shape of all tensors broadcast together.
 
     Raises:
         FuseTypeError: a dtype without kernels.
     """
-    # Comprehensions in lists, because generators would be a quarter of the overhead.
-    key: _Key = tuple([tensor.dtype for tensor in tensors])
-    plans = _plans.get(graph) or _plans_of(graph)
-    if dtypes is None:
-        ranks = tuple([tensor.dim() == 0 for tensor in tensors]) if len(tensors) > 1 else ()
-        dtypes = plans.dtypes.get((key, ranks))
-        if dtypes is None:
-            _check_dtypes(graph, tensors)
-            dtypes = plans.dtypes[key, ranks] = result_dtypes(graph, tensors)
+    # A comprehension in a list, because a generator would cost twice as much.
     if not all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
         return evaluate(graph, tensors, parameters, dtypes)
+    number, read = kernel_of(graph, tensors)
+    if number is None:
+        return evaluate(graph, tensors, parameters, dtypes)
+    operands = tensors if len(read) == len(tensors) else [tensors[i] for i in read]
+    return cast(list[Tensor], fused(number, operands, parameters, dtypes))
+
+
+def kernel_of(graph: Graph, tensors: Sequence[Tensor]) -> tuple[int | None, tuple[int, ...]]:
+    """The number of the kernel for these tensors, None if there is none, and which it reads.
+
+    It may be called again for other tensors of these dtypes, if they have one shape, or if it
+    reads all.
+
+    Raises:
+        FuseTypeError: a dtype without kernels.
+    """
+    key: _Key = tuple([tensor.dtype for tensor in tensors])
+    plans = _plans.get(graph) or _plans_of(graph)
     read = plans.read
     if len(read) < len(tensors) and not _same_shape(tensors, read):
         read = tuple(range(len(tensors)))
     number = plans.kernels.get((key, read), -1)
     if number == -1:
         _check_dtypes(graph, tensors)
-        wide = torch.float64 in key
-        number = plans.kernels[key, read] = _compiled(graph, read, wide)
-    if number is None:
-        return evaluate(graph, tensors, parameters, dtypes)
-    operands = tensors if len(read) == len(tensors) else [tensors[i] for i in read]
-    return cast(list[Tensor], _fused(number, operands, parameters, dtypes))
+        number = plans.kernels[key, read] = _compiled(graph, read, torch.float64 in key)
+    return number, read
+
+
+def without_kernel(graph: Graph, name: str, dtype: torch.dtype) -> FuseTypeError:
+    """The error of an input whose dtype has no kernel."""
+    return FuseTypeError(
+        f"{graph.name}: {name} has dtype {dtype}, for which there is no kernel, "
+        f"expected float64, float32, float16 or bfloat16: pass {name}.to(torch.float32)"
+    )
 
 
 def _check_dtypes(graph: Graph, tensors: Sequence[Tensor]) -> None:
     for name, tensor in zip(graph.inputs, tensors, strict=True):
         if tensor.dtype not in operators.KERNEL_DTYPES:
-            raise FuseTypeError(
-                f"{graph.name}: {name} has dtype {tensor.dtype}, for which there is no kernel, "
-                f"expected float64, float32, float16 or bfloat16: pass {name}.to(torch.float32)"
-            )
+            raise without_kernel(graph, name, tensor.dtype)
 
 
 def _same_shape(tensors: Sequence[Tensor], read: Sequence[int]) -> bool:
@@ -156,11 +168,22 @@ def _compiled(graph: Graph, read: Sequence[int], wide: bool) -> int | None:
         return _kernels[source]
 
 
+def graph_of(number: int) -> Graph:
+    """What a kernel computes, of the inputs that it reads."""
+    return _graphs[number]
+
+
 @functools.cache
 def _evaluator(source: str) -> Any:
     names = dict(vars(forms))
     exec(compile(source, "<fused function>", "exec"), names)
     return names["evaluate"]
+
+
+def computed(tensors: Sequence[Tensor]) -> torch.dtype:
+    """The dtype that a kernel computes in."""
+    wide = any([tensor.dtype is torch.float64 for tensor in tensors])  # noqa: C419
+    return torch.float64 if wide else torch.float32
 
 
 def evaluate(
@@ -170,10 +193,9 @@ def evaluate(
     dtypes: Sequence[torch.dtype],
 ) -> list[Tensor]:
     """As `run`, in PyTorch operations, each of them at the precision of the kernel."""
-    wide = any(tensor.dtype is torch.float64 for tensor in tensors)
-    computed = torch.float64 if wide else torch.float32
     numbers = [torch.tensor(value, dtype=torch.float64) for value in parameters]
-    operands = [tensor.to(computed) for tensor in tensors]
+    dtype = computed(tensors)
+    operands = [tensor.to(dtype) for tensor in tensors]
     results = _evaluator(python_source(graph))(*operands, *numbers)
     shape = broadcast(tensors)
     return [
@@ -195,6 +217,25 @@ def _fused_by_operations(
     return evaluate(_graphs[kernel], inputs, parameters, dtypes)
 
 
+def reduced(values: Tensor, dtype: torch.dtype, reduction: int) -> Tensor:
+    """The mean or the sum."""
+    return (values.mean() if reduction == reference.MEAN else values.sum()).to(dtype)
+
+
+def _fused_reduction_fake(
+    kernel: int, inputs: list[Tensor], parameters: list[float], dtype: torch.dtype, reduction: int
+) -> Tensor:
+    return inputs[0].new_empty((), dtype=dtype)
+
+
+def _fused_reduction_by_operations(
+    kernel: int, inputs: list[Tensor], parameters: list[float], dtype: torch.dtype, reduction: int
+) -> Tensor:
+    (values,) = evaluate(_graphs[kernel], inputs, parameters, [computed(inputs)])
+    return reduced(values, dtype, reduction)
+
+
 torch.library.register_fake("fusedgrad::fused", _fused_fake)
+torch.library.register_fake("fusedgrad::fused_reduction", _fused_reduction_fake)
 # As the other operators that return lists: for torch.autograd.grad(..., is_grads_batched=True).
 operators._library.impl("fused", _fused_by_operations, "Batched")
