@@ -212,6 +212,14 @@ def test_operands_rotate_until_they_exceed_the_devices_cache(
     assert speed.copies_of(sigmoid, torch.float32, 1, "cpu") == 1
 
 
+def test_rotated_operands_are_equal_and_lie_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "copies_of", lambda *arguments: 3)
+    operands = speed.operands_of(BY_NAME["pow(x, y)"], torch.bfloat16, 8, "cpu")
+    for copies in zip(*operands, strict=True):
+        assert all(torch.equal(copy, copies[0]) for copy in copies)
+        assert len({copy.data_ptr() for copy in copies}) == 3
+
+
 def test_prepared_calls_rotate_over_their_operands() -> None:
     seen: list[int] = []
 
@@ -290,6 +298,22 @@ def test_speed_runs_and_its_file_makes_the_same_tables_again(
     speed.main(["--from", str(path), "--json", str(tmp_path / "unused.json")])
     assert capsys.readouterr().out == printed
     assert not (tmp_path / "unused.json").exists()
+
+
+def test_write_fills_readme_and_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (speed, accuracy):
+        monkeypatch.setattr(module, "README", tmp_path / "README.md")
+        monkeypatch.setattr(module, "DOCS", tmp_path)
+    measurements = tmp_path / "speed.json"
+    measurements.write_text(json.dumps(a_report().as_json()))
+    speed.main(["--from", str(measurements), "--write"])
+    readme = (tmp_path / "README.md").read_text()
+    assert (
+        readme
+        == f"<!-- speed:begin -->\n{speed_tables.short_table(a_report())}\n<!-- speed:end -->\n"
+    )
+    assert "### float32, 2 threads" in (tmp_path / "speed.md").read_text()
+    assert {path.name for path in tmp_path.glob("*.png")} == {"speed_time.png", "speed_floor.png"}
 
 
 def test_interrupted_run_leaves_its_results(
@@ -400,6 +424,30 @@ def test_gpu_refuses_where_there_is_none(
     monkeypatch.setattr("sys.argv", ["gpu"])
     assert gpu.main() == 1
     assert "nothing was run" in capsys.readouterr().out
+
+
+def test_gpu_report_holds_every_job_and_its_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB")
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    monkeypatch.setattr("benchmarks.gpu.shutil.which", lambda name: None)
+    commands: list[list[str]] = []
+
+    def run(title: str, command: list[str]) -> tuple[str, bool]:
+        commands.append(command)
+        return f"## {title}: done", title != "Tests"
+
+    monkeypatch.setattr(gpu, "run", run)
+    assert gpu.report() == 1
+    path = tmp_path / "nvidia-h100-80gb.md"
+    assert capsys.readouterr().out == f"{path}\n"
+    text = path.read_text()
+    assert "## Tests: done" in text
+    assert "## Speed: done" in text
+    assert "compute-sanitizer: not on PATH" in text
+    speed.parse(commands[-1][3:])  # the options exist
+    assert commands[-1][-1] == str(tmp_path / "nvidia-h100-80gb.json")
 
 
 # --------------------------------------------------------------------------------------- accuracy
