@@ -43,6 +43,8 @@ _FUNCTIONS: dict[str, Callable[..., mpf]] = {
     "not": lambda a: not a,
     "where": lambda c, a, b: a if c else b,
     "sqrt": mp.sqrt,
+    "hypotenuse": lambda x, b: mp.sqrt(x * x + b),
+    "hypotenuse_slope": lambda x, b: x / mp.sqrt(x * x + b),
     "exp": mp.exp,
     "expm1": mp.expm1,
     "log": mp.log,

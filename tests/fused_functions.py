@@ -66,6 +66,12 @@ CASES = [
     Case("softplus", lambda x: _F.softplus(x, beta=2), lambda x: _softplus(2 * x) / 2, _LINE),
     Case("logsigmoid", lambda x: _F.logsigmoid(x), lambda x: -_softplus(-x), _LINE),
     Case("sqrt", lambda x: torch.sqrt(x), mp.sqrt, _POSITIVE),
+    Case(
+        "hypotenuse",
+        lambda x, z: torch.sqrt(x * x + abs(z)) - torch.sqrt(z**2 + 1),
+        lambda x, z: mp.sqrt(x * x + abs(z)) - mp.sqrt(z**2 + 1),
+        _PLANE,
+    ),
     Case("rsqrt", lambda x: torch.rsqrt(x), lambda x: 1 / mp.sqrt(x), _POSITIVE[1:]),
     Case("reciprocal", lambda x: 1 / x, lambda x: 1 / x, _POSITIVE[1:-1]),
     Case("sin", lambda x: torch.sin(x), mp.sin, [*_LINE, (1e5,), (3e30,)]),

@@ -82,7 +82,7 @@ def squareplus(x: Tensor, b: float = 4.0) -> Any:
 
     r is |x| where x² would overflow.
     """
-    r = torch.where(abs(x) > 1e10, abs(x), torch.sqrt(x * x + b))
+    r = torch.where(abs(x) > 1e18, abs(x), torch.sqrt(x * x + b))
     return torch.where(x < 0, b / 2 / (r + abs(x)), (x + r) / 2)
 
 

@@ -261,6 +261,14 @@ def _divide(e: Expression, g: Expression) -> tuple[Expression, Expression]:
     return g / b, -(g * (e / b))
 
 
+def _hypotenuse_slope(e: Expression, g: Expression) -> tuple[Expression, Expression]:
+    # 1/r - x^2/r^3 and so on, without the difference
+    x, b = e.arguments
+    r = apply("hypotenuse", x, b)
+    square = r * r
+    return g * (b / r / square), -(g * (0.5 * (e / square)))
+
+
 def _power(e: Expression, g: Expression) -> tuple[Expression | None]:
     (base,) = e.arguments
     if e.value == 0:
@@ -384,6 +392,13 @@ OPERATIONS: dict[str, Operation] = {
     "power": Operation("", "", _power, "power_derivatives"),
     "pow_derivative": Operation("", "", _pow_derivative, "power_derivatives"),
     "sqrt": _call("sqrt", "platform", 1, lambda e, g: (g / (2 * e),)),
+    "hypotenuse": _call(
+        "hypotenuse",
+        "hypotenuse",
+        2,
+        lambda e, g: (g * apply("hypotenuse_slope", *e.arguments), g / (2 * e)),
+    ),
+    "hypotenuse_slope": _call("hypotenuse_slope", "hypotenuse", 2, _hypotenuse_slope),
     "exp": _unary("exp", "exponential", lambda x, y: y),
     "expm1": _unary("expm1", "exponential", lambda x, y: apply("exp", x)),
     "log": _call("log", "logarithm", 1, lambda e, g: (g / e.arguments[0],)),

@@ -54,6 +54,16 @@ def number(condition: Tensor) -> Tensor:
     return condition.to(torch.get_default_dtype())
 
 
+def hypotenuse(x: Any, b: Any) -> Tensor:
+    """sqrt(x^2 + b)."""
+    return torch.sqrt(_tensor(x * x + b))
+
+
+def hypotenuse_slope(x: Any, b: Any) -> Any:
+    """x / sqrt(x^2 + b)."""
+    return x / hypotenuse(x, b)
+
+
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x))."""
     return x.clamp(min=0) + log1p(exp(-abs(x)))

@@ -77,6 +77,24 @@ def _square(input: Value) -> Expression:
     return _number(input) ** 2
 
 
+def _sqrt(input: Value) -> Expression:
+    x = _number(input)
+    if x.operation == "add":
+        for square, rest in (x.arguments, x.arguments[::-1]):
+            base = _base_of_square(square)
+            if base is not None:
+                return apply("hypotenuse", base, rest)  # whose derivatives do not cancel
+    return apply("sqrt", x)
+
+
+def _base_of_square(e: Expression) -> Expression | None:
+    if e.operation == "power" and e.value == 2:
+        return e.arguments[0]
+    if e.operation == "multiply" and e.arguments[0] is e.arguments[1]:
+        return e.arguments[0]
+    return None
+
+
 def _rsqrt(input: Value) -> Expression:
     return 1 / apply("sqrt", _number(input))
 
@@ -165,7 +183,7 @@ def _logical(operation: str) -> Builder:
 
 
 _SAME_NAME = (
-    *("exp", "expm1", "log", "log1p", "sin", "cos", "erf", "sqrt", "sigmoid", "tanh"),
+    *("exp", "expm1", "log", "log1p", "sin", "cos", "erf", "sigmoid", "tanh"),
     *("relu", "abs", "sign"),
 )
 
@@ -206,6 +224,7 @@ _BUILDERS: dict[str, Builder] = {
     "rsqrt": _rsqrt,
     "rsub": _reverse_subtract,
     "sgn": _unary("sign"),
+    "sqrt": _sqrt,
     "square": _square,
     "sub": _subtract,
     "subtract": _subtract,
