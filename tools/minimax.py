@@ -195,6 +195,32 @@ APPROXIMATIONS = [
 ]
 
 
+# The powers of floats are computed in double, with the digits that a float needs. The terms of
+# log2 from the sixth on are so small that a float holds what matters of them.
+POWER = [
+    Approximation(
+        "kLog2",
+        "f",
+        "log2(1 + f) = f * polynomial, 1/sqrt(2) <= 1 + f <= sqrt(2); relative error",
+        lambda f: mpmath.log(1 + f, 2),
+        lambda f: 1 / abs(mpmath.log(1 + f, 2)),
+        (1 / SQUARE_ROOT_2 - 1, SQUARE_ROOT_2 - 1),
+        1,
+        {"double": 5, "float": 7},
+    ),
+    Approximation(
+        "kExp2",
+        "f",
+        "exp2(f) - 1 = f * polynomial, |f| <= 1/2; error relative to exp2(f)",
+        lambda f: mpf(2) ** f - 1,
+        lambda f: mpf(2) ** -f,
+        (mpf("-0.5002"), mpf("0.5002")),
+        1,
+        {"double": 6},
+    ),
+]
+
+
 LOG2_E = 1 / mpmath.log(2)
 
 # Written as a number and what its rounding leaves.
@@ -203,6 +229,36 @@ CONSTANTS = {
     "TwoOverLn2": 2 / mpmath.log(2),
     "TwoThirdsOverLn2": 2 / (3 * mpmath.log(2)),
 }
+
+
+def description(approximation: Approximation, coefficients: Sequence[mpf]) -> list[str]:
+    grid = chebyshev_points(approximation.interval, 1000)
+    bits = -mpmath.log(max(abs(approximation.error(coefficients, u)) for u in grid), 2)
+    lines = ["", *(f"  // {line}" for line in approximation.text.split("; "))]
+    lines[-1] += f": 2^-{mpmath.nstr(bits, 4)}"
+    return lines
+
+
+def render_power() -> list[str]:
+    """Arrays of coefficients, the lowest first, each with the type of its terms."""
+    lines = [
+        "",
+        "// For powers of floats in double",
+        "// clang-format off",
+        "struct PowerApproximations {",
+    ]
+    for a in POWER:
+        found = remez(a, sum(a.terms.values()))
+        precisions = [PRECISION[name] for name, count in a.terms.items() for _ in range(count)]
+        found = [rounded(c, p) for c, p in zip(found, precisions, strict=True)]
+        lines += description(a, found)[a is POWER[0] :]  # no empty line below the brace
+        for type_name, count in a.terms.items():
+            suffix, tail = ("f", "Tail") if type_name == "float" else ("", "")
+            lines.append(f"  static constexpr {type_name} {a.name}{tail}[] = {{")
+            lines += [f"      {hexadecimal(c)}{suffix}," for c in found[:count]]
+            lines.append("  };")
+            found = found[count:]
+    return [*lines, "};", "// clang-format on"]
 
 
 def render() -> str:
@@ -230,10 +286,7 @@ def render() -> str:
                 lines.append(f"  static constexpr {type_name} k{name}{part} = {literal};")
         for a in APPROXIMATIONS:
             found = [rounded(c, precision) for c in remez(a, a.terms[type_name])]
-            grid = chebyshev_points(a.interval, 1000)
-            bits = -mpmath.log(max(abs(a.error(found, u)) for u in grid), 2)
-            lines += ["", *(f"  // {line}" for line in a.text.split("; "))]
-            lines[-1] += f": 2^-{mpmath.nstr(bits, 4)}"
+            lines += description(a, found)
             signature = f"static {type_name} {a.name}({type_name} {a.variable})"
             lines.append(f"  FUSEDGRAD_HOST_DEVICE {signature} {{")
             *rest, last = (f"{hexadecimal(c)}{suffix}" for c in found)
@@ -241,7 +294,7 @@ def render() -> str:
             lines += [f"    p = fma(p, {a.variable}, {c});" for c in reversed(rest)]
             lines += ["    return p;", "  }"]
         lines.append("};")
-    lines += ["", "}  // namespace fusedgrad::math", ""]
+    lines += [*render_power(), "", "}  // namespace fusedgrad::math", ""]
     return "\n".join(lines)
 
 

@@ -71,15 +71,67 @@ FUSEDGRAD_HOST_DEVICE void block_body(const Functor functor, T* const* outputs,
   }
 }
 
+// How many values a functor in two loops leaves between them: they stay in the first-level cache.
+inline constexpr int64_t kBetween = 512;
+
+template <bool kOrdinary, class Functor, class T, size_t... Out, size_t... In>
+FUSEDGRAD_HOST_DEVICE void two_loops(const Functor functor, T* const* out, const T* const* in,
+                                     int64_t begin, int64_t n, std::index_sequence<Out...>,
+                                     std::index_sequence<In...>) {
+  double between[kBetween];
+  for (int64_t k = 0; k < n; ++k) {
+    between[k] = functor.template first<kOrdinary>(in[In][begin + k]...);
+  }
+#pragma GCC ivdep
+  for (int64_t k = 0; k < n; ++k) {
+    const auto result = functor.template second<kOrdinary>(between[k], in[In][begin + k]...);
+    ((out[Out][begin + k] = ResultsOf<Functor, T>::get(result, Out)), ...);
+  }
+}
+
+template <class Functor, class T, class Outs, size_t... In>
+FUSEDGRAD_HOST_DEVICE void block_in_two_loops(const Functor functor, T* const* outputs,
+                                              const T* const* inputs, int64_t n, Outs outs,
+                                              std::index_sequence<In...> ins) {
+  const T* const in[] = {inputs[In]...};
+  for (int64_t begin = 0; begin < n; begin += kBetween) {
+    const int64_t count = n - begin < kBetween ? n - begin : kBetween;
+    int extraordinary = 0;
+    for (int64_t k = begin; k < begin + count; ++k) {
+      extraordinary |= !functor.ordinary(in[In][k]...);
+    }
+    if (extraordinary == 0) {
+      two_loops<true>(functor, outputs, inputs, begin, count, outs, ins);
+    } else {
+      two_loops<false>(functor, outputs, inputs, begin, count, outs, ins);
+    }
+  }
+}
+
+// A functor may have, for float, its operator() in two steps and a cheaper form of both for
+// operands that it calls ordinary: see math/pow_in_double.h.
+template <class Functor, class T, size_t... In>
+constexpr bool has_two_loops(std::index_sequence<In...>) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return requires(const Functor& f) { f.ordinary((static_cast<void>(In), T())...); };
+  } else {
+    return false;
+  }
+}
+
 }  // namespace detail
 
 // The block of a functor, compiled for the instruction set of the function that calls it.
 template <class T, class Functor>
 FUSEDGRAD_HOST_DEVICE void apply(const Functor& functor, T* const* outputs, const T* const* inputs,
                                  int64_t n) {
-  detail::block_body(functor, outputs, inputs, n,
-                     std::make_index_sequence<detail::ResultsOf<Functor, T>::count>(),
-                     std::make_index_sequence<detail::arity<Functor, T>()>());
+  constexpr auto outs = std::make_index_sequence<detail::ResultsOf<Functor, T>::count>();
+  constexpr auto ins = std::make_index_sequence<detail::arity<Functor, T>()>();
+  if constexpr (detail::has_two_loops<Functor, T>(ins)) {
+    detail::block_in_two_loops(functor, outputs, inputs, n, outs, ins);
+  } else {
+    detail::block_body(functor, outputs, inputs, n, outs, ins);
+  }
 }
 
 }  // namespace fusedgrad::cpu

@@ -177,4 +177,39 @@ struct Approximations<double> {
   }
 };
 
+// For powers of floats in double
+// clang-format off
+struct PowerApproximations {
+  // log2(1 + f) = f * polynomial, 1/sqrt(2) <= 1 + f <= sqrt(2)
+  // relative error: 2^-32.97
+  static constexpr double kLog2[] = {
+      0x1.71547652ef85dp+0,
+      -0x1.7154767bb0af3p-1,
+      0x1.ec709c011a605p-2,
+      -0x1.715435ea714e2p-2,
+      0x1.277732c41ae5cp-2,
+  };
+  static constexpr float kLog2Tail[] = {
+      -0x1.ec8d74p-3f,
+      0x1.a615cep-3f,
+      -0x1.6eb02ap-3f,
+      0x1.45a27ep-3f,
+      -0x1.417fep-3f,
+      0x1.3d264p-3f,
+      -0x1.61ad12p-4f,
+  };
+
+  // exp2(f) - 1 = f * polynomial, |f| <= 1/2
+  // error relative to exp2(f): 2^-28.91
+  static constexpr double kExp2[] = {
+      0x1.62e430afa6abcp-1,
+      0x1.ebfbdc3a17d93p-3,
+      0x1.c6aee7dd0e342p-5,
+      0x1.3b2d4de14953p-7,
+      0x1.5f3eada0b267p-10,
+      0x1.41fb9697daf3dp-13,
+  };
+};
+// clang-format on
+
 }  // namespace fusedgrad::math

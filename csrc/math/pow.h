@@ -1,19 +1,20 @@
 // pow(x, e) = x^e and its partial derivatives, with every special case of C's pow.
 //
 // |x|^e is 2^(e log2|x|), the logarithm and the product in pairs, so that an exponent of hundreds
-// does not magnify a rounding. Derivatives take x^(e-1) from the logarithm times e - 1, itself a
-// pair: e - 1 rounded to one number would be wrong by 2^-25, and x^(e-1) by 64 units of its last
-// place.
+// does not magnify a rounding; floats on a host take pow_in_double.h instead. Derivatives take
+// x^(e-1) from the logarithm times e - 1, itself a pair: e - 1 rounded to one number would be wrong
+// by 2^-25, and x^(e-1) by 64 units of its last place.
 //
 // Conventions, PyTorch's: a coefficient 0 makes a derivative 0; at base 0 and exponents from 0 up
 // the derivative in the exponent is 0. A second derivative is a limit, never 0 * inf.
 //
-// Largest errors on a host, in ULP, over one base in 101 (float) and 2 million (double) for each of
-// the exponents 2, 3, 1/2, -1/2, -1, -2, 5/2, 1/3, 10 and -7.3 (csrc/accuracy; the bounds, and
-// random exponents, are in tests/test_accuracy.py).
+// Largest errors on a host, in ULP of a double, over 2 million bases for each of the exponents 2,
+// 3, 1/2, -1/2, -1, -2, 5/2, 1/3, 10 and -7.3 (csrc/accuracy; the bounds, and random exponents, are
+// in tests/test_accuracy.py).
 #pragma once
 
 #include "math/elementary.h"
+#include "math/pow_in_double.h"
 
 namespace fusedgrad::math {
 
@@ -79,7 +80,7 @@ FUSEDGRAD_HOST_DEVICE T nan_below_zero(T x, T value) {
 
 }  // namespace detail
 
-// float 1.04: pow(-0x1.cd7516p-12, 10) got 0x1.6a2c52p-112 want 0x1.6a2c4fe96bb98p-112; double 1.04
+// double 1.04
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow(T x, T e) {
   const T magnitude = detail::power<T>(log2(abs(x)), {e, T(0)}).value();
@@ -87,7 +88,7 @@ FUSEDGRAD_HOST_DEVICE T pow(T x, T e) {
 }
 
 // e x^(e-1)
-// float 1.84: at (-0.0701550618, 10) got -4.11652879e-10 want -4.116528275e-10; double 1.83
+// double 1.83
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_base_derivative(T x, T e) {
   const ScaledPower<T> power = detail::power(log2(abs(x)), detail::subtract(e, T(1)));
@@ -96,7 +97,7 @@ FUSEDGRAD_HOST_DEVICE T pow_base_derivative(T x, T e) {
 }
 
 // x^e ln x
-// float 2.46: at (0x1.6ba12cp+64, 1/3) got 0x1.fa9a5ep+26 want 0x1.fa9a59156e10ap+26; double 2.36
+// double 2.36
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_exponent_derivative(T x, T e) {
   const Pair<T> log = log2(abs(x));
@@ -105,7 +106,6 @@ FUSEDGRAD_HOST_DEVICE T pow_exponent_derivative(T x, T e) {
 }
 
 // e (e-1) x^(e-2)
-// float 2.76: at (0x1.de35c4p+59, 1/3) got -0x1.fdf5d6p-103 want -0x1.fdf5db811e68fp-103;
 // double 2.34
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_base_second_derivative(T x, T e) {
@@ -126,7 +126,7 @@ FUSEDGRAD_HOST_DEVICE T pow_mixed_derivative(T x, T e) {
 }
 
 // x^e (ln x)^2
-// float 3.83: at (0x1.c6d8f4p-14, 1/3) got 0x1.fcba12p+1 want 0x1.fcba0a580e5dbp+1; double 3.76
+// double 3.76
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_exponent_second_derivative(T x, T e) {
   const Pair<T> log = log2(abs(x));
@@ -220,6 +220,17 @@ template <class S>
 struct PowScalar {
   S exponent;
   FUSEDGRAD_HOST_DEVICE S operator()(S x) const { return pow(x, exponent); }
+#if !defined(__CUDA_ARCH__)
+  FUSEDGRAD_HOST_DEVICE bool ordinary(float x) const { return in_double::ordinary(x, exponent); }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE double first(float x) const {
+    return in_double::log2<kOrdinary>(x);
+  }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE float second(double log, float x) const {
+    return in_double::pow<kOrdinary>(log, x, exponent);
+  }
+#endif
 };
 
 template <class S>
@@ -228,6 +239,20 @@ struct PowScalarBackward {
   FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x) const {
     return grad * pow_base_derivative(x, exponent);
   }
+#if !defined(__CUDA_ARCH__)
+  FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x) const {
+    return in_double::ordinary(x, exponent);
+  }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE double first(float, float x) const {
+    return in_double::log2<kOrdinary>(x);
+  }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE float second(double log, float grad, float x) const {
+    const double lower = in_double::lower_power<kOrdinary>(log, exponent);
+    return grad * in_double::pow_base_derivative<kOrdinary>(lower, x, exponent);
+  }
+#endif
 };
 
 template <class S>
@@ -244,6 +269,17 @@ struct Pow {
   FUSEDGRAD_HOST_DEVICE T operator()(T x, T e) const {
     return pow(x, e);
   }
+#if !defined(__CUDA_ARCH__)
+  FUSEDGRAD_HOST_DEVICE bool ordinary(float x, float e) const { return in_double::ordinary(x, e); }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE double first(float x, float) const {
+    return in_double::log2<kOrdinary>(x);
+  }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE float second(double log, float x, float e) const {
+    return in_double::pow<kOrdinary>(log, x, e);
+  }
+#endif
 };
 
 struct PowBackward {
@@ -251,6 +287,21 @@ struct PowBackward {
   FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad, T x, T e) const {
     return {{grad * pow_base_derivative(x, e), grad * pow_exponent_derivative(x, e)}};
   }
+#if !defined(__CUDA_ARCH__)
+  FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x, float e) const {
+    return in_double::ordinary(x, e);
+  }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE double first(float, float x, float) const {
+    return in_double::log2<kOrdinary>(x);
+  }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE Values<float, 2> second(double log, float grad, float x, float e) const {
+    const double lower = in_double::lower_power<kOrdinary>(log, e);
+    return {{grad * in_double::pow_base_derivative<kOrdinary>(lower, x, e),
+             grad * in_double::pow_exponent_derivative<kOrdinary>(lower, log, x, e)}};
+  }
+#endif
 };
 
 struct PowBackwardInput {
@@ -258,6 +309,20 @@ struct PowBackwardInput {
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x, T e) const {
     return grad * pow_base_derivative(x, e);
   }
+#if !defined(__CUDA_ARCH__)
+  FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x, float e) const {
+    return in_double::ordinary(x, e);
+  }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE double first(float, float x, float) const {
+    return in_double::log2<kOrdinary>(x);
+  }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE float second(double log, float grad, float x, float e) const {
+    const double lower = in_double::lower_power<kOrdinary>(log, e);
+    return grad * in_double::pow_base_derivative<kOrdinary>(lower, x, e);
+  }
+#endif
 };
 
 struct PowBackwardExponent {
@@ -265,6 +330,20 @@ struct PowBackwardExponent {
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x, T e) const {
     return grad * pow_exponent_derivative(x, e);
   }
+#if !defined(__CUDA_ARCH__)
+  FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x, float e) const {
+    return in_double::ordinary(x, e);
+  }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE double first(float, float x, float) const {
+    return in_double::log2<kOrdinary>(x);
+  }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE float second(double log, float grad, float x, float e) const {
+    const double lower = in_double::lower_power<kOrdinary>(log, e);
+    return grad * in_double::pow_exponent_derivative<kOrdinary>(lower, log, x, e);
+  }
+#endif
 };
 
 // The gradients of <v, backward(grad, x, e)> in grad, x and e. A term whose v is 0 is left out: an
