@@ -48,6 +48,7 @@ _FUNCTION = re.compile(
     r"(?P<body>.*?)\n  \}",
     re.DOTALL,
 )
+_ZEROS = re.compile(r"\.?0+p")
 _LITERAL = re.compile(r"-?0x[0-9a-f.]+p[+-]?\d+")
 
 
@@ -565,7 +566,8 @@ def table(stride: int) -> str:
             found = row.scan(type_name, stride)
             cells = [row.title, type_name, *(f"{terms[term]:.2f}" for term in TERMS)]
             cells.append(f"{sum(terms.values()):.2f}")
-            cells += [f"{found.ulp:.2f}", found.at.hex()] if found else ["", ""]
+            at = _ZEROS.sub("p", found.at.hex()) if found else ""
+            cells += [f"{found.ulp:.2f}" if found else "", at]
             rows.append(cells)
     heading = ["function", "type", *TERMS, "at most", "scan", "at x ="]
     return markdown(heading, rows, left=2)
