@@ -28,8 +28,8 @@ try:
     from torch.utils import cpp_extension
 except ImportError:
     stop(
-        "it builds against the installed torch, and finds none; install torch first. A builder other "
-        "than pip may hide it: uv needs --no-build-isolation, build --no-isolation."
+        "it builds against the installed torch, and finds none; install torch first. Builders "
+        "other than pip may hide it: uv needs --no-build-isolation, build --no-isolation."
     )
 
 if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
