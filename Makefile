@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PY_SOURCES := setup.py python tests benchmarks demo tools
+PY_SOURCES := setup.py python tests benchmarks demo examples tools
 CXX_SOURCES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' '*.c')
 
 # The CUDA build stands apart: torch with CUDA in its own environment, fusedgrad in build/cuda.
@@ -11,10 +11,11 @@ CUDA_VENV := .venv-cuda
 CUDA_BIN := $(CUDA_VENV)/bin
 CUDA_LIB := $(CURDIR)/build/cuda/lib
 
-.PHONY: help build demo dist test-dist test test-slow test-sanitized check-aarch64 lint format bench accuracy cuda-build test-cuda-build gpu clean
+.PHONY: help build demo examples dist test-dist test test-slow test-sanitized check-aarch64 lint format bench accuracy cuda-build test-cuda-build gpu clean
 
 help:
 	@echo "make demo       the derivatives of the two notebooks, two trainings, a picture"
+	@echo "make examples   a notebook, logistic regression, a recurrent network in bfloat16"
 	@echo "make test       every test but the slow ones"
 	@echo "make test-slow  the slow ones: every float32 input, 10^8 losses"
 	@echo "make lint       ruff, mypy --strict, clang-format"
@@ -36,6 +37,10 @@ build: $(VENV)/installed
 
 demo: build
 	$(BIN)/python -m demo
+
+examples: build
+	$(BIN)/python examples/logistic_regression.py
+	$(BIN)/python examples/recurrent.py
 
 test: build
 	$(BIN)/python -m pytest

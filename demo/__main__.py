@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from demo import fused, notebooks, picture, training
+from examples import logistic_regression
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "demo.png"
@@ -14,7 +15,7 @@ def main() -> None:
     print()
     fused.show()
     print()
-    training.train_logistic_regression()
+    logistic_regression.train()
     # A saturated start is where the derivatives differ; the ordinary one is the control.
     training.show_gated_network(saturation=8.0)
     training.show_gated_network(saturation=0.0)

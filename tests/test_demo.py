@@ -47,15 +47,6 @@ def test_ulp_error(value: float, exact: mpf, dtype: torch.dtype, ulp: float) -> 
     assert notebooks.ulp_error(value, exact, dtype) == ulp
 
 
-def test_logistic_regression_ends_at_scikit_learns_coefficients() -> None:
-    assert training.train_logistic_regression() < training.AGREEMENT
-
-
-def test_logistic_regression_fails_loudly_when_it_has_not_converged() -> None:
-    with pytest.raises(RuntimeError, match="coefficients differ from scikit-learn's"):
-        training.train_logistic_regression(rounds=1)
-
-
 def test_gated_networks_start_equal_and_learn() -> None:
     theirs, ours = (
         training.train_gated_network(library, saturation=0.0, steps=20)
