@@ -70,7 +70,7 @@ class Floor:
 
     @classmethod
     def of(cls, seconds: Mapping[str, float]) -> "Floor":
-        """From the times of `reference_calls`."""
+        """From the least times of `reference_calls`: noise makes no limit."""
         copying = max(seconds["copy"] - seconds["copy of one"], 0.0)
         fresh = max(seconds["fresh copy"] - seconds["fresh copy of one"], 0.0)
         return cls(copying, max(fresh - copying, 0.0), seconds["empty operator"])

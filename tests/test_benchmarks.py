@@ -19,6 +19,7 @@ from benchmarks import (
     first_call,
     floor,
     gpu,
+    memory,
     report,
     speed,
     speed_tables,
@@ -233,6 +234,18 @@ def test_prepared_calls_rotate_over_their_operands() -> None:
         call()
     pointers = [x.data_ptr() for (x,) in operands]
     assert seen == [*pointers, pointers[0]]
+
+
+def test_peak_of_a_device_is_what_it_says_beyond_what_was_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log: list[str] = []
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda name=name: log.append(name))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 100 + len(log))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 182 + 10 * len(log))
+    assert memory.peak_extra(lambda: log.append("call"), "cuda") == 182 + 50 - 102
+    assert log == ["call", "synchronize", "reset_peak_memory_stats", "call", "synchronize"]
 
 
 # ------------------------------------------------------------------------------------- the choice
