@@ -339,7 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"picture: {picture}")
     if options.write:
         write_between_markers("accuracy", short_table(report), README)
-        write_between_markers("accuracy", long_tables(report), DOCS / "accuracy.md")
+        page = f"![Largest error against x](accuracy.png)\n\n{long_tables(report)}"
+        write_between_markers("accuracy", page, DOCS / "accuracy.md")
 
 
 if __name__ == "__main__":

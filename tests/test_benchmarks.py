@@ -1,5 +1,6 @@
 """The benchmark programs: what they count, what they choose, what they write."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -37,6 +38,9 @@ def _restored_thread_count() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+ERRORS = accuracy_errors.Errors(8, 0.5)
 
 
 def spread(median: float) -> Spread:
@@ -327,6 +331,17 @@ def test_write_fills_readme_and_docs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     assert "### float32, 2 threads" in (tmp_path / "speed.md").read_text()
     assert {path.name for path in tmp_path.glob("*.png")} == {"speed_time.png", "speed_floor.png"}
+    monkeypatch.setattr(accuracy_picture, "INTERVALS", 3)
+    rows = [accuracy.Row("float32", "tanh", "tanh", dict.fromkeys(("fusedgrad", "torch"), ERRORS))]
+    found = accuracy.Report({**report.machine(), "others": {}}, 1, 8, rows)
+    measurements.write_text(json.dumps(dataclasses.asdict(found)))
+    accuracy.main(["--from", str(measurements), "--write"])
+    readme += f"\n<!-- accuracy:begin -->\n{accuracy.short_table(found)}\n<!-- accuracy:end -->\n"
+    assert (tmp_path / "README.md").read_text() == readme
+    page = (tmp_path / "accuracy.md").read_text()
+    assert accuracy.long_tables(found) in page
+    assert "(accuracy.png)" in page
+    assert (tmp_path / "accuracy.png").exists()
 
 
 def test_interrupted_run_leaves_its_results(
