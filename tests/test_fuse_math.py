@@ -46,6 +46,8 @@ STATED = [
     ),
     Stated("normal_cdf", torch.special.ndtr, lambda x: mp.erfc(-x / mp.sqrt(2)) / 2, 5.0),
     Stated("normal_pdf", torch.special.ndtr, lambda x: mp.npdf(x), 2.4, order=1),
+    Stated("silu", _F.silu, lambda x: x / (1 + mp.exp(-x)), 2.7),
+    Stated("gelu", _F.gelu, lambda x: x * mp.erfc(-x / mp.sqrt(2)) / 2, 5.8),
     Stated("pow_constant", lambda x: x**2.3, lambda x: x ** mpf(2.3), 1.0, positive=True),
     Stated(
         "pow_derivative<3, 0>",
@@ -63,7 +65,11 @@ def _samples(stated: Stated, dtype: torch.dtype) -> torch.Tensor:
     generator = random.Random(stated.name)
     least = -149 if dtype is torch.float32 else -1074
     # exp(2^900) would have more digits than mpmath can count.
-    most = 20 if stated.name in ("exp", "expm1", "softplus", "normal_cdf") else -least * 0.85
+    most = (
+        20
+        if stated.name in ("exp", "expm1", "softplus", "normal_cdf", "silu", "gelu")
+        else -least * 0.85
+    )
     exponents = [generator.uniform(-20, 7) for _ in range(2 * SAMPLES // 3)]
     exponents += [generator.uniform(least, most) for _ in range(SAMPLES // 3)]
     signs = (1, 1) if stated.positive else (-1, 1)

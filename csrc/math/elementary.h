@@ -38,7 +38,7 @@ struct Ranges<float> {
 
 template <>
 struct Ranges<double> {
-  static constexpr double kLeastExponent = -750;
+  static constexpr double kLeastExponent = -760;  // 760 exp(-760) rounds to 0
   static constexpr double kLift = 0x1p512;
   static constexpr int kLiftBits = 512;
   static constexpr double kGreatestPower = 2040;

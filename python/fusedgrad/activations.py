@@ -31,19 +31,19 @@ __all__ = [
 @fuse
 def silu(x: Tensor) -> Any:
     """x sigmoid(x) (Elfwing, Uchibe and Doya 2017, arXiv:1702.03118), as torch's silu."""
-    return x * sigmoid(x)
+    return F.silu(x)
 
 
 @fuse
 def swiglu(x: Tensor, gate: Tensor) -> Any:
     """x silu(gate): the gate of SwiGLU (Shazeer 2020, arXiv:2002.05202), after the projections."""
-    return x * (gate * sigmoid(gate))
+    return x * F.silu(gate)
 
 
 @fuse
 def gelu(x: Tensor) -> Any:
     """x Φ(x), Φ the normal distribution (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
-    return x * torch.special.ndtr(x)
+    return F.gelu(x)
 
 
 @fuse

@@ -333,6 +333,10 @@ def _third_tanh_derivative(x: Expression, second: Expression) -> Expression:
     return -2 * (first * first + apply("tanh", x) * second)
 
 
+def _second_silu_derivative(x: Expression, first: Expression) -> Expression:
+    return apply("sigmoid_derivative", x) * (2 - x * apply("tanh", 0.5 * x))
+
+
 _LOSS = "binary_cross_entropy_with_logits"
 
 
@@ -416,6 +420,12 @@ OPERATIONS: dict[str, Operation] = {
         "tanh_derivative", "tanh", lambda x, y: apply("tanh_second_derivative", x)
     ),
     "tanh_second_derivative": _unary("tanh_second_derivative", "tanh", _third_tanh_derivative),
+    "silu": _unary("silu", "silu", lambda x, y: apply("silu_derivative", x)),
+    "silu_derivative": _unary("silu_derivative", "silu", _second_silu_derivative),
+    "gelu": _unary("gelu", "gelu", lambda x, y: apply("gelu_derivative", x)),
+    "gelu_derivative": _unary(
+        "gelu_derivative", "gelu", lambda x, y: apply("normal_pdf", x) * (2 - x * x)
+    ),
     "sin": _unary("sin", "trigonometric", lambda x, y: apply("cos", x)),
     "cos": _unary("cos", "trigonometric", lambda x, y: -apply("sin", x)),
     "erf": _unary("erf", "normal", lambda x, y: apply("erf_derivative", x)),

@@ -114,6 +114,26 @@ def normal_pdf(x: Tensor) -> Tensor:
     return _in_double(lambda x: exp(-x * x / 2) * (1 / math.sqrt(2 * math.pi)), x)
 
 
+def silu(x: Tensor) -> Tensor:
+    """x sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+def silu_derivative(x: Tensor) -> Tensor:
+    """sigmoid(x) + x sigmoid'(x)."""
+    return sigmoid(x) + x * sigmoid_derivative(x)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x Φ(x)."""
+    return x * normal_cdf(x)
+
+
+def gelu_derivative(x: Tensor) -> Tensor:
+    """Φ(x) + x Φ'(x)."""
+    return normal_cdf(x) + x * normal_pdf(x)
+
+
 def weighted(weight: Any, x: Any) -> Any:
     """weight * x, where a weight of 0 outweighs an infinite x."""
     return where(_tensor(weight) == 0, 0.0, weight * x)

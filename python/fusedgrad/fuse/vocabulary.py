@@ -112,10 +112,6 @@ def _logsigmoid(input: Value) -> Expression:
     return -apply("softplus", -_number(input))
 
 
-def _silu(input: Value) -> Expression:
-    return _number(input) * apply("sigmoid", _number(input))
-
-
 def _mish(input: Value) -> Expression:
     return _number(input) * apply("tanh", apply("softplus", _number(input)))
 
@@ -123,7 +119,7 @@ def _mish(input: Value) -> Expression:
 def _gelu(input: Value, approximate: str = "none") -> Expression:
     x = _number(input)
     if approximate == "none":
-        return x * apply("normal_cdf", x)
+        return apply("gelu", x)
     if approximate != "tanh":
         raise FuseValueError(f"approximate is {approximate!r}, expected 'none' or 'tanh'")
     # (1 + tanh(u)) / 2 = sigmoid(2 u), which keeps the digits of the lower tail. Where x is clamped
@@ -268,7 +264,7 @@ FUNCTIONS: dict[Any, Builder] = {
     _F.mish: _mish,
     _F.relu: _unary("relu"),
     _F.sigmoid: _unary("sigmoid"),
-    _F.silu: _silu,
+    _F.silu: _unary("silu"),
     _F.softplus: _softplus,
     _F.tanh: _unary("tanh"),
     functional.binary_cross_entropy_with_logits: _binary_cross_entropy_with_logits,

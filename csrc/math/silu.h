@@ -1,0 +1,34 @@
+// silu(x) = x sigmoid(x) and its derivative, as max(x, 0) - h(|x|) with h(t) = t a / (1 + a) and
+// a = exp(-t): one exponential, lifted until the tail is rounded, and no difference that cancels.
+//
+// Largest error of silu found by tests/test_fuse_math.py, which bounds it, in float and double:
+// 2.6 ULP.
+#pragma once
+
+#include "math/elementary.h"
+
+namespace fusedgrad::math {
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T silu(T x) {
+  constexpr T kUnlift = 1 / Ranges<T>::kLift;
+  constexpr T kMost = -Ranges<T>::kLeastExponent;  // t exp(-t) rounds to 0
+  const T t = abs(x) > kMost ? kMost : abs(x);
+  const T lifted = lifted_exp(-t).value().hi;
+  const T tail = t * lifted / fma(lifted, kUnlift, T(1)) * kUnlift;
+  return (x < 0 ? T(0) : x) - tail;
+}
+
+// h'(|x|) below 0, else 1 - h'(|x|): h'(t) = a (1 - t + a) / (1 + a)^2
+template <class T>
+FUSEDGRAD_HOST_DEVICE T silu_derivative(T x) {
+  constexpr T kUnlift = 1 / Ranges<T>::kLift;
+  constexpr T kMost = -Ranges<T>::kLeastExponent;
+  const T t = abs(x) > kMost ? kMost : abs(x);
+  const T lifted = lifted_exp(-t).value().hi;
+  const T a = lifted * kUnlift;
+  const T slope = lifted * ((1 - t) + a) / fma(a, a + 2, T(1)) * kUnlift;
+  return x < 0 ? slope : 1 - slope;
+}
+
+}  // namespace fusedgrad::math
