@@ -83,17 +83,26 @@ at::TensorIterator iterator(const std::vector<Tensor>& outputs, at::TensorList i
   return config.build();
 }
 
-// Fresh outputs with the strides that TensorIterator gives the first.
-std::vector<Tensor> allocate(at::TensorList inputs, at::ArrayRef<at::ScalarType> dtypes) {
-  std::vector<Tensor> outputs = {iterator({Tensor()}, inputs, dtypes[0]).output(0)};
-  for (size_t i = 1; i < dtypes.size(); ++i) {
-    outputs.push_back(at::empty_strided(outputs[0].sizes(), outputs[0].strides(),
-                                        outputs[0].options().dtype(dtypes[i])));
+// The iterator over fresh outputs and the inputs; the outputs are added to `outputs`, with the
+// strides that TensorIterator gives the first.
+at::TensorIterator allocate(std::vector<Tensor>& outputs, at::TensorList inputs,
+                            at::ArrayRef<at::ScalarType> dtypes) {
+  const bool one_dtype =
+      std::all_of(dtypes.begin(), dtypes.end(), [&](auto dtype) { return dtype == dtypes[0]; });
+  at::TensorIterator iter =
+      iterator(std::vector<Tensor>(one_dtype ? dtypes.size() : 1), inputs, dtypes[0]);
+  for (int i = 0; i < iter.noutputs(); ++i) outputs.push_back(iter.output(i));
+  if (!one_dtype) {
+    for (size_t i = 1; i < dtypes.size(); ++i) {
+      outputs.push_back(at::empty_strided(outputs[0].sizes(), outputs[0].strides(),
+                                          outputs[0].options().dtype(dtypes[i])));
+    }
+    iter = iterator(outputs, inputs, dtypes[0]);
   }
   for (const Tensor& output : outputs) {
     cpu::advise_huge_pages(output.data_ptr(), output.nbytes());
   }
-  return outputs;
+  return iter;
 }
 
 // The kernel with its parameters, after a check that it was made for such a call.
@@ -125,8 +134,8 @@ std::vector<Tensor> fused(int64_t number, at::TensorList inputs, at::ArrayRef<do
                           at::ArrayRef<at::ScalarType> dtypes) {
   const FusedKernel& fused = kernel_of(number);
   const cpu::Kernel kernel = checked(fused, inputs, parameters, dtypes.size());
-  const std::vector<Tensor> outputs = allocate(inputs, dtypes);
-  at::TensorIterator iter = iterator(outputs, inputs, dtypes[0]);
+  std::vector<Tensor> outputs;
+  at::TensorIterator iter = allocate(outputs, inputs, dtypes);
   const auto types = types_of(iter);
   iter.for_each([&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
     cpu::elementwise(kernel, fused.wide, types.data(), {data, strides, size0, size1});
@@ -327,6 +336,12 @@ int64_t add_fused_kernel(uintptr_t address, bool wide, int outputs, int inputs, 
   const std::lock_guard<std::mutex> lock(all.mutex);
   all.kernels.push_back(fused);
   return static_cast<int64_t>(all.kernels.size()) - 1;
+}
+
+std::vector<Tensor> call_fused(int64_t kernel, const std::vector<Tensor>& inputs,
+                               const std::vector<double>& parameters,
+                               const std::vector<at::ScalarType>& dtypes) {
+  return fused_operator().call(kernel, inputs, parameters, dtypes);
 }
 
 void set_fused_backward(int64_t kernel, uint64_t wanted, FusedBackward backward) {

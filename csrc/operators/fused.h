@@ -12,6 +12,11 @@ namespace fusedgrad::operators {
 // A kernel whose loaded code has its Block<double> (if `wide`) or Block<float> at `address`.
 int64_t add_fused_kernel(uintptr_t address, bool wide, int outputs, int inputs, int parameters);
 
+// torch.ops.fusedgrad.fused, without what PyTorch spends on the arguments of any operator.
+std::vector<at::Tensor> call_fused(int64_t kernel, const std::vector<at::Tensor>& inputs,
+                                   const std::vector<double>& parameters,
+                                   const std::vector<at::ScalarType>& dtypes);
+
 // The kernel of the gradients of another, and those of its operands (the gradients of all outputs,
 // then the inputs) that it reads.
 struct FusedBackward {

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include <optional>
 #include <sstream>
@@ -129,6 +130,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_version", cuda_version);
   m.def("cuda_architectures", cuda_architectures);
   m.def("add_fused_kernel", operators::add_fused_kernel);
+  m.def("fused", torch::wrap_pybind_function_no_gil(operators::call_fused));
   m.def("set_differentiable_backward", set_differentiable_backward);
   m.def("set_fused_backward", set_fused_backward);
   m.def("set_fused_differentiable_backward", set_fused_differentiable_backward);

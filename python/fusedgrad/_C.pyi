@@ -1,6 +1,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,6 +24,12 @@ def set_differentiable_backward(
 def add_fused_kernel(
     address: int, wide: bool, outputs: int, inputs: int, parameters: int
 ) -> int: ...
+def fused(
+    kernel: int,
+    inputs: Sequence[Tensor],
+    parameters: Sequence[float],
+    dtypes: Sequence[torch.dtype],
+) -> list[Tensor]: ...
 def set_fused_backward(kernel: int, wanted: int, backward: int, read: Sequence[int]) -> None: ...
 def set_fused_differentiable_backward(
     function: Callable[

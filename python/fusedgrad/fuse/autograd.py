@@ -93,7 +93,7 @@ def apply(
     number = recording_kernel(graph, tensors)
     if number is None:
         return cast(Sequence[Tensor], _Fused.apply(graph, parameters, dtypes, *tensors))
-    return cast(Sequence[Tensor], kernel.fused(number, tensors, parameters, dtypes))
+    return kernel.fused(number, tensors, parameters, dtypes)
 
 
 def recording_kernel(graph: Graph, tensors: Sequence[Tensor]) -> int | None:

@@ -20,7 +20,7 @@ from fusedgrad.fuse.errors import FuseTypeError
 from fusedgrad.fuse.generate import cpu_source, python_source
 from fusedgrad.fuse.graph import Graph
 
-fused = operators._ops.fused.default
+fused = _C.fused
 fused_reduction = operators._ops.fused_reduction.default
 _lock = threading.RLock()
 _kernels: dict[str, int] = {}
@@ -88,7 +88,7 @@ def run(
     if number is None:
         return evaluate(graph, tensors, parameters, dtypes)
     operands = tensors if len(read) == len(tensors) else [tensors[i] for i in read]
-    return cast(list[Tensor], fused(number, operands, parameters, dtypes))
+    return fused(number, operands, parameters, dtypes)
 
 
 def kernel_of(graph: Graph, tensors: Sequence[Tensor]) -> tuple[int | None, tuple[int, ...]]:
