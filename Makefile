@@ -39,6 +39,7 @@ demo: build
 	$(BIN)/python -m demo
 
 examples: build
+	$(BIN)/python examples/notebook.py
 	$(BIN)/python examples/logistic_regression.py
 	$(BIN)/python examples/recurrent.py
 
