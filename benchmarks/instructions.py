@@ -28,6 +28,7 @@ from fusedgrad import _C
 CAPABILITIES = {"avx512": 64, "avx2": 32, "baseline": 16}  # bytes of a vector
 WIDTH = {"float": 4, "double": 8}
 ELEMENTS = 16  # that a count is about
+MOST_STEP = 1024  # in bytes; no loop is unrolled that far
 
 _FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 _INSTRUCTION = re.compile(r"^ *([0-9a-f]+):\t(\S+) *(.*)$")
@@ -73,17 +74,10 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Loop:
-    """The main loop of one kernel."""
+    """What runs once for each of some elements."""
 
-    title: str
-    type_name: str
-    capability: str
     instructions: Sequence[Instruction]
-
-    @property
-    def elements(self) -> int:
-        """Of each operand, in one turn."""
-        return max(i.step for i in self.instructions) // WIDTH[self.type_name]
+    elements: int  # of each operand, in one turn
 
     @property
     def vector_count(self) -> float:
@@ -94,6 +88,14 @@ class Loop:
     def slow_count(self) -> float:
         """Divisions and square roots for 16 elements."""
         return sum(i.is_slow for i in self.instructions) * ELEMENTS / self.elements
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One kernel and the loops that it runs on ordinary operands: none if it is not vectorised."""
+
+    title: str
+    loops: Sequence[Loop]
 
 
 def functions(disassembly: str) -> Iterator[tuple[str, list[Instruction]]]:
@@ -111,19 +113,29 @@ def functions(disassembly: str) -> Iterator[tuple[str, list[Instruction]]]:
         yield name, instructions
 
 
-def main_loop(instructions: Sequence[Instruction], vector_bytes: int) -> Sequence[Instruction]:
-    """The innermost loop that moves whole vectors, the longest if there are several; else none."""
+def main_loops(
+    instructions: Sequence[Instruction], type_name: str, vector_bytes: int
+) -> list[Loop]:
+    """The innermost loops that move whole vectors.
+
+    A kernel in two loops (cpu/block.h) has a check, both loops for any operands, and behind them
+    both for ordinary ones: of these the check and the last two, each over one vector of floats.
+    """
     index = {instruction.address: i for i, instruction in enumerate(instructions)}
     pairs = [(index.get(i.target or -1, len(index)), at) for at, i in enumerate(instructions)]
     loops = [(start, at) for start, at in pairs if start <= at]
-    innermost = [
-        (start, end)
-        for start, end in loops
-        if not any(start <= s and e <= end and (s, e) != (start, end) for s, e in loops)
-    ]
-    bodies = (instructions[start : end + 1] for start, end in innermost)
-    whole = [b for b in bodies if max(i.step for i in b) >= vector_bytes]
-    return max(whole, key=len, default=())
+    found = []
+    for start, end in loops:
+        if any(start <= s and e <= end and (s, e) != (start, end) for s, e in loops):
+            continue
+        body = instructions[start : end + 1]
+        steps = [i.step for i in body if vector_bytes <= i.step <= MOST_STEP]
+        if steps and any(i.is_vector for i in body):
+            found.append(Loop(body, min(steps) // WIDTH[type_name]))
+    if len(found) < 3:
+        return found
+    three = (min(found, key=lambda loop: loop.vector_count), *found[-2:])
+    return [Loop(loop.instructions, vector_bytes // WIDTH[type_name]) for loop in three]
 
 
 def disassembled(path: Path) -> str:
@@ -142,20 +154,19 @@ def disassembled(path: Path) -> str:
     return done.stdout
 
 
-def library_loops(disassembly: str, type_name: str, capability: str) -> Iterator[Loop]:
+def library_kernels(disassembly: str, type_name: str, capability: str) -> Iterator[Counted]:
     """The kernels of the library in one type and for one instruction set."""
     for name, instructions in functions(disassembly):
         found = _KERNEL.search(name)
         if not found or (found["type"], found["capability"]) != (type_name, capability):
             continue
-        loop = main_loop(instructions, CAPABILITIES[capability])
         title = found["functor"]
         if found["twice"]:
             title += f" {int(found['twice']) / 2:g}"
-        yield Loop(title, type_name, capability, loop)
+        yield Counted(title, main_loops(instructions, type_name, CAPABILITIES[capability]))
 
 
-def fused_loops(type_name: str, capability: str) -> Iterator[Loop]:
+def fused_kernels(type_name: str, capability: str) -> Iterator[Counted]:
     """The value's and the gradients' kernel of each fused function, compiled anew."""
     dtype = torch.float32 if type_name == "float" else torch.float64
     for work in WORKS:
@@ -173,19 +184,20 @@ def fused_loops(type_name: str, capability: str) -> Iterator[Loop]:
             (gradients,) = set(Path(folder).glob("*.so")) - {value}
             for title, path in ((work.name, value), (f"{work.name}, backward", gradients)):
                 (code,) = (c for name, c in functions(disassembled(path)) if name == "block")
-                yield Loop(title, type_name, capability, main_loop(code, CAPABILITIES[capability]))
+                yield Counted(title, main_loops(code, type_name, CAPABILITIES[capability]))
 
 
-def table(kernel: str, loops: Iterable[Loop]) -> str:
+def table(kernel: str, kernels: Iterable[Counted]) -> str:
     """A line for each."""
     rows = []
-    for loop in loops:
-        if loop.instructions:
-            slow = loop.slow_count
-            cells = [f"{loop.vector_count:.4g}", f"{slow:.4g}" if slow else ""]
-        else:
-            cells = ["not vectorised", ""]
-        rows.append([loop.title, *cells])
+    for counted in kernels:
+        slow = sum(loop.slow_count for loop in counted.loops)
+        vector = sum(loop.vector_count for loop in counted.loops)
+        cells = [
+            f"{vector:.4g}" if counted.loops else "not vectorised",
+            f"{slow:.4g}" if slow else "",
+        ]
+        rows.append([counted.title, *cells])
     return markdown([kernel, f"vector instructions, {ELEMENTS} elements", "divisions, roots"], rows)
 
 
@@ -198,10 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kind = (options.type, _C.cpu_capability())
     if options.write and kind != ("float", "avx512"):
         parser.error("--write: docs/speed.md shows the counts of float on a processor with AVX-512")
-    library = library_loops(disassembled(Path(_C.__file__)), *kind)
+    library = library_kernels(disassembled(Path(_C.__file__)), *kind)
     tables = [
-        table("kernel", sorted(library, key=lambda loop: loop.title)),
-        table("fused function", fused_loops(*kind)),
+        table("kernel", sorted(library, key=lambda counted: counted.title)),
+        table("fused function", fused_kernels(*kind)),
     ]
     text = "\n\n".join(tables)
     print(text)

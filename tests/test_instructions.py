@@ -8,6 +8,9 @@ import pytest
 from benchmarks import instructions
 from fusedgrad import _C
 
+# What g++ 12 does not vectorise: the second derivative of a power of floats, in double.
+SCALAR = {"float": {"PowScalarDoubleBackward"}, "double": set[str]()}
+
 # A loop over vectors of 64 bytes around a loop that moves none, and a loop over scalars.
 DISASSEMBLY = """
 0000000000000010 <block>:
@@ -31,12 +34,11 @@ DISASSEMBLY = """
 def test_a_loop_is_counted_for_sixteen_elements() -> None:
     found = dict(instructions.functions(DISASSEMBLY))
     assert found.keys() == {"block", "other"}
-    loop = instructions.main_loop(found["block"], 64)
-    assert len(loop) == 7
-    counted = instructions.Loop("block", "float", "avx512", loop)
-    assert counted.elements == 32  # the loop moves 128 bytes
-    assert (counted.vector_count, counted.slow_count) == (2, 0.5)
-    assert instructions.main_loop(found["other"], 64) == ()
+    (loop,) = instructions.main_loops(found["block"], "float", 64)
+    assert len(loop.instructions) == 7
+    assert loop.elements == 32  # the loop moves 128 bytes
+    assert (loop.vector_count, loop.slow_count) == (2, 0.5)
+    assert instructions.main_loops(found["other"], "float", 64) == []
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not on PATH")
@@ -46,6 +48,6 @@ def test_every_kernel_is_vectorised(capability: str) -> None:
         pytest.skip("this library holds no such kernels")
     disassembly = instructions.disassembled(Path(_C.__file__))
     for type_name in instructions.WIDTH:
-        loops = list(instructions.library_loops(disassembly, type_name, capability))
-        assert len(loops) > 40
-        assert [loop.title for loop in loops if not loop.instructions] == []
+        kernels = list(instructions.library_kernels(disassembly, type_name, capability))
+        assert len(kernels) > 40
+        assert {kernel.title for kernel in kernels if not kernel.loops} <= SCALAR[type_name]

@@ -319,22 +319,62 @@ def log(m: Arithmetic) -> Budget:
     return Budget(np.concatenate([p.value for p in parts]), m.digits, errors)
 
 
+def _array(name: str) -> list[float]:
+    """The numbers of a constant array of approximations.h."""
+    text = (MATH / "approximations.h").read_text()
+    found = re.search(rf" {name}\[\] = \{{(.*?)\}};", text, re.DOTALL)
+    assert found is not None, name
+    return [float.fromhex(number) for number in _LITERAL.findall(found[1])]
+
+
 def power(m: Arithmetic) -> Budget:
-    """2^(n + f) from y = e log2|x| as a pair, whose logarithm is good to 2^-64 (float: 2^-34)."""
+    """2^(n + f) from y = e log2|x|, a pair, its logarithm good to 2^-64; a float in double."""
+    if m.type_name == "float":
+        return _power_in_double(m)
     f = np.linspace(-0.5, 0.5, 400_001)
     _, p_error = m.polynomial("exp2")(f, m.digits)
     result = m.budget(np.exp2(f))
-    largest = 150 if m.digits == 24 else 1075
-    logarithm = 2.0**-34 if m.digits == 24 else 2.0**-64
-    result.add("reduction", result.value * LN2 * (m.half_ulp(f) + largest * logarithm))
+    result.add("reduction", result.value * LN2 * (m.half_ulp(f) + 1075 * 2.0**-64))
     result.add("minimax", m.polynomial("exp2").minimax * result.value)
     result.add("polynomial", np.abs(f) * p_error)
     return result.rounded()
 
 
+def _power_in_double(m: Arithmetic) -> Budget:
+    """exp2(e log2|x|), |e log2|x|| <= 150, where of log2's polynomial the last terms are floats."""
+    f = np.linspace(np.sqrt(0.5) - 1, np.sqrt(2) - 1, 100_001)
+    log = np.log2(1 + f)
+    c = _array("kLog2Tail")
+    square = f * f
+    tail, error = c[6] * np.ones_like(f), np.zeros_like(f)
+    for low, high in ((c[4], c[5]), (c[2], c[3]), (c[0], c[1])):
+        inner = low + high * f
+        value = tail * square + inner
+        moved = error * square + np.abs(tail) * m.half_ulp(square)
+        tail, error = value, moved + m.half_ulp(inner) + m.half_ulp(value)
+    # As large as a power's significand may be beside its last place
+    result = m.budget(np.full_like(f, 2 - 2.0**-20))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        magnified = np.where(f == 0, 0, LN2 * 150 / np.abs(log)) * result.value
+    result.add("minimax", magnified * _error_of_array("kLog2") * np.abs(log))
+    result.add("minimax", _error_of_array("kExp2") * result.value)
+    result.add("polynomial", magnified * error * f**6)
+    return result.rounded()
+
+
+def _error_of_array(name: str) -> float:
+    """The error stated above a constant array of approximations.h."""
+    text = (MATH / "approximations.h").read_text()
+    found = re.search(rf": 2\^-([\d.]+)\n  static constexpr \w+ {name}\[\]", text)
+    assert found is not None, name
+    return float(2.0 ** -float(found[1]))
+
+
 def power_derivative(m: Arithmetic) -> Budget:
-    """e x^(e-1): a power, rounded, times e."""
+    """e x^(e-1): a power, rounded, times e; for a float the product is in double."""
     result = power(m)
+    if m.type_name == "float":
+        return result
     result.add("intermediate", result.errors.pop("result"))
     # A product's last place may stand as much as twice as high for what is rounded before.
     result.errors = {term: 2 * error for term, error in result.errors.items()}
