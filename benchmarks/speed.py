@@ -205,7 +205,7 @@ def measure_memory(work: Work, functions: Mapping[str, Function], size: int, dev
 
 def run(options: argparse.Namespace, report: Report) -> Iterator[None]:
     """Fills the report, and yields after each result."""
-    budget = 0.02 if options.quick else 0.2
+    budget = 0.02 if options.quick else 0.15
     todo = cells(options)
     with progress_bar(len(todo), "cell") as bar:
         for work, of_work in groupby(todo, key=lambda cell: cell.work):
