@@ -462,6 +462,37 @@ def normal_cdf(m: Arithmetic) -> Budget:
     return _product(m, _gaussian(m, x, 0.5), complement, 0.5).rounded()
 
 
+def silu(m: Arithmetic) -> Budget:
+    """-t a / (1 + a) at x = -t, and t minus that at t."""
+    t = positive()
+    a, errors = m.rounded_exp(-t)
+    tail = _include(m.budget(t * a / (1 + a)), errors, t * a / (1 + a) ** 2)
+    lost = m.half_ulp(t * a) / (t * a) + m.half_ulp(1 + a) / (1 + a)
+    tail.add("intermediate", tail.value * lost)
+    right = _include(m.budget(t - tail.value), tail.errors, np.ones_like(t))
+    right.add("intermediate", m.half_ulp(tail.value))
+    return _joined([tail.rounded(), right.rounded()])
+
+
+def gelu(m: Arithmetic) -> Budget:
+    """-t Φ(-t) at x = -t, and t minus that at t."""
+    t = np.concatenate([np.exp2(np.linspace(-20, 1, 200_001)), np.linspace(1, 12, 400_001)])
+    a, errors = m.rounded_exp(-t * t / 2)
+    gaussian = _include(m.budget(a), errors, a)
+    gaussian.add("intermediate", m.half_ulp(a))
+    argument = t * np.sqrt(0.5)
+    complement = _scaled_complement(m, argument)
+    moved = argument * np.abs(2 * argument * complement.value - 2 / np.sqrt(np.pi))
+    rounding = m.half_ulp(np.array(np.sqrt(0.5))) / np.sqrt(0.5) + m.half_ulp(argument) / argument
+    complement.add("intermediate", moved * rounding)
+    factor = _include(m.budget(t * complement.value / 2), complement.errors, t / 2)
+    factor.add("intermediate", m.half_ulp(factor.value))
+    tail = _product(m, gaussian, factor, 1)
+    right = _include(m.budget(t - tail.value), tail.errors, np.ones_like(t))
+    right.add("intermediate", m.half_ulp(tail.value))
+    return _joined([tail.rounded(), right.rounded()])
+
+
 def sine(m: Arithmetic) -> Budget:
     """A float in double: what is left of its polynomials' error, then one rounding."""
     x = np.linspace(1e-6, np.pi / 4, 100_001)
@@ -545,6 +576,14 @@ def _exact_erf_derivative(x: Tensor) -> Tensor:
     return (-x * x).exp() * (2 / math.sqrt(math.pi))
 
 
+def _exact_silu(x: Tensor) -> Tensor:
+    return x / (1 + (-x).exp())
+
+
+def _exact_gelu(x: Tensor) -> Tensor:
+    return x * (-x / math.sqrt(2)).erfc() / 2
+
+
 def _exact_ndtr(x: Tensor) -> Tensor:
     return (-x / math.sqrt(2)).erfc() / 2
 
@@ -591,6 +630,8 @@ ROWS = (
     Row("sin, cos", (sine,), fused_scan(torch.sin, torch.sin, 2**-20, 2**20)),
     Row("erf", (erf,), fused_scan(torch.erf, torch.erf, 2**-20, 6)),
     Row("erf′", (erf_derivative,), fused_scan(torch.erf, _exact_erf_derivative, 2**-20, 9, 1)),
+    Row("silu", (silu,), fused_scan(F.silu, _exact_silu, 2**-20, 90)),
+    Row("gelu", (gelu,), fused_scan(F.gelu, _exact_gelu, 2**-20, 13)),
     Row("Φ (ndtr)", (normal_cdf,), fused_scan(torch.special.ndtr, _exact_ndtr, 2**-20, 13)),
 )
 

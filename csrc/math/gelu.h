@@ -1,8 +1,8 @@
 // gelu(x) = x Φ(x), Φ the normal distribution, and its derivative, as max(x, 0) - g(|x|) with
 // g(t) = t Φ(-t) = t exp(-t^2/2) w(t) / 2: normal.h says how the tail keeps its digits.
 //
-// Largest error of gelu found by tests/test_fuse_math.py, which bounds it, in float and double:
-// 5.6 ULP.
+// Largest error of gelu in float, by the scan of tools/error_budget.py, whose bound holds in double
+// too: 7.45 ULP, at -0x1.d5daf4p+0.
 #pragma once
 
 #include "math/normal.h"

@@ -1,8 +1,8 @@
 // silu(x) = x sigmoid(x) and its derivative, as max(x, 0) - h(|x|) with h(t) = t a / (1 + a) and
 // a = exp(-t): one exponential, lifted until the tail is rounded, and no difference that cancels.
 //
-// Largest error of silu found by tests/test_fuse_math.py, which bounds it, in float and double:
-// 2.6 ULP.
+// Largest error of silu in float, by the scan of tools/error_budget.py, whose bound holds in double
+// too: 3.25 ULP, at -0x1.7c038cp+2.
 #pragma once
 
 #include "math/elementary.h"

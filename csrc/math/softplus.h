@@ -1,7 +1,8 @@
 // softplus(x) = log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)), whose terms do not cancel. Its
 // derivative is sigmoid(x).
 //
-// Largest error found by tests/test_fuse_math.py, which bounds it, in float and double: 1.0 ULP.
+// Largest error in float, by the scan of tools/error_budget.py, whose bound holds in double too:
+// 1.12 ULP, at 0x1.36544ap-2.
 #pragma once
 
 #include "math/logistic_loss.h"
