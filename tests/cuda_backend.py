@@ -27,7 +27,7 @@ CSRC = Path(__file__).parents[1] / "csrc"
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 _MAX_DIMS = 16
-_MAX_OPERANDS = 8
+_MAX_OPERANDS = 32
 
 
 # ------------------------------------------------------------------------------------- operands
@@ -119,19 +119,21 @@ class Layout:
     strides: tuple[tuple[int, ...], ...]  # of each operand, outputs first
 
 
-def layout(inputs: Sequence[Operand], outputs: int, itemsize: int) -> Layout:
+def layout(inputs: Sequence[Operand], outputs: Sequence[torch.dtype]) -> Layout:
     """Broadcasts, sorts the dimensions by stride, lays out the outputs and merges dimensions."""
     shape = np.broadcast_shapes(*(operand.shape for operand in inputs))
-    strides = [_broadcast_strides(operand, shape, itemsize) for operand in inputs]
+    strides = [_broadcast_strides(operand, shape) for operand in inputs]
     order = _sort(shape, strides)
     sizes = [shape[dim] for dim in order]
-    out = [itemsize * math.prod(sizes[:dim]) for dim in range(len(sizes))]
-    columns = [out] * outputs + [[own[dim] for dim in order] for own in strides]
+    steps = [math.prod(sizes[:dim]) for dim in range(len(sizes))]
+    columns = [[dtype.itemsize * step for step in steps] for dtype in outputs]
+    columns += [[own[dim] for dim in order] for own in strides]
     sizes, columns = _merge(sizes, columns)
     return Layout(shape, order, tuple(sizes), tuple(map(tuple, columns)))
 
 
-def _broadcast_strides(operand: Operand, shape: tuple[int, ...], itemsize: int) -> list[int]:
+def _broadcast_strides(operand: Operand, shape: tuple[int, ...]) -> list[int]:
+    itemsize = operand.dtype.itemsize
     missing = len(shape) - len(operand.shape)
     own = zip(operand.shape, operand.strides, strict=True)
     return [0] * missing + [0 if size == 1 else stride * itemsize for size, stride in own]
@@ -285,21 +287,23 @@ class Emulated:
         parameter: float | None = None,
         output_offset: int = 0,
         in_place: bool = False,
+        dtypes: Sequence[torch.dtype] | None = None,
     ) -> list[torch.Tensor]:
         """As :class:`Backend`; results begin ``output_offset`` elements after an aligned address,
-        or the first of them takes the place of the first input."""
+        or the first of them takes the place of the first input. ``dtypes``: theirs, if not its."""
         dtype = inputs[0].dtype
-        plan = layout(inputs, outputs, dtype.itemsize)
+        dtypes = dtypes or [dtype] * outputs
+        plan = layout(inputs, dtypes)
         memory = self._copy(inputs)
         numel = math.prod(plan.shape)
         results = [
             self.device.empty(
                 numel,
-                _to_numpy(inputs[0].storage).dtype,
+                _to_numpy(torch.empty(0, dtype=own)).dtype,
                 f"output {i}",
-                output_offset * dtype.itemsize,
+                output_offset * own.itemsize,
             )
-            for i in range(outputs)
+            for i, own in enumerate(dtypes)
         ]
         if in_place:
             results[0] = memory[0]
@@ -308,11 +312,14 @@ class Emulated:
         )
         scalars = () if parameter is None else (parameter,)
         self._call(name, dtype, elements, *scalars, None)
-        return [_unflatten(result.numpy(), plan, dtype) for result in results]
+        return [
+            _unflatten(result.numpy(), plan, own)
+            for result, own in zip(results, dtypes, strict=True)
+        ]
 
     def sum(self, name: str, inputs: Sequence[Operand], scale: float) -> torch.Tensor:
         dtype = inputs[0].dtype
-        plan = layout(inputs, 0, dtype.itemsize)
+        plan = layout(inputs, [])
         memory = self._copy(inputs)
         out = self.device.empty(1, _to_numpy(inputs[0].storage).dtype, "sum")
         size = self.workspace_bytes(math.prod(plan.shape))

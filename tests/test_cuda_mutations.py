@@ -57,20 +57,25 @@ class Mutation:
 
 MUTATIONS = (
     Mutation("the tail is dropped", "elementwise.cuh", "full_tiles + (rest != 0)", "full_tiles"),
-    Mutation("the tail ends early", "elementwise.cuh", "index < rest;", "index + 1 < rest;"),
-    Mutation("the tail skips", "elementwise.cuh", "index += kThreads", "index += 2 * kThreads"),
+    Mutation("the tail ends early", "elementwise_kernel.cuh", "index < rest;", "index + 1 < rest;"),
     Mutation(
-        "a tile too many", "elementwise.cuh", "blockIdx.x < full_tiles", "blockIdx.x <= full_tiles"
+        "the tail skips", "elementwise_kernel.cuh", "index += kThreads", "index += 2 * kThreads"
+    ),
+    Mutation(
+        "a tile too many",
+        "elementwise_kernel.cuh",
+        "blockIdx.x < full_tiles",
+        "blockIdx.x <= full_tiles",
     ),
     Mutation(
         "outputs are swapped",
-        "elementwise.cuh",
+        "elementwise_kernel.cuh",
         "operands.store(place, i, c, outputs[i])",
         "operands.store(place, i, c, outputs[kOutputs - 1 - i])",
     ),
     Mutation(
         "dimensions are swapped",
-        "operands.cuh",
+        "packing.h",
         "static_cast<int32_t>(elements.strides[i][d])",
         "static_cast<int32_t>(elements.strides[i][elements.ndim - 1 - d])",
     ),
@@ -79,23 +84,23 @@ MUTATIONS = (
     ),
     Mutation(
         "alignment is not asked for",
-        "operands.cuh",
+        "packing.h",
         "if (reinterpret_cast<uintptr_t>(elements.data[i]) % kPackBytes != 0) return false;",
         "",
     ),
     Mutation(
         "spaced operands are taken for contiguous",
-        "operands.cuh",
-        "if (stride != sizeof(Element)) return false;",
+        "packing.h",
+        "if (stride != bytes) return false;",
         "",
     ),
     Mutation(
         "a scalar is taken for a row",
         "operands.cuh",
-        "return kInputs > 1 && (scalars >> i & 1) != 0;",
+        "return kInputs > 1 && (this->scalars >> (kOutputs + i) & 1) != 0;",
         "return false;",
     ),
-    Mutation("a quotient is one too small", "operands.cuh", "- d) / d + 1)", "- d) / d)"),
+    Mutation("a quotient is one too small", "packing.h", "* rest / d + 1)", "* rest / d)"),
     Mutation(
         "packs overlap",
         "operands.cuh",
@@ -167,7 +172,7 @@ def _copy(folder: Path, source: str) -> Path:
     )
     assert text.count("FUSEDGRAD_") == len(kept)
     path.write_text(text)
-    elements = csrc / "cuda" / "element.cuh"
+    elements = csrc / "cuda" / "elementwise.cuh"
     others = r"    case DType::(?!Float32)\w+:\n.*\n"
     text, removed = re.subn(others, "", elements.read_text())
     assert removed == 3

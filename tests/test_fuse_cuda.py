@@ -1,8 +1,15 @@
-"""The generated CUDA code, compiled by nvcc and run on the emulated device."""
+"""Fused functions on CUDA: compiled by NVRTC, and launched on the emulated device."""
 
 import ctypes
 import functools
+import itertools
 import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,66 +28,101 @@ from cuda_backend import (
     _Elements,
     contiguous,
     expanded,
+    library,
     misaligned,
     permuted,
+    spaced,
 )
-from cuda_emulator import CompiledLibrary, compile_library
-from cuda_emulator.compile import default_cache
+from cuda_emulator import EmulationError
 from exact_expressions import evaluate
-from fused_functions import CASES, Case, columns, rows
-from fusedgrad import activations
+from fused_functions import CASES, columns, rows
+from fusedgrad import _C, activations
+from fusedgrad.fuse import compile as compilation
+from fusedgrad.fuse import generate, kernel, nvrtc
+from fusedgrad.fuse.graph import Graph
 from ulp import ulp_error
 
 BOUND = 8.0
-# So many cases in one file: nvcc reads the headers once for all of them.
-PER_FILE = 9
 
 SCALED = fusedgrad.fuse(lambda x, z, a=0.5, b=2.0: torch.tanh(a * x) * z**b)
+PARAMETERS = (0.75, 1.5)
 
 
-def _source(number: int, case: Case) -> str:
-    """The code of a case, with a name of its own for what would collide."""
-    text = fusedgrad.fuse(case.function).source("cuda", gradients=True)
-    return re.sub(r"\bFused\b", f"Fused{number}", re.sub(r"\bfused\(", f"fused{number}(", text))
+class _FusedKernel(ctypes.Structure):
+    """``fusedgrad::cuda::FusedKernel``."""
+
+    _fields_ = (
+        ("contiguous", ctypes.c_void_p),
+        ("strided", ctypes.c_void_p),
+        ("outputs", ctypes.c_int),
+        ("inputs", ctypes.c_int),
+        ("wide", ctypes.c_bool),
+        ("bytes", ctypes.c_int),
+    )
 
 
-@functools.cache
-def _library() -> CompiledLibrary:
-    texts = [_source(number, case) for number, case in enumerate(CASES)]
-    texts.append(re.sub(r"\bfused\(", "scaled(", SCALED.source("cuda", gradients=True)))
-    files = []
-    for begin in range(0, len(texts), PER_FILE):
-        folder = default_cache() / "fused" / str(begin)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"fused{begin}.cu"
-        content = "\n".join(texts[begin : begin + PER_FILE])
-        if not path.exists() or path.read_text() != content:
-            path.write_text(content)
-        files.append(path)
-    return compile_library(files, [CSRC])
+_NAMESPACE = "_ZN9fusedgrad4cuda"
+_LOAD = f"{_NAMESPACE}10load_fusedEPKvbPNS0_11FusedKernelE"
+_LAUNCH = f"{_NAMESPACE}12launch_fusedERKNS0_11FusedKernelERKNS0_8ElementsEPKdiP11CUstream_st"
 
 
 class FusedEmulated(Emulated):
-    """Generated launchers on an emulated device."""
+    """NVRTC's code of a graph, loaded and launched by csrc/cuda/fused.cu on an emulated device."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.parameters: list[float] = []
+    def run(
+        self,
+        graph: Graph,
+        inputs: Sequence[Operand],
+        parameters: Sequence[float] = (),
+        dtypes: Sequence[torch.dtype] | None = None,
+        output_offset: int = 0,
+    ) -> list[Tensor]:
+        """The outputs, of these dtypes or that of the first input."""
+        dtypes = dtypes or [inputs[0].dtype] * len(graph.outputs)
+        self.graph, self.parameters = graph, parameters
+        self.dtypes = [*dtypes, *(operand.dtype for operand in inputs)]
+        self.wide = any(operand.dtype is torch.float64 for operand in inputs)
+        return self.elementwise(
+            "fused", inputs, len(graph.outputs), dtypes=dtypes, output_offset=output_offset
+        )
 
     def _call(self, name: str, dtype: torch.dtype, elements: _Elements, *rest: Any) -> None:
-        symbol = f"_ZN9fusedgrad4cuda{len(name)}{name}ENS_5DTypeERKNS0_8ElementsEP11CUstream_stPKd"
+        source = generate.cuda_source(
+            self.graph,
+            self.graph.inputs,
+            nvrtc.types(self.dtypes),
+            "double" if self.wide else "float",
+        )
+        code = nvrtc.code_of(source, f"compute_{self.arch}")
+        mixed = len(set(self.dtypes)) > 1
+        loaded = _FusedKernel(
+            outputs=len(self.graph.outputs),
+            inputs=len(self.graph.inputs),
+            wide=self.wide,
+            bytes=(8 if self.wide else 4) if mixed else dtype.itemsize,
+        )
         values = (ctypes.c_double * max(len(self.parameters), 1))(*self.parameters)
-        with self.device.loaded(_library()) as dll:
-            function = dll[symbol]
-            function.argtypes = (
-                *(ctypes.c_int32, ctypes.POINTER(_Elements), ctypes.c_void_p),
-                ctypes.POINTER(ctypes.c_double),
+        with self.device.loaded(library("fused", self.arch, self.csrc)) as dll:
+            kernel = ctypes.byref(loaded)
+            error = dll[_LOAD](code, ctypes.c_bool(mixed), kernel) or dll[_LAUNCH](
+                kernel, ctypes.byref(elements), values, len(self.parameters), None
             )
-            function.restype = ctypes.c_int
-            error = function(DTYPES.index(dtype), ctypes.byref(elements), None, values)
-            self.device.raise_pending()
+            if dll["cudaPeekAtLastError"]():
+                raise LaunchError("an error is left behind")
         if error:
-            raise LaunchError(f"{name} returned {error}")
+            raise LaunchError(f"error {error}")
+
+
+def _value_and_grad(function: Any, count: int) -> Graph:
+    return fusedgrad.fuse(function)._graph_of((Tensor,) * count)[0].value_and_grad()
+
+
+@functools.cache
+def _scaled() -> Graph:
+    return SCALED._graph_of((Tensor, Tensor, float, float))[0].value_and_grad()
+
+
+# -------------------------------------------------------------------------------------- accuracy
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -88,9 +130,9 @@ class FusedEmulated(Emulated):
 def test_emulated_value_and_partials_are_exact(number: int, dtype: torch.dtype) -> None:
     case = CASES[number]
     tensors = columns(case, dtype)
-    graph = fusedgrad.fuse(case.function)._graph_of((Tensor,) * len(tensors))[0].value_and_grad()
+    graph = _value_and_grad(case.function, len(tensors))
     inputs = [contiguous(tensor.double().numpy(), dtype) for tensor in tensors]
-    results = FusedEmulated().elementwise(f"fused{number}", inputs, len(graph.outputs))
+    results = FusedEmulated().run(graph, inputs)
     with mp.workdps(60):
         for output, values in zip(graph.outputs, results, strict=True):
             for row, value in zip(rows(tensors), values.tolist(), strict=True):
@@ -102,33 +144,360 @@ def test_emulated_value_and_partials_are_exact(number: int, dtype: torch.dtype) 
                 assert error <= BOUND * condition, (row, value, float(exact), error)
 
 
-def _operands(kind: str, dtype: torch.dtype) -> list[Operand]:
-    values = [np.random.default_rng(i).uniform(0.25, 2, (6, 350)) for i in range(2)]
-    if kind == "broadcast":
-        return [contiguous(values[0], dtype), expanded(values[1][:1], dtype, (6, 350))]
-    if kind == "permuted":
-        return [permuted(values[0], dtype, (1, 0)), misaligned(values[1], dtype)]
-    return [contiguous(value, dtype) for value in values]
+@pytest.mark.parametrize("name", activations.__all__)
+def test_every_activation_compiles_with_its_gradients(name: str) -> None:
+    source = getattr(activations, name).source("cuda", gradients=True)
+    assert "return {{" in source
+    assert nvrtc.code_of(source, "sm_90")[:4] == b"\x7fELF"
+
+
+# ----------------------------------------------------------------------------------------- walks
+
+
+def _reference(
+    graph: Graph, inputs: Sequence[Operand], parameters: Sequence[float] = ()
+) -> list[Tensor]:
+    """In float64, not rounded."""
+    tensors = [operand.tensor().double() for operand in inputs]
+    return kernel.evaluate(graph, tensors, parameters, [torch.float64] * len(graph.outputs))
+
+
+def _check(
+    device: FusedEmulated,
+    graph: Graph,
+    inputs: Sequence[Operand],
+    parameters: Sequence[float] = (),
+    dtypes: Sequence[torch.dtype] | None = None,
+    output_offset: int = 0,
+) -> None:
+    results = device.run(graph, inputs, parameters, dtypes, output_offset)
+    for got, expected in zip(results, _reference(graph, inputs, parameters), strict=True):
+        # Half types: rounded once. float32 is some roundings away.
+        bound = {torch.float64: 32, torch.float32: 32}.get(got.dtype, 0.51)
+        error = (got.double() - expected).abs()
+        unit = torch.finfo(got.dtype).eps * expected.abs()
+        assert bool((error <= bound * unit).all()), (got.dtype, float((error / unit).max()))
+
+
+SHAPE = (6, 350)
+LAYOUTS: dict[str, Callable[..., Operand]] = {
+    "contiguous": contiguous,
+    "misaligned": misaligned,
+    "permuted": functools.partial(permuted, order=(1, 0)),
+    "spaced": functools.partial(spaced, step=3),
+    "row": lambda values, dtype: expanded(values[:1], dtype, SHAPE),
+    "scalar": lambda values, dtype: expanded(values[:1, :1], dtype, SHAPE),
+}
+
+
+def _values(count: int) -> list[np.ndarray]:
+    return [np.random.default_rng(i).uniform(0.25, 2, SHAPE) for i in range(count)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", ["contiguous", "broadcast", "permuted"])
-def test_emulated_walk_and_parameters_agree_with_the_cpu(kind: str, dtype: torch.dtype) -> None:
-    inputs = _operands(kind, dtype)
-    device = FusedEmulated()
-    device.parameters = [0.75, 1.5]
-    results = device.elementwise("scaled", inputs, 3)
-    x, z = (operand.tensor().expand(6, 350) for operand in inputs)
-    value, grads = SCALED.value_and_grad(x, z, *device.parameters)
-    # A rounding of float32 apart, half types may round to neighbours.
-    tolerance = 8 * torch.finfo(torch.float32).eps if dtype is not torch.float64 else 1e-15
-    tolerance = max(tolerance, torch.finfo(dtype).eps)
-    for mine, theirs in zip(results, (value, *grads), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=0)
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_any_layout_with_parameters(kind: str, dtype: torch.dtype) -> None:
+    x, z = _values(2)
+    for first, second in ((contiguous, LAYOUTS[kind]), (LAYOUTS[kind], contiguous)):
+        _check(FusedEmulated(), _scaled(), [first(x, dtype), second(z, dtype)], PARAMETERS)
 
 
-@pytest.mark.parametrize("name", activations.__all__)
-def test_every_activation_has_cuda_code(name: str) -> None:
-    source = getattr(activations, name).source("cuda", gradients=True)
-    assert source.count("cudaError_t fused(") == 1
-    assert "return {{" in source
+def test_outputs_that_are_not_aligned() -> None:
+    inputs = [contiguous(values, torch.float32) for values in _values(2)]
+    _check(FusedEmulated(), _scaled(), inputs, PARAMETERS, output_offset=1)
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 4099])
+def test_sizes_around_a_tile(size: int) -> None:
+    values = [np.random.default_rng(i).uniform(0.25, 2, (size,)) for i in range(2)]
+    inputs = [contiguous(v, torch.float32) for v in values]
+    _check(FusedEmulated(), _scaled(), inputs, PARAMETERS)
+
+
+MIXTURES = [
+    # of outputs (the value, and the gradients of x and z), and of x and z
+    ("float32 bfloat16 float32", "bfloat16 float32"),
+    ("float64 float64 float16", "float64 float16"),
+    ("bfloat16 bfloat16 bfloat16", "bfloat16 float64"),
+    ("float32 float16 bfloat16", "float16 bfloat16"),
+    ("float32 float32 float32", "float32 float16"),
+]
+
+
+def _dtypes(names: str) -> list[torch.dtype]:
+    return [getattr(torch, name) for name in names.split()]
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "permuted", "scalar"])
+@pytest.mark.parametrize(("outputs", "inputs"), MIXTURES)
+def test_each_operand_has_its_own_dtype(outputs: str, inputs: str, kind: str) -> None:
+    own = zip(_values(2), (contiguous, LAYOUTS[kind]), _dtypes(inputs), strict=True)
+    operands = [place(values, dtype) for values, place, dtype in own]
+    _check(FusedEmulated(), _scaled(), operands, PARAMETERS, _dtypes(outputs))
+
+
+def _check_one_rounding(device: FusedEmulated) -> None:
+    """1 + 2^-11 is a tie of float16, 1 + 2^-8 of bfloat16; a little more is none."""
+    plus_one = fusedgrad.fuse(lambda x: x + 1)._graph_of((Tensor,))[0]
+    for dtype, half in ((torch.float16, 2.0**-11), (torch.bfloat16, 2.0**-8)):
+        above = contiguous(np.full(64, half + 2.0**-40), torch.float64)
+        (result,) = device.run(plus_one, [above], dtypes=[dtype])
+        assert bool((result.double() == 1 + 2 * half).all())
+
+
+def test_a_double_is_rounded_to_a_half_type_once() -> None:
+    _check_one_rounding(FusedEmulated())
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "permuted"])
+def test_as_many_operands_as_the_cpu_takes(kind: str) -> None:
+    def function(*x: Tensor) -> Tensor:
+        products = [a * b for a, b in itertools.pairwise(x)]
+        return functools.reduce(torch.add, products)
+
+    inputs = (_C.max_operands - 1) // 2
+    graph = _value_and_grad(function, inputs)
+    assert len(graph.outputs) + inputs == _C.max_operands - 1
+    values = [np.random.default_rng(i).uniform(0.25, 2, (6, 50)) for i in range(inputs)]
+    place = LAYOUTS[kind]
+    for dtype in (torch.float32, torch.bfloat16):
+        _check(FusedEmulated(), graph, [place(v, dtype) for v in values])
+
+
+def _copy_of_csrc(folder: Path, file: str, old: str, new: str) -> Path:
+    csrc = folder / "csrc"
+    shutil.copytree(CSRC, csrc)
+    path = csrc / "cuda" / file
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    return csrc
+
+
+def test_offsets_beyond_32_bits_are_launched_in_parts(tmp_path: Path) -> None:
+    """With the limit brought down to what a small tensor exceeds."""
+    csrc = _copy_of_csrc(tmp_path, "tuning.h", "kMaxOffset = INT32_MAX", "kMaxOffset = 1000")
+    device = FusedEmulated(csrc=csrc)
+    inputs = [permuted(values, torch.float32, (1, 0)) for values in _values(2)]
+    _check(device, _scaled(), [inputs[0], contiguous(_values(2)[1], torch.float32)], PARAMETERS)
+    assert len(device.device.launches) > 4
+
+
+@pytest.mark.parametrize("arch", ["75", "80", "100", "120"])
+def test_the_ptx_of_every_architecture_runs(arch: str) -> None:
+    for dtype in DTYPES:
+        inputs = [contiguous(values, dtype) for values in _values(2)]
+        _check(FusedEmulated(arch=arch), _scaled(), inputs, PARAMETERS)
+    x, z = _values(2)
+    operands = [contiguous(x, torch.float64), contiguous(z, torch.bfloat16)]
+    _check(FusedEmulated(arch=arch), _scaled(), operands, PARAMETERS, _dtypes("float16 " * 3))
+
+
+def test_a_wrong_number_of_operands_is_an_error() -> None:
+    inputs = [contiguous(values, torch.float32) for values in _values(3)]
+    with pytest.raises(LaunchError, match="error 1"):  # cudaErrorInvalidValue
+        FusedEmulated().run(_scaled(), inputs, PARAMETERS)
+
+
+def test_code_without_its_kernels_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = generate.cuda_source(_scaled(), ("x", "z"), ["float"] * 4 + ["double"], "float")
+    monkeypatch.setattr(generate, "cuda_source", lambda *_: mixed)
+    inputs = [contiguous(values, torch.float32) for values in _values(2)]
+    with pytest.raises(LaunchError, match="error 500"):  # cudaErrorSymbolNotFound
+        FusedEmulated().run(_scaled(), inputs, PARAMETERS)
+
+
+def test_the_launcher_asks_little_of_the_runtime() -> None:
+    """So that it synchronises nothing, allocates nothing and may be captured in a graph."""
+    printed = subprocess.run(
+        ["nm", "-D", "--undefined-only", library("fused").path],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert set(re.findall(r"\bcuda\w+", printed)) == {
+        "cudaGetLastError",
+        "cudaLaunchKernel",
+        "cudaLibraryGetKernel",
+        "cudaLibraryLoadData",
+    }
+
+
+# -------------------------------------------------------------------------------------- compiler
+
+SOURCE = fusedgrad.fuse(lambda x: torch.sigmoid(x) * x).source("cuda")
+
+
+@pytest.fixture
+def compilations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What NVRTC was to compile for, with an empty cache."""
+    seen: list[str] = []
+    compiled = nvrtc._compiled
+
+    def noted(source: str, target: str) -> bytes:
+        seen.append(target)
+        return compiled(source, target)
+
+    monkeypatch.setenv("FUSEDGRAD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(nvrtc, "_compiled", noted)
+    return seen
+
+
+def test_nvrtc_makes_machine_code_for_every_architecture(compilations: list[str]) -> None:
+    known = nvrtc._call("GetSupportedArchs")
+    assert {75, 80, 86, 89, 90, 100, 120} <= set(known)
+    codes = [nvrtc.code_of(SOURCE, f"sm_{number}") for number in known]
+    for number, code in zip(known, codes, strict=True):
+        assert code[:4] == b"\x7fELF"
+        assert int.from_bytes(code[18:20], "little") == 190  # e_machine: EM_CUDA
+        assert f"sm_{number}".encode() in code
+    assert len(compilations) == len(known)
+
+
+def test_a_device_newer_than_nvrtc_is_given_ptx(compilations: list[str]) -> None:
+    newest = max(nvrtc._call("GetSupportedArchs"))
+    assert f".target sm_{newest}".encode() in nvrtc.code_of(SOURCE, f"sm_{newest + 10}")
+
+
+def test_a_device_older_than_nvrtc_is_named(compilations: list[str]) -> None:
+    with pytest.raises(compilation.CompilerError, match="sm_50"):
+        nvrtc.code_of(SOURCE, "sm_50")
+
+
+def test_code_is_compiled_once_and_again_where_its_entry_is_damaged(
+    compilations: list[str], tmp_path: Path
+) -> None:
+    code = nvrtc.code_of(SOURCE, "sm_90")
+    assert nvrtc.code_of(SOURCE, "sm_90") == code
+    assert compilations == ["sm_90"]
+    (entry,) = (tmp_path / "cache").iterdir()
+    content = entry.read_bytes()
+    for damaged in (content[:-1], b"", bytes([content[0] ^ 1]) + content[1:]):
+        entry.write_bytes(damaged)
+        assert nvrtc.code_of(SOURCE, "sm_90") == code
+        assert entry.read_bytes() == content
+    assert len(compilations) == 4
+
+
+def test_code_is_compiled_again_for_what_it_depends_on(
+    compilations: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvrtc.code_of(SOURCE, "sm_90")
+    nvrtc.code_of(SOURCE, "sm_100")
+    monkeypatch.setattr(nvrtc, "_version", lambda: "99.0")
+    nvrtc.code_of(SOURCE, "sm_90")
+    monkeypatch.setattr(nvrtc, "headers_digest", lambda *_: b"other headers")
+    nvrtc.code_of(SOURCE, "sm_90")
+    monkeypatch.setattr(nvrtc, "OPTIONS", (*nvrtc.OPTIONS, "--maxrregcount=64"))
+    nvrtc.code_of(SOURCE, "sm_90")
+    assert len(compilations) == 5
+
+
+def test_headers_of_the_key_are_all_that_are_included() -> None:
+    inside = {path.relative_to(CSRC).as_posix() for path in CSRC.rglob("*") if path.is_file()}
+    reached, waiting = set(), ["cuda/rtc.h", "cuda/fused.cuh", *(f"math/{n}" for n in _math())]
+    while waiting:
+        name = waiting.pop()
+        if name in inside and name not in reached:
+            reached.add(name)
+            waiting += re.findall(r'#include "(.*)"', (CSRC / name).read_text())
+    hashed = {path for pattern in nvrtc.HEADERS for path in CSRC.glob(pattern)}
+    assert reached <= {path.relative_to(CSRC).as_posix() for path in hashed}
+
+
+def _math() -> list[str]:
+    return [path.name for path in (CSRC / "math").glob("*.h")]
+
+
+def test_a_folder_that_cannot_be_written_is_gone_around(
+    compilations: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEDGRAD_CACHE_DIR", "/proc/no/such/folder")
+    assert nvrtc.code_of(SOURCE, "sm_90") == nvrtc.code_of(SOURCE, "sm_90")
+    assert len(compilations) == 2
+
+
+def test_what_is_not_installed_is_named(
+    compilations: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(compilation.CompilerError, match=r"pip install 'fusedgrad\[cuda\]'"):
+        nvrtc.code_of(SOURCE, "sm_90")
+
+
+def test_missing_headers_are_named(
+    compilations: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cuda import pathfinder
+
+    monkeypatch.setattr(pathfinder, "find_nvidia_header_directory", lambda _: None)
+    with pytest.raises(compilation.CompilerError, match="headers of CUDA's cudart"):
+        nvrtc.code_of(SOURCE, "sm_90")
+
+
+def test_what_nvrtc_says_of_an_error_is_shown(compilations: list[str]) -> None:
+    with pytest.raises(compilation.CompilerError, match=r"identifier .wrong. is undefined"):
+        nvrtc.code_of("int x = wrong;", "sm_90")
+
+
+# ------------------------------------------------------------------------------------- mutations
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """``old``, which stands once in a file of csrc/cuda, replaced by ``new``."""
+
+    title: str
+    file: str
+    old: str
+    new: str
+
+
+MUTATIONS = (
+    Mutation(
+        "operands share strides",
+        "packing.h",
+        "static_cast<int32_t>(elements.strides[i][d])",
+        "static_cast<int32_t>(elements.strides[0][d])",
+    ),
+    Mutation("one operand is a scalar for all", "packing.h", "== 0) << i;", "== 0);"),
+    Mutation(
+        "parameters are doubles", "fused.cu", "kernel.wide ? static_cast", "true ? static_cast"
+    ),
+    Mutation(
+        "the tile is another's", "fused.cu", "contiguous_tile(count,", "contiguous_tile(count - 1,"
+    ),
+    Mutation("the tail is dropped", "fused.cu", "full_tiles + (rest != 0)", "full_tiles"),
+    Mutation("the first operand's type is all's", "operands.cuh", "next++ == operand", "!next++"),
+    Mutation(
+        "a half is rounded through float",
+        "operands.cuh",
+        "return __double2half(value);",
+        "return __float2half_rn(static_cast<float>(value));",
+    ),
+)
+
+
+def _checks(device: FusedEmulated) -> None:
+    x, z = _values(2)
+    for second in ("contiguous", "permuted", "scalar"):
+        inputs = [contiguous(x, torch.float32), LAYOUTS[second](z, torch.float32)]
+        _check(device, _scaled(), inputs, PARAMETERS)
+    half = _dtypes("float16 " * 3)
+    operands = [contiguous(x, torch.float64), contiguous(z, torch.bfloat16)]
+    _check(device, _scaled(), operands, PARAMETERS, half)
+    _check_one_rounding(device)
+
+
+def test_the_checks_pass_unbroken_kernels() -> None:
+    _checks(FusedEmulated())
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.title)
+def test_a_broken_launcher_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutation: Mutation
+) -> None:
+    csrc = _copy_of_csrc(tmp_path, mutation.file, mutation.old, mutation.new)
+    monkeypatch.setattr(nvrtc, "include_folder", lambda: csrc)
+    monkeypatch.setattr(nvrtc, "headers_digest", lambda *_: mutation.title.encode())
+    with pytest.raises((AssertionError, EmulationError, LaunchError)):
+        _checks(FusedEmulated(csrc=csrc))

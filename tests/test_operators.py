@@ -212,7 +212,7 @@ def test_every_operator_is_checked() -> None:
 def test_cuda_tensors_without_cuda_kernels_take_the_reference_with_one_warning() -> None:
     # The function that the CUDA key dispatches to in such a build: it does not look at the device.
     x, out = torch.tensor([-20.0, 0.5]), torch.empty(2)
-    operators._warn_of_no_cuda.cache_clear()
+    operators.warn_of_no_cuda.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         value = operators.without_cuda_kernels(reference.sigmoid)(x)

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cuda/launch.h"
+#include "cuda/tuning.h"
 
 namespace fusedgrad::cuda {
 
@@ -49,7 +49,6 @@ struct Single {
 };
 
 // Sixteen bytes of elements, one 128-bit access.
-inline constexpr int kPackBytes = 16;
 template <class ElementType>
 struct Pack {
   using Element = ElementType;
@@ -117,21 +116,5 @@ struct Pack {
     return result;
   }
 };
-
-// Calls body with a null pointer of the element type, the way to hand a type to a generic lambda.
-template <class Body>
-cudaError_t with_element(DType dtype, const Body& body) {
-  switch (dtype) {
-    case DType::Float64:
-      return body(static_cast<double*>(nullptr));
-    case DType::Float32:
-      return body(static_cast<float*>(nullptr));
-    case DType::Float16:
-      return body(static_cast<__half*>(nullptr));
-    case DType::BFloat16:
-      return body(static_cast<__nv_bfloat16*>(nullptr));
-  }
-  return cudaErrorInvalidValue;
-}
 
 }  // namespace fusedgrad::cuda

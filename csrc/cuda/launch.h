@@ -7,12 +7,10 @@
 
 #include <cstdint>
 
+#include "cuda/addresses.h"
 #include "dtype.h"
 
 namespace fusedgrad::cuda {
-
-inline constexpr int kMaxDims = 16;
-inline constexpr int kMaxOperands = 8;
 
 // The operands of one call, outputs first, all of one dtype, broadcast to one shape, as
 // at::TensorIterator hands them out: dimension 0 is the fastest, strides are in bytes, and

@@ -10,12 +10,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
-#include "cuda/element.cuh"
 #include "cuda/elementwise.cuh"
-#include "cuda/launch.h"
-#include "cuda/operands.cuh"
-#include "cuda/tuning.h"
 
 namespace fusedgrad::cuda {
 
@@ -128,12 +125,13 @@ uint32_t blocks_of(int64_t numel) {
 }
 
 template <class Functor, class Operands, class T>
-cudaError_t launch_reduction(const Functor& functor, const Elements& elements, Sum<T>* partials,
-                             uint32_t blocks, bool first_part, cudaStream_t stream) {
-  const auto full_tiles = static_cast<uint32_t>(elements.numel / Operands::kTile);
-  const auto rest = static_cast<uint32_t>(elements.numel % Operands::kTile);
-  reduction_kernel<Functor, Operands><<<blocks, kThreads, 0, stream>>>(
-      functor, Operands(elements), full_tiles, rest, partials, first_part);
+cudaError_t launch_reduction(const Functor& functor, const Operands& operands, int64_t numel,
+                             Sum<T>* partials, uint32_t blocks, bool first_part,
+                             cudaStream_t stream) {
+  const auto full_tiles = static_cast<uint32_t>(numel / Operands::kTile);
+  const auto rest = static_cast<uint32_t>(numel % Operands::kTile);
+  reduction_kernel<Functor, Operands>
+      <<<blocks, kThreads, 0, stream>>>(functor, operands, full_tiles, rest, partials, first_part);
   return cudaGetLastError();
 }
 
@@ -151,16 +149,17 @@ cudaError_t scaled_sum(DType dtype, const Elements& elements, double scale, void
     const auto partials = static_cast<Sum<T>*>(workspace);
     uint32_t blocks = 0;
     cudaError_t error = cudaSuccess;
-    if (elements.numel != 0 && Aligned::serves(elements)) {
+    if (elements.numel != 0 && is_contiguous(elements, 0, sizeof(Element))) {
       blocks = blocks_of<Aligned>(elements.numel);
-      error =
-          launch_reduction<Functor, Aligned>(Functor(), elements, partials, blocks, true, stream);
+      const Aligned operands{contiguous_addresses<kInputs>(elements)};
+      error = launch_reduction(Functor(), operands, elements.numel, partials, blocks, true, stream);
     } else if (elements.numel != 0) {
       blocks = blocks_of<Any>(elements.numel);
       bool first_part = true;
-      error = in_parts<Any>(elements, [&](const Elements& part) {
+      error = in_parts(elements, [&](const Elements& part) {
         const bool first = std::exchange(first_part, false);
-        return launch_reduction<Functor, Any>(Functor(), part, partials, blocks, first, stream);
+        const Any operands{strided_addresses<kInputs>(part)};
+        return launch_reduction(Functor(), operands, part.numel, partials, blocks, first, stream);
       });
     }
     if (error != cudaSuccess) return error;

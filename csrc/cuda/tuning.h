@@ -9,6 +9,8 @@ namespace fusedgrad::cuda {
 // to 32 registers a thread, as many blocks as a multiprocessor takes threads stand on it at once.
 inline constexpr int kThreads = 128;
 
+inline constexpr int kPackBytes = 16;  // of a 128-bit access
+
 // How many 128-bit accesses of each operand a thread makes, for `elements` in one access. What
 // counts is the memory in flight on a multiprocessor, threads * inputs * accesses * 16 bytes; CCCL
 // measured how much each architecture needs (cub/device/dispatch/tuning/tuning_transform.cuh,
@@ -49,9 +51,19 @@ static_assert(enough_in_flight());
 
 }  // namespace detail
 
-// Elements of strided operands a thread takes: as PyTorch's unrolled kernels, and half as many of
-// float64, whose functors fill the registers.
-constexpr int strided_elements(int bytes) { return bytes == 8 ? 2 : 4; }
+// Elements of strided operands a thread takes: as PyTorch's unrolled kernels, and fewer of float64,
+// whose functors fill the registers, and of many operands, whose offsets do.
+constexpr int strided_elements(int operands, int bytes) {
+  return operands > 8 ? 1 : bytes == 8 ? 2 : 4;
+}
+
+// Elements that a block takes at once, of so many operands of so many bytes each.
+constexpr int64_t contiguous_tile(int operands, int bytes) {
+  return int64_t{kThreads} * accesses(operands, kPackBytes / bytes) * (kPackBytes / bytes);
+}
+constexpr int64_t strided_tile(int operands, int bytes) {
+  return int64_t{kThreads} * strided_elements(operands, bytes);
+}
 
 // Strided operands are addressed with 32-bit byte offsets; larger ones are launched in parts.
 inline constexpr int64_t kMaxOffset = INT32_MAX;

@@ -11,8 +11,10 @@
 namespace fusedgrad::operators {
 namespace {
 
-void check(const Operation& operation, cudaError_t error) {
-  TORCH_CHECK(error == cudaSuccess, operation.name, ": CUDA error: ", cudaGetErrorString(error));
+using Launcher = c10::function_ref<cudaError_t(const cuda::Elements&, cudaStream_t)>;
+
+void check(const char* name, cudaError_t error) {
+  TORCH_CHECK(error == cudaSuccess, name, ": CUDA error: ", cudaGetErrorString(error));
 }
 
 // Through c10's registry, so that this library needs no CUDA library of PyTorch's to load.
@@ -47,15 +49,15 @@ Operands operands_of(const at::TensorIterator& iter) {
 }
 
 // Launches once for each index of the outer dimensions: few tensors have any.
-void launch_outer(const Operation& operation, DType dtype, const at::TensorIterator& iter,
-                  const cuda::Elements& elements, int dim, cudaStream_t stream) {
+void launch_outer(const char* name, const at::TensorIterator& iter, const cuda::Elements& elements,
+                  int dim, cudaStream_t stream, Launcher launcher) {
   if (dim < elements.ndim) {
-    check(operation, operation.cuda(dtype, elements, stream));
+    check(name, launcher(elements, stream));
     return;
   }
   cuda::Elements slice = elements;
   for (int64_t index = 0; index < iter.shape()[dim]; ++index) {
-    launch_outer(operation, dtype, iter, slice, dim - 1, stream);
+    launch_outer(name, iter, slice, dim - 1, stream, launcher);
     for (int i = 0; i < slice.operands; ++i) {
       slice.data[i] = static_cast<char*>(slice.data[i]) + iter.strides(i)[dim];
     }
@@ -64,12 +66,12 @@ void launch_outer(const Operation& operation, DType dtype, const at::TensorItera
 
 }  // namespace
 
-void launch(const Operation& operation, DType dtype, const at::TensorIterator& iter) {
+void launch(const char* name, const at::TensorIterator& iter, Launcher launcher) {
   if (iter.numel() == 0) return;
   const c10::DeviceGuard guard(iter.device());
   const Operands operands = operands_of(iter);
-  launch_outer(operation, dtype, iter, operands.elements, iter.ndim() - 1,
-               current_stream(iter.device()));
+  launch_outer(name, iter, operands.elements, iter.ndim() - 1, current_stream(iter.device()),
+               launcher);
 }
 
 at::Tensor launch_sum(const Summable& operation, DType dtype, const at::TensorIterator& iter,
@@ -82,8 +84,9 @@ at::Tensor launch_sum(const Summable& operation, DType dtype, const at::TensorIt
   at::Tensor out = at::empty({}, options);
   const int64_t bytes = cuda::reduction_workspace_bytes(iter.numel());
   at::Tensor workspace = at::empty({bytes}, options.dtype(at::kByte));
-  check(operation, operation.cuda_sum(dtype, operands.elements, scale, out.data_ptr(),
-                                      workspace.data_ptr(), bytes, current_stream(iter.device())));
+  check(operation.name,
+        operation.cuda_sum(dtype, operands.elements, scale, out.data_ptr(), workspace.data_ptr(),
+                           bytes, current_stream(iter.device())));
   return out;
 }
 

@@ -20,22 +20,6 @@ namespace {
 // the number of threads.
 constexpr int64_t kSumChunk = 1 << 15;
 
-// A 0-dim CPU tensor among tensors of another device takes part as a number, as in PyTorch.
-std::vector<Tensor> on_one_device(const std::vector<Tensor>& inputs) {
-  const auto elsewhere = [](const Tensor& input) { return !input.is_cpu(); };
-  const auto found = std::find_if(inputs.begin(), inputs.end(), elsewhere);
-  if (found == inputs.end()) return inputs;
-  std::vector<Tensor> moved = inputs;
-  for (Tensor& input : moved) {
-    if (!input.is_cpu() || input.dim() != 0) continue;
-    const bool is_number = input.unsafeGetTensorImpl()->is_wrapped_number();
-    // Filled on the device, not copied to it, which could wait for the device.
-    input = at::scalar_tensor(input.item(), input.options().device(found->device()));
-    input.unsafeGetTensorImpl()->set_wrapped_number(is_number);
-  }
-  return moved;
-}
-
 at::TensorIterator iterator(const std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs) {
   at::TensorIteratorConfig config;
   config.promote_inputs_to_common_dtype(true).promote_integer_inputs_to_float(true);
@@ -56,6 +40,21 @@ void check_first_input(const Operation& operation, FirstInput required, DType dt
 }
 
 }  // namespace
+
+std::vector<Tensor> on_one_device(const std::vector<Tensor>& inputs) {
+  const auto elsewhere = [](const Tensor& input) { return !input.is_cpu(); };
+  const auto found = std::find_if(inputs.begin(), inputs.end(), elsewhere);
+  if (found == inputs.end()) return inputs;
+  std::vector<Tensor> moved = inputs;
+  for (Tensor& input : moved) {
+    if (!input.is_cpu() || input.dim() != 0) continue;
+    const bool is_number = input.unsafeGetTensorImpl()->is_wrapped_number();
+    // Filled on the device, not copied to it, which could wait for the device.
+    input = at::scalar_tensor(input.item(), input.options().device(found->device()));
+    input.unsafeGetTensorImpl()->set_wrapped_number(is_number);
+  }
+  return moved;
+}
 
 DType dtype_of(const char* name, at::ScalarType type) {
   switch (type) {
@@ -84,7 +83,9 @@ std::vector<Tensor> elementwise(const Operation& operation, std::vector<Tensor> 
   }
 #ifdef FUSEDGRAD_CUDA
   if (iter.device().is_cuda()) {
-    launch(operation, dtype, iter);
+    launch(operation.name, iter, [&](const cuda::Elements& elements, cudaStream_t stream) {
+      return operation.cuda(dtype, elements, stream);
+    });
     iter.cast_outputs();
     return outputs;
   }

@@ -21,6 +21,10 @@ using at::Tensor;
 // The element type that kernels know it by; raises for one without kernels, on behalf of `name`.
 DType dtype_of(const char* name, at::ScalarType type);
 
+// The inputs with those of no dimensions on the CPU moved to the device of the others: such a
+// tensor takes part as a number, as in PyTorch.
+std::vector<Tensor> on_one_device(const std::vector<Tensor>& inputs);
+
 // What an operation asks of its first input, checked before the kernel reads it. On a CUDA device,
 // where no kernel can raise, an element outside gives NaN.
 enum class FirstInput { Any, UnitInterval };

@@ -23,6 +23,10 @@
 #include "cpu/walk.h"
 #include "operators/elementwise.h"
 #include "operators/recording.h"
+#ifdef FUSEDGRAD_CUDA
+#include "cuda/fused.h"
+#include "operators/cuda.h"
+#endif
 
 namespace fusedgrad::operators {
 namespace {
@@ -35,6 +39,10 @@ struct FusedKernel {
   int parameters;
   // By the gradients that are wanted, bit i for input i
   std::map<uint64_t, FusedBackward> backward;
+#ifdef FUSEDGRAD_CUDA
+  cuda::FusedKernel cuda = {};
+  std::vector<at::ScalarType> dtypes = {};  // of a kernel for CUDA, which has no block for the CPU
+#endif
 };
 
 struct Registry {
@@ -52,6 +60,13 @@ FusedKernel& entry(Registry& all, int64_t number) {
   TORCH_CHECK(number >= 0 && number < static_cast<int64_t>(all.kernels.size()),
               "fused: there is no kernel ", number);
   return all.kernels[number];
+}
+
+int64_t add(FusedKernel kernel) {
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  all.kernels.push_back(std::move(kernel));
+  return static_cast<int64_t>(all.kernels.size()) - 1;
 }
 
 const FusedKernel& kernel_of(int64_t number) {
@@ -100,14 +115,13 @@ at::TensorIterator allocate(std::vector<Tensor>& outputs, at::TensorList inputs,
     iter = iterator(outputs, inputs, dtypes[0]);
   }
   for (const Tensor& output : outputs) {
-    cpu::advise_huge_pages(output.data_ptr(), output.nbytes());
+    if (output.is_cpu()) cpu::advise_huge_pages(output.data_ptr(), output.nbytes());
   }
   return iter;
 }
 
-// The kernel with its parameters, after a check that it was made for such a call.
-cpu::Kernel checked(const FusedKernel& fused, at::TensorList inputs,
-                    at::ArrayRef<double> parameters, size_t outputs) {
+void check_counts(const FusedKernel& fused, at::TensorList inputs, at::ArrayRef<double> parameters,
+                  size_t outputs) {
   const auto check = [](const char* what, size_t given, int expected) {
     TORCH_CHECK(given == static_cast<size_t>(expected), "fused: got ", given, " ", what,
                 ", expected ", expected);
@@ -115,6 +129,14 @@ cpu::Kernel checked(const FusedKernel& fused, at::TensorList inputs,
   check("inputs", inputs.size(), fused.kernel.inputs);
   check("dtypes", outputs, fused.kernel.outputs);
   check("parameters", parameters.size(), fused.parameters);
+}
+
+// The kernel with its parameters, after a check that it was made for such a call.
+cpu::Kernel checked(const FusedKernel& fused, at::TensorList inputs,
+                    at::ArrayRef<double> parameters, size_t outputs) {
+  check_counts(fused, inputs, parameters, outputs);
+  TORCH_CHECK(fused.kernel.float32 != nullptr || fused.kernel.float64 != nullptr,
+              "fused: CPU tensors for a kernel of another device");
   for (const Tensor& input : inputs) {
     TORCH_CHECK(fused.wide || input.scalar_type() != at::kDouble,
                 "fused: a float64 tensor for a kernel that computes in float32");
@@ -142,6 +164,27 @@ std::vector<Tensor> fused(int64_t number, at::TensorList inputs, at::ArrayRef<do
   });
   return outputs;
 }
+
+#ifdef FUSEDGRAD_CUDA
+std::vector<Tensor> fused_on_cuda(int64_t number, at::TensorList inputs,
+                                  at::ArrayRef<double> parameters,
+                                  at::ArrayRef<at::ScalarType> dtypes) {
+  const FusedKernel& fused = kernel_of(number);
+  check_counts(fused, inputs, parameters, dtypes.size());
+  TORCH_CHECK(!fused.dtypes.empty(), "fused: CUDA tensors for a kernel of the CPU");
+  const std::vector<Tensor> operands = on_one_device(inputs.vec());
+  std::vector<Tensor> outputs;
+  const at::TensorIterator iter = allocate(outputs, operands, dtypes);
+  for (int i = 0; i < iter.ntensors(); ++i) {
+    TORCH_CHECK(iter.dtype(i) == fused.dtypes[i], "fused: operand ", i, " has dtype ",
+                iter.dtype(i), ", expected ", fused.dtypes[i]);
+  }
+  launch("fused", iter, [&](const cuda::Elements& elements, cudaStream_t stream) {
+    return cuda::launch_fused(fused.cuda, elements, parameters.data(), fused.parameters, stream);
+  });
+  return outputs;
+}
+#endif
 
 double scale_of(int64_t reduction, int64_t n) {
   return reduction == at::Reduction::Mean ? 1.0 / static_cast<double>(n) : 1.0;
@@ -318,12 +361,16 @@ Tensor fused_reduction_recorded(int64_t number, at::TensorList inputs,
   });
 }
 
-}  // namespace
-
-int64_t add_fused_kernel(uintptr_t address, bool wide, int outputs, int inputs, int parameters) {
+void check_operands(int outputs, int inputs) {
   TORCH_CHECK(outputs > 0 && inputs > 0 && outputs + inputs <= cpu::kMaxOperands,
               "fused: ", outputs, " outputs and ", inputs, " inputs, expected at most ",
               cpu::kMaxOperands);
+}
+
+}  // namespace
+
+int64_t add_fused_kernel(uintptr_t address, bool wide, int outputs, int inputs, int parameters) {
+  check_operands(outputs, inputs);
   TORCH_CHECK(parameters >= 0 && parameters <= cpu::kMaxParameters, "fused: ", parameters,
               " parameters, expected at most ", cpu::kMaxParameters);
   FusedKernel fused{{outputs, inputs, nullptr, nullptr, {}}, wide, parameters, {}};
@@ -332,10 +379,7 @@ int64_t add_fused_kernel(uintptr_t address, bool wide, int outputs, int inputs, 
   } else {
     fused.kernel.float32 = reinterpret_cast<cpu::Block<float>*>(address);
   }
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  all.kernels.push_back(fused);
-  return static_cast<int64_t>(all.kernels.size()) - 1;
+  return add(fused);
 }
 
 std::vector<Tensor> call_fused(int64_t kernel, const std::vector<Tensor>& inputs,
@@ -343,6 +387,32 @@ std::vector<Tensor> call_fused(int64_t kernel, const std::vector<Tensor>& inputs
                                const std::vector<at::ScalarType>& dtypes) {
   return fused_operator().call(kernel, inputs, parameters, dtypes);
 }
+
+#ifdef FUSEDGRAD_CUDA
+
+static_assert(cpu::kMaxOperands == cuda::kMaxOperands);
+
+int64_t add_fused_cuda_kernel(const std::string& code, bool wide, int outputs,
+                              std::vector<at::ScalarType> dtypes, int parameters) {
+  const int inputs = static_cast<int>(dtypes.size()) - outputs;
+  check_operands(outputs, inputs);
+  const auto unlike = [&](at::ScalarType dtype) { return dtype != dtypes[0]; };
+  const bool mixed = std::any_of(dtypes.begin(), dtypes.end(), unlike);
+  FusedKernel fused{{outputs, inputs, nullptr, nullptr, {}}, wide, parameters, {}};
+  fused.cuda.outputs = outputs;
+  fused.cuda.inputs = inputs;
+  fused.cuda.wide = wide;
+  const DType computed = wide ? DType::Float64 : DType::Float32;
+  fused.cuda.bytes = size_of(mixed ? computed : dtype_of("fused", dtypes[0]));
+  const cudaError_t error = cuda::load_fused(code.data(), mixed, &fused.cuda);
+  TORCH_CHECK(error == cudaSuccess, "fused: CUDA error: ", cudaGetErrorString(error));
+  fused.dtypes = std::move(dtypes);
+  return add(std::move(fused));
+}
+
+TORCH_LIBRARY_IMPL(fusedgrad, CUDA, m) { m.impl("fused", fused_on_cuda); }
+
+#endif
 
 void set_fused_backward(int64_t kernel, uint64_t wanted, FusedBackward backward) {
   Registry& all = registry();

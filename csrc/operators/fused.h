@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 namespace fusedgrad::operators {
@@ -16,6 +17,12 @@ int64_t add_fused_kernel(uintptr_t address, bool wide, int outputs, int inputs, 
 std::vector<at::Tensor> call_fused(int64_t kernel, const std::vector<at::Tensor>& inputs,
                                    const std::vector<double>& parameters,
                                    const std::vector<at::ScalarType>& dtypes);
+
+#ifdef FUSEDGRAD_CUDA
+// A kernel for CUDA whose machine code or PTX is `code`, for outputs and then inputs of `dtypes`.
+int64_t add_fused_cuda_kernel(const std::string& code, bool wide, int outputs,
+                              std::vector<at::ScalarType> dtypes, int parameters);
+#endif
 
 // The kernel of the gradients of another, and those of its operands (the gradients of all outputs,
 // then the inputs) that it reads.

@@ -131,6 +131,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_architectures", cuda_architectures);
   m.def("add_fused_kernel", operators::add_fused_kernel);
   m.def("fused", torch::wrap_pybind_function_no_gil(operators::call_fused));
+#ifdef FUSEDGRAD_CUDA
+  m.def("add_fused_cuda_kernel", operators::add_fused_cuda_kernel);
+#endif
   m.def("set_differentiable_backward", set_differentiable_backward);
   m.def("set_fused_backward", set_fused_backward);
   m.def("set_fused_differentiable_backward", set_fused_differentiable_backward);

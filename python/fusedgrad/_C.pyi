@@ -3,7 +3,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, dtype
 
 def torch_version() -> str: ...
 def cpu_capability() -> str: ...
@@ -36,6 +36,11 @@ def set_fused_differentiable_backward(
         [int, list[Tensor | None], list[Tensor], list[float], int], Sequence[Tensor | None]
     ],
 ) -> None: ...
+
+# Only in a build with CUDA kernels. `code` is machine code or PTX; the outputs' dtypes are first.
+def add_fused_cuda_kernel(
+    code: bytes, wide: bool, outputs: int, dtypes: Sequence[dtype], parameters: int
+) -> int: ...
 
 max_operands: int
 max_parameters: int

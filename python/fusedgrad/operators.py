@@ -159,7 +159,8 @@ _IMPLEMENTATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 @functools.cache
-def _warn_of_no_cuda() -> None:
+def warn_of_no_cuda() -> None:
+    """Once in the life of the process."""
     warnings.warn(
         "this build of fusedgrad has no CUDA kernels, so CUDA tensors take the same formulas in "
         "PyTorch operations; build them with FUSEDGRAD_CUDA=1 pip install .",
@@ -172,7 +173,7 @@ def without_cuda_kernels(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def warned(*arguments: Any, **out: Tensor) -> Any:
-        _warn_of_no_cuda()
+        warn_of_no_cuda()
         return function(*arguments, **out)
 
     return warned

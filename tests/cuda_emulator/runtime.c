@@ -23,6 +23,8 @@ struct emulator_callbacks {
   int (*function)(const char* kernel, int module, struct cudaFuncAttributes* attributes);
   int (*symbol)(void** pointer, size_t* size, const char* name, int module);
   int (*describe)(void* pointer, int* is_device);
+  int (*load)(const char* ptx, int module);
+  int (*defines)(const char* kernel, int module);
 };
 
 struct entry {
@@ -74,11 +76,15 @@ API int emulator_module_count(void) { return modules; }
 
 /* ---- what nvcc's code calls ---- */
 
+static void** handle_of_module(int module) {
+  int* handle = malloc(sizeof(void*));
+  *handle = module;
+  return (void**)handle;
+}
+
 API void** __cudaRegisterFatBinary(void* binary) {
   (void)binary;
-  int* handle = malloc(sizeof(void*));
-  *handle = modules++;
-  return (void**)handle;
+  return handle_of_module(modules++);
 }
 
 API void __cudaRegisterFatBinaryEnd(void** handle) { (void)handle; }
@@ -164,6 +170,41 @@ API cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void
                           config->dynamicSmemBytes, config->stream);
 }
 
+/* ---- libraries loaded at run time, of PTX ---- */
+
+API cudaError_t cudaLibraryLoadData(cudaLibrary_t* library, const void* code,
+                                    enum cudaJitOption* options, void** values, unsigned count,
+                                    enum cudaLibraryOption* library_options, void** library_values,
+                                    unsigned library_count) {
+  (void)options, (void)values, (void)library_options, (void)library_values;
+  if (code == NULL || count || library_count) return note(cudaErrorInvalidValue);
+  if (memcmp(code,
+             "\x7f"
+             "ELF",
+             4) == 0)
+    return note(cudaErrorNoKernelImageForDevice);
+  int module = modules++;
+  cudaError_t error = note(device.load(code, module));
+  if (error == cudaSuccess) *library = (cudaLibrary_t)handle_of_module(module);
+  return error;
+}
+
+API cudaError_t cudaLibraryGetKernel(cudaKernel_t* kernel, cudaLibrary_t library,
+                                     const char* name) {
+  int module = *(int*)library;
+  cudaError_t error = note(device.defines(name, module));
+  if (error != cudaSuccess) return error;
+  void* host = malloc(1);
+  add(&kernels, host, name, module);
+  *kernel = host;
+  return cudaSuccess;
+}
+
+API cudaError_t cudaLibraryUnload(cudaLibrary_t library) {
+  __cudaUnregisterFatBinary((void**)library);
+  return cudaSuccess;
+}
+
 /* ---- errors ---- */
 
 API cudaError_t cudaGetLastError(void) {
@@ -197,6 +238,8 @@ static const struct {
     {cudaErrorAssert, "cudaErrorAssert", "device-side assert triggered"},
     {cudaErrorMisalignedAddress, "cudaErrorMisalignedAddress", "misaligned address"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
+    {cudaErrorSymbolNotFound, "cudaErrorSymbolNotFound", "named symbol not found"},
+    {cudaErrorInvalidPtx, "cudaErrorInvalidPtx", "a PTX JIT compilation failed"},
     {cudaErrorInvalidSymbol, "cudaErrorInvalidSymbol", "invalid device symbol"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
 };

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .device import Device
 
 _P, _I, _U, _Z, _S = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_char_p
-_NO_DEVICE, _LAUNCH_FAILURE = 100, 719
+_NO_DEVICE, _LAUNCH_FAILURE, _SYMBOL_NOT_FOUND = 100, 719, 500
 
 
 class _FunctionAttributes(ctypes.Structure):
@@ -52,6 +52,8 @@ class _Callbacks(ctypes.Structure):
         ("function", ctypes.CFUNCTYPE(_I, _S, _I, ctypes.POINTER(_FunctionAttributes))),
         ("symbol", ctypes.CFUNCTYPE(_I, ctypes.POINTER(_P), ctypes.POINTER(_Z), _S, _I)),
         ("describe", ctypes.CFUNCTYPE(_I, _P, ctypes.POINTER(_I))),
+        ("load", ctypes.CFUNCTYPE(_I, _S, _I)),
+        ("defines", ctypes.CFUNCTYPE(_I, _S, _I)),
     )
 
 
@@ -75,6 +77,8 @@ class Runtime:
             "function": self._function,
             "symbol": self._symbol,
             "describe": self._describe,
+            "load": self._load,
+            "defines": self._defines,
         }
         types = dict(_Callbacks._fields_)
         # ctypes does not keep callbacks alive by itself
@@ -145,6 +149,14 @@ class Runtime:
         pointer[0] = self._device.symbols(module)[name.decode()]
         size[0] = module.variables[name.decode()].size
         return 0
+
+    def _load(self, ptx: bytes, number: int) -> int:
+        self._modules[number] = Modules([Module(ptx.decode())])
+        return 0
+
+    def _defines(self, name: bytes, number: int) -> int:
+        functions = self._modules[number].modules[0].functions
+        return 0 if name.decode() in functions else _SYMBOL_NOT_FOUND
 
     def _describe(self, pointer: int, is_device: Any) -> int:
         is_device[0] = int(self._device.memory.holding(pointer or 0) is not None)

@@ -1,9 +1,9 @@
-"""The host compiler, and its results kept on disk.
+"""The host compiler, and what compilers made, kept on disk.
 
-An entry is a shared object with a digest of itself at its end; its name is a digest of all that it
-was made from. It appears by one rename, so that processes may compile the same function at once; an
-entry that does not agree with its digest is made again; where none can be written, the shared
-object is loaded from a temporary folder.
+An entry is a shared object or a device's code, with a digest of itself at its end; its name is a
+digest of all that it was made from. It appears by one rename, so that processes may compile the
+same function at once; an entry that does not agree with its digest is made again; where none can be
+written, the shared object is loaded from a temporary folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -65,12 +65,13 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def headers_digest() -> bytes:
-    """Of every header a generated file may include."""
+def headers_digest(*patterns: str) -> bytes:
+    """Of the headers that a generated file may include, by default on the CPU."""
     digest = hashlib.sha256()
     folder = include_folder()
-    for path in (folder / "cpu" / "block.h", *sorted(folder.glob("math/*.h"))):
-        digest.update(path.read_bytes())
+    for pattern in patterns or ("cpu/block.h", "math/*.h"):
+        for path in sorted(folder.glob(pattern)):
+            digest.update(path.read_bytes())
     return digest.digest()
 
 
@@ -103,18 +104,37 @@ def block_address(source: str) -> int:
         CompilerError: there is no compiler, or it failed.
     """
     command, digest = _command()
-    name = hashlib.sha256(digest + source.encode()).hexdigest()[:32]
+    library, entry = kept(digest, source, ".so", lambda: _compiled(command, source))
+    if entry is not None:
+        with suppress(OSError):  # a folder that nothing may be executed from
+            return _address(entry)
+    with _folder() as folder:
+        path = folder / "fused.so"
+        path.write_bytes(library)
+        return _address(path)
+
+
+def kept(
+    digest: bytes, source: str, suffix: str, make: Callable[[], bytes]
+) -> tuple[bytes, Path | None]:
+    """What `make` makes of the source, from the cache where it is there; and the cache's file.
+
+    `digest` is of all else that the result depends on. The file ends with a digest of itself; where
+    none can be read or written, it is None.
+    """
     entry: Path | None = None
     with suppress(OSError, RuntimeError):  # a folder that cannot be read, or no home
-        entry = cache_folder() / f"{name}.so"
-        if _is_sound(entry.read_bytes()):
-            return _address(entry)
-    with _compiled(command, source) as library:
-        if entry is not None:
-            with suppress(OSError):
-                _store(library.read_bytes(), entry)
-                return _address(entry)
-        return _address(library)
+        name = hashlib.sha256(digest + source.encode()).hexdigest()[:32]
+        entry = cache_folder() / f"{name}{suffix}"
+        content = entry.read_bytes()
+        if _is_sound(content):
+            return content[:-_DIGEST_BYTES], entry
+    made = make()
+    if entry is not None:
+        with suppress(OSError):
+            _store(made, entry)
+            return made, entry
+    return made, None
 
 
 def _store(content: bytes, entry: Path) -> None:
@@ -132,14 +152,20 @@ def _store(content: bytes, entry: Path) -> None:
 
 
 @contextmanager
-def _compiled(command: tuple[str, ...], source: str) -> Iterator[Path]:
-    """The shared object, in a folder that is gone afterwards."""
+def _folder() -> Iterator[Path]:
+    """A folder that is gone afterwards."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="fusedgrad-", ignore_cleanup_errors=True)
     except OSError as error:
         raise CompilerError(f"no folder to compile in: {error}") from error
     with folder as name:
-        path, library = Path(name, "fused.cpp"), Path(name, "fused.so")
+        yield Path(name)
+
+
+def _compiled(command: tuple[str, ...], source: str) -> bytes:
+    """The shared object."""
+    with _folder() as folder:
+        path, library = folder / "fused.cpp", folder / "fused.so"
         try:
             path.write_text(source)
             done = subprocess.run(
@@ -152,4 +178,4 @@ def _compiled(command: tuple[str, ...], source: str) -> Iterator[Path]:
             raise CompilerError(f"{command[0]} did not run: {error}") from error
         if done.returncode or not library.exists():
             raise CompilerError(f"{command[0]} failed:\n{done.stderr}")
-        yield library
+        return library.read_bytes()

@@ -382,7 +382,8 @@ class Fused:
         if backend == "cpu":
             return generate.cpu_source(graph, graph.inputs, wide=False)
         if backend == "cuda":
-            return generate.cuda_source(graph)
+            types = ["float"] * (len(graph.outputs) + len(graph.inputs))
+            return generate.cuda_source(graph, graph.inputs, types, "float")
         raise FuseValueError(f"{self._name}.source(): backend is {backend!r}, expected cpu or cuda")
 
     def __str__(self) -> str:

@@ -196,26 +196,31 @@ def _made(graph: Graph, type_name: str) -> str:
     return f"Fused<{type_name}>{{{', '.join(values)}}}"
 
 
-def cuda_source(graph: Graph) -> str:
-    """CUDA C++ of a launcher like those of csrc/cuda/launch.h that takes the parameters too."""
-    unused = "" if graph.parameters else "[[maybe_unused]] "
+def cuda_source(graph: Graph, used: Sequence[str], types: Sequence[str], computed: str) -> str:
+    """CUDA C++ of the kernels of csrc/cuda/fused.cuh.
+
+    `types` are the element types, those of the outputs first; `computed` is the type in between.
+    """
+    counts = f"{len(graph.outputs)}, {len(used)}"
+    kernels = {"strided": f"Mixed<{computed}, {len(graph.outputs)}, {', '.join(types)}>"}
+    if len(set(types)) == 1:
+        kinds = {"contiguous": "Contiguous", "strided": "Strided"}
+        kernels = {name: f"{kind}<{types[0]}, {counts}>" for name, kind in kinds.items()}
     lines = [
-        '#include "cuda/elementwise.cuh"',
+        '#include "cuda/fused.cuh"',
         *_headers(graph),
         "",
         "namespace fusedgrad::cuda {",
         "namespace {",
         "",
-        *_functor(graph, graph.inputs),
+        *_functor(graph, used),
         "",
         "}  // namespace",
         "",
-        "cudaError_t fused(DType dtype, const Elements& elements, cudaStream_t stream,",
-        f"                  {unused}const double* parameters) {{",
-        "  return elementwise(dtype, elements, stream, [=](auto zero) {",
-        f"    return {_made(graph, 'decltype(zero)')};",
-        "  });",
-        "}",
+        *(
+            f"FUSEDGRAD_KERNEL({name}, Fused<{computed}>, {operands})"
+            for name, operands in kernels.items()
+        ),
         "",
         "}  // namespace fusedgrad::cuda",
     ]

@@ -6,7 +6,7 @@ import functools
 import threading
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from fusedgrad import _C, operators, reference
-from fusedgrad.fuse import forms
+from fusedgrad.fuse import forms, nvrtc
 from fusedgrad.fuse.compile import CompilerError, block_address
 from fusedgrad.fuse.errors import FuseTypeError
-from fusedgrad.fuse.generate import cpu_source, python_source
+from fusedgrad.fuse.generate import cpu_source, cuda_source, python_source
 from fusedgrad.fuse.graph import Graph
 
 fused = _C.fused
@@ -82,9 +82,10 @@ def run(
         FuseTypeError: a dtype without kernels.
     """
     # A comprehension in a list, because a generator would cost twice as much.
-    if not all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
-        return evaluate(graph, tensors, parameters, dtypes)
-    number, read = kernel_of(graph, tensors)
+    if all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
+        number, read = kernel_of(graph, tensors)
+    else:
+        number, read = cuda_kernel_of(graph, tensors, dtypes)
     if number is None:
         return evaluate(graph, tensors, parameters, dtypes)
     operands = tensors if len(read) == len(tensors) else [tensors[i] for i in read]
@@ -101,15 +102,38 @@ def kernel_of(graph: Graph, tensors: Sequence[Tensor]) -> tuple[int | None, tupl
         FuseTypeError: a dtype without kernels.
     """
     key: _Key = tuple([tensor.dtype for tensor in tensors])
-    plans = _plans.get(graph) or _plans_of(graph)
-    read = plans.read
-    if len(read) < len(tensors) and not _same_shape(tensors, read):
-        read = tuple(range(len(tensors)))
+    plans, read = _plans_and_read(graph, tensors)
     number = plans.kernels.get((key, read), -1)
     if number == -1:
         _check_dtypes(graph, tensors)
         number = plans.kernels[key, read] = _compiled(graph, read, torch.float64 in key)
     return number, read
+
+
+def cuda_kernel_of(
+    graph: Graph, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]
+) -> tuple[int | None, tuple[int, ...]]:
+    """As `kernel_of`, for tensors that are not all on the CPU, and these dtypes of the outputs."""
+    target = nvrtc.target_of(tensors)
+    plans, read = _plans_and_read(graph, tensors)
+    if target is None:
+        return None, read
+    key: _Key = (target, *dtypes, *[tensor.dtype for tensor in tensors])
+    number = plans.kernels.get((key, read), -1)
+    if number == -1:
+        _check_dtypes(graph, tensors)
+        own = [*dtypes, *(tensors[i].dtype for i in read)]
+        wide = computed(tensors) is torch.float64
+        number = plans.kernels[key, read] = _compiled_for_cuda(graph, read, own, wide, target)
+    return number, read
+
+
+def _plans_and_read(graph: Graph, tensors: Sequence[Tensor]) -> tuple[_Plans, tuple[int, ...]]:
+    plans = _plans.get(graph) or _plans_of(graph)
+    read = plans.read
+    if len(read) < len(tensors) and not _same_shape(tensors, read):
+        read = tuple(range(len(tensors)))
+    return plans, read
 
 
 def without_kernel(graph: Graph, name: str, dtype: torch.dtype) -> FuseTypeError:
@@ -134,38 +158,65 @@ def _same_shape(tensors: Sequence[Tensor], read: Sequence[int]) -> bool:
     return broadcast([tensors[i] for i in read]) == broadcast(tensors)
 
 
-_warnings: list[bool] = []
+_warnings: list[str] = []
 
 
-def _warned() -> bool:
+def _warned(of: str) -> bool:
     """Whether this has been asked before."""
-    _warnings.append(True)
-    return len(_warnings) > 1
+    _warnings.append(of)
+    return _warnings.count(of) > 1
 
 
 def _compiled(graph: Graph, read: Sequence[int], wide: bool) -> int | None:
-    """The number of the kernel, None where the graph must be evaluated."""
-    outputs, inputs = len(graph.outputs), len(read)
-    if outputs + inputs > _C.max_operands or len(graph.parameters) > _C.max_parameters:
+    """The number of the CPU kernel, None where the graph must be evaluated."""
+    outputs, inputs, parameters = len(graph.outputs), len(read), len(graph.parameters)
+    if outputs + inputs > _C.max_operands or parameters > _C.max_parameters:
         return None
     source = cpu_source(graph, [graph.inputs[i] for i in read], wide)
+
+    def add() -> int:
+        address = block_address(source)
+        return _C.add_fused_kernel(address, wide, outputs, inputs, parameters)
+
+    return _number_of(source, graph, read, add, "a C++ compiler")
+
+
+def _compiled_for_cuda(
+    graph: Graph, read: Sequence[int], dtypes: Sequence[torch.dtype], wide: bool, target: str
+) -> int | None:
+    """The number of the CUDA kernel, None where the graph must be evaluated."""
+    if len(dtypes) > _C.max_operands:
+        return None
+    used = [graph.inputs[i] for i in read]
+    source = cuda_source(graph, used, nvrtc.types(dtypes), "double" if wide else "float")
+
+    def add() -> int:
+        code = nvrtc.code_of(source, target)
+        outputs, parameters = len(graph.outputs), len(graph.parameters)
+        return _C.add_fused_cuda_kernel(code, wide, outputs, dtypes, parameters)
+
+    return _number_of(f"{target} {source}", graph, read, add, "CUDA's run-time compiler")
+
+
+def _number_of(
+    key: str, graph: Graph, read: Sequence[int], add: Callable[[], int], compiler: str
+) -> int | None:
+    """The number of the kernel that `add` adds, once for each key; None where none is compiled."""
     with _lock:
-        if source not in _kernels:
+        if key not in _kernels:
             try:
-                address = block_address(source)
+                number = add()
             except CompilerError as error:
-                if not _warned():
+                if not _warned(compiler):
                     warnings.warn(
-                        f"fused functions run operation by operation, for lack of a C++ compiler: "
+                        f"fused functions run operation by operation, for lack of {compiler}: "
                         f"{error}",
                         stacklevel=2,
                     )
                 return None
-            parameters = len(graph.parameters)
-            number = _C.add_fused_kernel(address, wide, outputs, inputs, parameters)
-            _kernels[source] = number
+            _kernels[key] = number
             _graphs[number] = replace(graph, inputs=tuple(graph.inputs[i] for i in read))
-        return _kernels[source]
+        return _kernels[key]
 
 
 def graph_of(number: int) -> Graph:

@@ -101,3 +101,50 @@ def test_launch_without_a_device_fails(tmp_path: Path) -> None:
         pass
     out = device.empty(8, "i4")
     assert launchers.launch_fill(ctypes.c_void_p(out.pointer)) == 100  # cudaErrorNoDevice
+
+
+LOADER = """
+extern "C" int load(const char* code, const char* name, cudaLibrary_t* library,
+                    cudaKernel_t* kernel) {
+  cudaError_t error = cudaLibraryLoadData(library, code, 0, 0, 0, 0, 0, 0);
+  return error ? error : cudaLibraryGetKernel(kernel, *library, name);
+}
+extern "C" int launch(cudaKernel_t kernel, int* out, int value) {
+  void* arguments[] = {&out, &value};
+  return cudaLaunchKernel((const void*)kernel, 1, 8, arguments, 0, 0);
+}
+extern "C" int unload(cudaLibrary_t library) { return cudaLibraryUnload(library); }
+"""
+PTX = b"""
+.version 8.0
+.target sm_75
+.address_size 64
+.visible .entry fill(.param .u64 out, .param .u32 value) {
+  .reg .b32 %r<3>;
+  .reg .b64 %rd<4>;
+  ld.param.u64 %rd1, [out];
+  ld.param.u32 %r1, [value];
+  mov.u32 %r2, %tid.x;
+  mul.wide.u32 %rd2, %r2, 4;
+  add.s64 %rd3, %rd1, %rd2;
+  st.global.u32 [%rd3], %r1;
+  ret;
+}
+"""
+
+
+def test_kernels_of_libraries_loaded_at_run_time_are_launched(tmp_path: Path) -> None:
+    source = tmp_path / "loader.cu"
+    source.write_text(LOADER)
+    device = Device()
+    with device.loaded(compile_library([source], cache_dir=tmp_path / "cache")) as launchers:
+        library, kernel = ctypes.c_void_p(), ctypes.c_void_p()
+        references = ctypes.byref(library), ctypes.byref(kernel)
+        assert launchers.load(b"\x7fELF of a cubin", b"fill", *references) == 209  # NoKernelImage
+        assert launchers.load(PTX, b"empty", *references) == 500  # SymbolNotFound
+        assert launchers.load(PTX, b"fill", *references) == 0
+        out = device.empty(8, "i4")
+        assert launchers.launch(kernel, ctypes.c_void_p(out.pointer), 7) == 0
+        assert out.numpy().tolist() == [7] * 8
+        assert launchers.unload(library) == 0
+        assert launchers.launch(kernel, ctypes.c_void_p(out.pointer), 7) == 98  # InvalidFunction

@@ -1,0 +1,103 @@
+// From the operands of a call to what its kernel is given, on the host.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+
+#include "cuda/addresses.h"
+#include "cuda/launch.h"
+#include "cuda/tuning.h"
+
+namespace fusedgrad::cuda {
+
+// Whether ContiguousAddresses serve elements of so many bytes.
+inline bool is_contiguous(const Elements& elements, int outputs, int bytes) {
+  if (elements.ndim != 1) return false;
+  const int inputs = elements.operands - outputs;
+  for (int i = 0; i < elements.operands; ++i) {
+    const int64_t stride = elements.strides[i][0];
+    // An only input that is a scalar is left to the strided kernel, so that this one need not ask.
+    if (i >= outputs && stride == 0 && inputs > 1) continue;
+    if (stride != bytes) return false;
+    if (reinterpret_cast<uintptr_t>(elements.data[i]) % kPackBytes != 0) return false;
+  }
+  return true;
+}
+
+template <int kOperands>
+ContiguousAddresses<kOperands> contiguous_addresses(const Elements& elements) {
+  ContiguousAddresses<kOperands> result = {};
+  for (int i = 0; i < kOperands; ++i) {
+    result.data[i] = static_cast<char*>(elements.data[i]);
+    result.scalars |= static_cast<uint32_t>(elements.strides[i][0] == 0) << i;
+  }
+  return result;
+}
+
+inline Divisor divisor(uint32_t d) {
+  Divisor result = {d, 0, 0};
+  while ((uint64_t{1} << result.shift) < d) ++result.shift;
+  const uint64_t rest = (uint64_t{1} << result.shift) - d;
+  result.multiplier = static_cast<uint32_t>((uint64_t{1} << 32) * rest / d + 1);
+  return result;
+}
+
+// Whether offsets in bytes, and the elements' number, fit in 32 bits.
+inline bool is_addressable(const Elements& elements) {
+  if (elements.numel > kMaxOffset) return false;
+  for (int i = 0; i < elements.operands; ++i) {
+    int64_t extent = 0;
+    for (int d = 0; d < elements.ndim; ++d) {
+      extent += (elements.sizes[d] - 1) * std::abs(elements.strides[i][d]);
+    }
+    if (extent > kMaxOffset) return false;
+  }
+  return true;
+}
+
+template <int kOperands>
+StridedAddresses<kOperands> strided_addresses(const Elements& elements) {
+  StridedAddresses<kOperands> result = {};
+  result.outermost = std::max(elements.ndim - 1, 0);
+  for (int i = 0; i < kOperands; ++i) result.data[i] = static_cast<char*>(elements.data[i]);
+  for (int d = 0; d < elements.ndim; ++d) {
+    result.sizes[d] = divisor(static_cast<uint32_t>(elements.sizes[d]));
+    for (int i = 0; i < kOperands; ++i) {
+      result.strides[d][i] = static_cast<int32_t>(elements.strides[i][d]);
+    }
+  }
+  return result;
+}
+
+// Launches once where StridedAddresses serve, else for each half of the largest dimension.
+template <class Launch>
+cudaError_t in_parts(const Elements& elements, const Launch& launch) {
+  if (is_addressable(elements)) return launch(elements);
+  int largest = 0;
+  int64_t largest_extent = -1;
+  for (int d = 0; d < elements.ndim; ++d) {
+    int64_t stride = 1;
+    for (int i = 0; i < elements.operands; ++i) {
+      stride = std::max<int64_t>(stride, std::abs(elements.strides[i][d]));
+    }
+    if ((elements.sizes[d] - 1) * stride > largest_extent) {
+      largest = d;
+      largest_extent = (elements.sizes[d] - 1) * stride;
+    }
+  }
+  Elements low = elements;
+  low.sizes[largest] /= 2;
+  low.numel = elements.numel / elements.sizes[largest] * low.sizes[largest];
+  Elements high = elements;
+  high.sizes[largest] -= low.sizes[largest];
+  high.numel -= low.numel;
+  for (int i = 0; i < elements.operands; ++i) {
+    high.data[i] =
+        static_cast<char*>(elements.data[i]) + low.sizes[largest] * elements.strides[i][largest];
+  }
+  const cudaError_t error = in_parts(low, launch);
+  return error == cudaSuccess ? in_parts(high, launch) : error;
+}
+
+}  // namespace fusedgrad::cuda
