@@ -26,6 +26,7 @@ class Stated:
     bound: float
     positive: bool = False
     order: int = 0  # of the derivative that it is reached as
+    of_double: float | None = None  # the bound in double, where it is another
 
 
 STATED = [
@@ -34,8 +35,8 @@ STATED = [
     Stated("log", torch.log, mp.log, 0.55, positive=True),
     Stated("log1p", torch.log1p, mp.log1p, 0.55, positive=True),
     Stated("softplus", _F.softplus, lambda x: mp.log1p(mp.exp(x)), 1.05),
-    Stated("sin", torch.sin, mp.sin, 0.51),
-    Stated("cos", torch.cos, mp.cos, 0.51),
+    Stated("sin", torch.sin, mp.sin, 0.51, of_double=0.8),
+    Stated("cos", torch.cos, mp.cos, 0.51, of_double=0.8),
     Stated("erf", torch.erf, mp.erf, 2.3),
     Stated(
         "erf_derivative",
@@ -94,9 +95,10 @@ def test_error_is_within_the_bound_that_the_header_states(
             (ulp_error(value, stated.exact(mpf(at)), dtype), at)
             for at, value in zip(x.tolist(), values.tolist(), strict=True)
         ]
-    assert max(errors)[0] <= stated.bound, max(errors)
+    bound = stated.of_double or stated.bound if dtype is torch.float64 else stated.bound
+    assert max(errors)[0] <= bound, max(errors)
     # The bound is not so loose that nothing could break it.
-    assert max(errors)[0] >= stated.bound / 3
+    assert max(errors)[0] >= bound / 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -50,6 +50,13 @@ def cosine_rest(z: mpf) -> mpf:
     return (mpmath.cos(mpmath.sqrt(z)) - 1) / z
 
 
+def cosine_rest_of_rest(z: mpf) -> mpf:
+    """(cos(r) - 1 + z/2) / z^2 for z = r^2."""
+    if z < mpf("1e-8"):
+        return mpf(1) / 24 - z / 720 + z**2 / 40320 - z**3 / 3628800
+    return (mpmath.cos(mpmath.sqrt(z)) - 1 + z / 2) / z**2
+
+
 EIGHTH_TURN = (mpf(0), (mpmath.pi / 4) ** 2 * mpf("1.001"))
 
 NORMAL = [
@@ -75,7 +82,7 @@ NORMAL = [
     ),
 ]
 
-# For a float reduced in double
+# The first two for a float, reduced in double
 TRIGONOMETRIC = [
     Approximation(
         "sin",
@@ -97,7 +104,36 @@ TRIGONOMETRIC = [
         0,
         {"double": 4},
     ),
+    Approximation(
+        "sin_of_double",
+        "z",
+        "sin(r) = r + r z * polynomial, z = r^2 <= (pi/4)^2; error relative to sin(r)/r",
+        sine_rest,
+        lambda z: z,
+        EIGHTH_TURN,
+        0,
+        {"double": 7},
+    ),
+    Approximation(
+        "cos_of_double",
+        "z",
+        "cos(r) = 1 - z/2 + z^2 * polynomial, z = r^2 <= (pi/4)^2; error relative to 1",
+        cosine_rest_of_rest,
+        lambda z: z * z,
+        EIGHTH_TURN,
+        0,
+        {"double": 7},
+    ),
 ]
+
+
+def half_pi_parts() -> list[mpf]:
+    """pi/2 as three doubles, of which the first two have 40 bits."""
+    with mpmath.workprec(400):
+        parts: list[mpf] = []
+        for bits in (40, 40, 53):
+            parts.append(rounded(mpmath.pi / 2 - sum(parts), bits))
+        return parts
 
 
 def function(a: Approximation, type_name: str) -> list[str]:
@@ -157,6 +193,9 @@ def trigonometric() -> str:
     """trigonometric_approximations.h."""
     body = ["", "struct TrigonometricApproximations {"]
     body += [line for a in TRIGONOMETRIC for line in function(a, "double")]
+    body += ["", "  // pi/2 in parts, the first two of 40 bits"]
+    numbers = ", ".join(map(hexadecimal, half_pi_parts()))
+    body.append(f"  static constexpr double kHalfPi[] = {{{numbers}}};")
     body += ["};", "", "// 2^k modulo 2 pi, and what its rounding left"]
     pairs = [power_modulo(k) for k in range(LARGEST_POWER + 1)]
     for name, numbers in zip(("", "Lo"), zip(*pairs, strict=True), strict=True):

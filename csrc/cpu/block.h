@@ -119,7 +119,24 @@ constexpr bool has_two_loops(std::index_sequence<In...>) {
   }
 }
 
+template <class Predicate, class T, size_t... In>
+FUSEDGRAD_HOST_DEVICE bool holds_for_all(const Predicate predicate, const T* const* inputs,
+                                         int64_t n, std::index_sequence<In...>) {
+  const T* const in[] = {inputs[In]...};
+  int failures = 0;
+  for (int64_t k = 0; k < n; ++k) failures |= !predicate(in[In][k]...);
+  return failures == 0;
+}
+
 }  // namespace detail
+
+// Whether a predicate, a functor whose result is a bool, holds for all elements.
+template <class T, class Predicate>
+FUSEDGRAD_HOST_DEVICE bool holds_for_all(const Predicate& predicate, const T* const* inputs,
+                                         int64_t n) {
+  return detail::holds_for_all(predicate, inputs, n,
+                               std::make_index_sequence<detail::arity<Predicate, T>()>());
+}
 
 // The block of a functor, compiled for the instruction set of the function that calls it.
 template <class T, class Functor>

@@ -25,6 +25,35 @@ struct TrigonometricApproximations {
     p = fma(p, z, -0x1.ffffffd0965efp-2);
     return p;
   }
+
+  // sin(r) = r + r z * polynomial, z = r^2 <= (pi/4)^2
+  // error relative to sin(r)/r: 2^-57.32
+  FUSEDGRAD_HOST_DEVICE static double sin_of_double(double z) {
+    double p = -0x1.aaa47ea9a1ae1p-41;
+    p = fma(p, z, 0x1.6120912a7f39ap-33);
+    p = fma(p, z, -0x1.ae645295e8451p-26);
+    p = fma(p, z, 0x1.71de3a5337ab6p-19);
+    p = fma(p, z, -0x1.a01a01a018acep-13);
+    p = fma(p, z, 0x1.111111111110bp-7);
+    p = fma(p, z, -0x1.5555555555555p-3);
+    return p;
+  }
+
+  // cos(r) = 1 - z/2 + z^2 * polynomial, z = r^2 <= (pi/4)^2
+  // error relative to 1: 2^-60.0
+  FUSEDGRAD_HOST_DEVICE static double cos_of_double(double z) {
+    double p = 0x1.aac4e7ef1b191p-45;
+    p = fma(p, z, -0x1.9393369184d53p-37);
+    p = fma(p, z, 0x1.1eed8ca23152bp-29);
+    p = fma(p, z, -0x1.27e4fb75fc2b9p-22);
+    p = fma(p, z, 0x1.a01a01a018dd7p-16);
+    p = fma(p, z, -0x1.6c16c16c16c1p-10);
+    p = fma(p, z, 0x1.5555555555555p-5);
+    return p;
+  }
+
+  // pi/2 in parts, the first two of 40 bits
+  static constexpr double kHalfPi[] = {0x1.921fb54442p+0, 0x1.a308d3131ap-41, -0x1.d747f23e32ed7p-83};
 };
 
 // 2^k modulo 2 pi, and what its rounding left

@@ -256,6 +256,16 @@ def _unary(
     return _call(name, header, 1, lambda e, g: (g * wrap(derivative(e.arguments[0], e)),))
 
 
+def _trigonometric(name: str, derivative: Callable[[Expression], Expression]) -> Operation:
+    # Reduction is AnyArgument or ModerateArgument of trigonometric.h.
+    return Operation(
+        f"{name}({{0}})",
+        f"Reduction::{name}({{0}})",
+        lambda e, g: (g * derivative(e.arguments[0]),),
+        "trigonometric",
+    )
+
+
 def _divide(e: Expression, g: Expression) -> tuple[Expression, Expression]:
     _, b = e.arguments
     return g / b, -(g * (e / b))
@@ -426,8 +436,8 @@ OPERATIONS: dict[str, Operation] = {
     "gelu_derivative": _unary(
         "gelu_derivative", "gelu", lambda x, y: apply("normal_pdf", x) * (2 - x * x)
     ),
-    "sin": _unary("sin", "trigonometric", lambda x, y: apply("cos", x)),
-    "cos": _unary("cos", "trigonometric", lambda x, y: -apply("sin", x)),
+    "sin": _trigonometric("sin", lambda x: apply("cos", x)),
+    "cos": _trigonometric("cos", lambda x: -apply("sin", x)),
     "erf": _unary("erf", "normal", lambda x, y: apply("erf_derivative", x)),
     "erf_derivative": _unary("erf_derivative", "normal", lambda x, y: -2 * x * y),
     "normal_cdf": _unary("normal_cdf", "normal", lambda x, y: apply("normal_pdf", x)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -28,7 +29,7 @@ _CPP_KEYWORDS = (
     "int long mutable namespace new noexcept nullptr operator private protected public register "
     "requires short signed sizeof static static_assert static_cast struct switch template this "
     "throw true typedef typeid typename union unsigned using virtual void volatile "
-    "T math fusedgrad cpu cuda"
+    "T Reduction math fusedgrad cpu cuda"
 )
 RESERVED = {*_CPP_KEYWORDS.split(), *vars(forms)}
 
@@ -167,6 +168,7 @@ def _headers(graph: Graph) -> list[str]:
 
 def _functor(graph: Graph, used: Sequence[str]) -> list[str]:
     """A functor template Fused<T> of the elements `used`, which carries the parameters."""
+    reduction = ", class Reduction = math::AnyArgument" if _reduced(graph) else ""
     writer = _Writer(graph, _cpp, "    const {type} {name} = {text};")
     made_of = frozenset().union(*graph.used)
     arguments = ", ".join(f"T {name}" if name in made_of else "T" for name in used)
@@ -180,7 +182,7 @@ def _functor(graph: Graph, used: Sequence[str]) -> list[str]:
     comment = text if len(text) < 200 else f"{text[:200]}..."
     return [
         f"// {comment}",
-        "template <class T>",
+        f"template <class T{reduction}>",
         "struct Fused {",
         *(f"  T {name};" for name in graph.parameters),
         f"  FUSEDGRAD_HOST_DEVICE {returned} operator()({arguments}) const {{",
@@ -191,9 +193,53 @@ def _functor(graph: Graph, used: Sequence[str]) -> list[str]:
     ]
 
 
-def _made(graph: Graph, type_name: str) -> str:
+def _reduced(graph: Graph) -> tuple[Expression, ...]:
+    """What sine and cosine are taken of."""
+    taken = (e.arguments[0] for e in in_order(graph.outputs) if e.operation in ("sin", "cos"))
+    return tuple(dict.fromkeys(taken))
+
+
+def _is_moderate(graph: Graph, used: Sequence[str], type_name: str) -> list[str]:
+    """A predicate IsModerate of the elements: whether all of `_reduced` are moderate."""
+    reduced = Graph(graph.name, graph.inputs, graph.parameters, _reduced(graph), whole=True)
+    writer = _Writer(reduced, _cpp, "    const {type} {name} = {text};")
+    made_of = frozenset().union(*reduced.used)
+    arguments = ", ".join(f"T {name}" if name in made_of else "T" for name in used)
+    checks = [f"Reduction::is_moderate({result})" for result in writer.results]
+    return [
+        "struct IsModerate {",
+        f"  using T = {type_name};",
+        "  using Reduction = math::ModerateArgument;",
+        *(f"  T {name};" for name in graph.parameters),
+        f"  FUSEDGRAD_HOST_DEVICE bool operator()({arguments}) const {{",
+        *writer.statements,
+        f"    return {(' &' + chr(10) + ' ' * 11).join(checks)};",
+        "  }",
+        "};",
+    ]
+
+
+def _made(graph: Graph, type_name: str, functor: str | None = None) -> str:
     values = (f"static_cast<{type_name}>(parameters[{i}])" for i in range(len(graph.parameters)))
-    return f"Fused<{type_name}>{{{', '.join(values)}}}"
+    return f"{functor or f'Fused<{type_name}>'}{{{', '.join(values)}}}"
+
+
+def _text(lines: Sequence[str]) -> str:
+    """C++ in lines of at most 100 columns."""
+    result: list[str] = []
+    for line in lines:
+        for part in line.split("\n"):
+            comment = part.startswith("//")
+            indent = " " * (len(part) - len(part.lstrip()))
+            result += textwrap.wrap(
+                part.strip(),
+                100,
+                initial_indent=indent,
+                subsequent_indent="// " if comment else f"{indent}    ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            ) or [""]
+    return "\n".join(result) + "\n"
 
 
 def cuda_source(graph: Graph, used: Sequence[str], types: Sequence[str], computed: str) -> str:
@@ -224,13 +270,24 @@ def cuda_source(graph: Graph, used: Sequence[str], types: Sequence[str], compute
         "",
         "}  // namespace fusedgrad::cuda",
     ]
-    return "\n".join(lines) + "\n"
+    return _text(lines)
 
 
 def cpu_source(graph: Graph, used: Sequence[str], wide: bool) -> str:
     """C++ that exports the function `block` in double (`wide`) or float."""
     type_name = "double" if wide else "float"
     unused = "" if graph.parameters else "[[maybe_unused]] "
+    moderate: list[str] = []
+    by_moderate: list[str] = []
+    if _reduced(graph):
+        moderate = ["", *_is_moderate(graph, used, type_name)]
+        check = _made(graph, type_name, "IsModerate")
+        made = _made(graph, type_name, f"Fused<{type_name}, math::ModerateArgument>")
+        by_moderate = [
+            f"  if (cpu::holds_for_all<{type_name}>({check}, inputs, n)) {{",
+            f"    return cpu::apply<{type_name}>({made}, outputs, inputs, n);",
+            "  }",
+        ]
     lines = [
         '#include "cpu/block.h"',
         *_headers(graph),
@@ -239,6 +296,7 @@ def cpu_source(graph: Graph, used: Sequence[str], wide: bool) -> str:
         "namespace {",
         "",
         *_functor(graph, used),
+        *moderate,
         "",
         "}  // namespace",
         "}  // namespace fusedgrad",
@@ -247,7 +305,8 @@ def cpu_source(graph: Graph, used: Sequence[str], wide: bool) -> str:
         f"    {unused}const double* parameters, {type_name}* const* outputs,",
         f"    const {type_name}* const* inputs, int64_t n) {{",
         "  using namespace fusedgrad;",
+        *by_moderate,
         f"  cpu::apply<{type_name}>({_made(graph, type_name)}, outputs, inputs, n);",
         "}",
     ]
-    return "\n".join(lines) + "\n"
+    return _text(lines)
