@@ -194,8 +194,9 @@ def trigonometric() -> str:
     body = ["", "struct TrigonometricApproximations {"]
     body += [line for a in TRIGONOMETRIC for line in function(a, "double")]
     body += ["", "  // pi/2 in parts, the first two of 40 bits"]
-    parts = ", ".join(map(hexadecimal, half_pi_parts()))
-    body.append(f"  static constexpr double kHalfPi[] = {{{parts}}};")
+    body.append("  static constexpr double kHalfPi[] = {")
+    body += [f"      {hexadecimal(part)}," for part in half_pi_parts()]
+    body.append("  };")
     body += ["};", "", "// 2^k modulo 2 pi, and what its rounding left"]
     pairs = [power_modulo(k) for k in range(LARGEST_POWER + 1)]
     for name, numbers in zip(("", "Lo"), zip(*pairs, strict=True), strict=True):

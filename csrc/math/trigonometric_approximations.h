@@ -53,7 +53,11 @@ struct TrigonometricApproximations {
   }
 
   // pi/2 in parts, the first two of 40 bits
-  static constexpr double kHalfPi[] = {0x1.921fb54442p+0, 0x1.a308d3131ap-41, -0x1.d747f23e32ed7p-83};
+  static constexpr double kHalfPi[] = {
+      0x1.921fb54442p+0,
+      0x1.a308d3131ap-41,
+      -0x1.d747f23e32ed7p-83,
+  };
 };
 
 // 2^k modulo 2 pi, and what its rounding left
