@@ -33,7 +33,7 @@ BOUNDS: list[tuple[str, tuple[float, ...], float, float]] = [
     ("tanh_derivative", (0.0,), 2.5, 2.5),
     ("tanh_second_derivative", (0.0,), 2.5, 2.5),
     ("binary_cross_entropy_with_logits", TARGETS, 1.5, 2.0),
-    ("binary_cross_entropy_with_logits_derivative", TARGETS, 0.51, 2.2),
+    ("binary_cross_entropy_with_logits_derivative", TARGETS, 2.5, 2.2),
     ("binary_cross_entropy_with_logits_second_derivative", TARGETS, 2.5, 2.5),
     ("pow_scalar", EXPONENTS, 2.0, 2.0),
     ("pow_scalar_base_derivative", EXPONENTS, 2.5, 2.5),

@@ -177,21 +177,22 @@ def positive() -> Array:
 
 
 def sigmoid(m: Arithmetic) -> Budget:
-    """a / (1 + a), left of 0, which takes exp(-|x|) as a pair in the numerator alone."""
-    a, errors, expm1, exp_r = m.exp(-positive())
-    left = m.budget(a / (1 + a))
-    factor = left.value / (1 + a)
-    _include(left, errors, factor)
-    left.add("intermediate", factor * m.half_ulp(expm1) / exp_r)  # of the parts' sum
-    left.add("intermediate", factor * a * m.half_ulp(exp_r) / exp_r)  # of the denominator's a
-    return left.rounded()
+    """1 / (1 + exp(-x)) left of 0, by a quotient whose operands' roundings are put back."""
+    return _reciprocal_of_one_plus_exp(m, positive())
 
 
 def sigmoid_right(m: Arithmetic) -> Budget:
-    """1 / (1 + a)."""
-    a, errors = m.rounded_exp(-positive())
-    right = m.budget(1 / (1 + a))
-    return _include(right, errors, right.value * a / (1 + a)).rounded()
+    """The same right of 0."""
+    return _reciprocal_of_one_plus_exp(m, -positive())
+
+
+def _reciprocal_of_one_plus_exp(m: Arithmetic, y: Array) -> Budget:
+    a, errors, expm1, exp_r = m.exp(y)
+    result = m.budget(1 / (1 + a))
+    factor = result.value * a / (1 + a)
+    _include(result, errors, factor)
+    result.add("intermediate", factor * m.half_ulp(expm1) / exp_r)
+    return result.rounded()
 
 
 def sigmoid_derivative(m: Arithmetic) -> Budget:
@@ -216,20 +217,21 @@ def sigmoid_second_derivative(m: Arithmetic) -> Budget:
 
 
 def tanh(m: Arithmetic) -> Budget:
-    """(1 - a) / (1 + a), the numerator a pair, the denominator from a rounded."""
+    """(1 - a) / (1 + a), expm1 a pair in the numerator and rounded in the denominator."""
     a, errors, expm1, exp_r = m.exp(-2 * positive())
     result = m.budget((1 - a) / (1 + a))
     _include(result, errors, 2 * a / (1 + a) ** 2)
-    rounding = (m.half_ulp(expm1) + m.half_ulp(exp_r)) / exp_r
+    rounding = m.half_ulp(expm1) / exp_r
     result.add("intermediate", result.value * a / (1 + a) * rounding)
     return result.rounded()
 
 
 def _log1p_of_exp(m: Arithmetic, x: Array) -> tuple[Array, dict[str, Array]]:
     """log(1 + exp(-x)) and its absolute errors, before it is rounded."""
-    a, errors, _, _ = m.exp(-x)
+    a, errors, expm1, exp_r = m.exp(-x)
     budget = m.budget(np.log1p(a))
     _include(budget, errors, a / (1 + a))
+    budget.add("intermediate", a / (1 + a) * m.half_ulp(expm1) / exp_r)
     _include(budget, m.atanh(a / (2 + a)), np.ones_like(a))
     return budget.value, budget.errors
 
@@ -246,14 +248,14 @@ def loss(m: Arithmetic) -> Budget:
 def loss_tail(m: Arithmetic) -> Budget:
     """log(1 + exp(-|x|)), the same left of 0.
 
-    The pair's lower part is no longer lifted: next to the least normal float it is rounded to a
-    multiple of 2^-149 three times on the way, and the last sum is then exact.
+    The quotient is no longer lifted: next to the least normal float it and what corrects it are
+    each rounded to a multiple of 2^-149, and their sum is then exact.
     """
     x = positive()
     value, errors = _log1p_of_exp(m, x[x < 87.3])
     result = _include(m.budget(value), errors, np.ones_like(value)).rounded()
     if m.type_name == "float":
-        result.add("intermediate", np.full_like(value, 3 * 2.0**-150))
+        result.add("intermediate", np.full_like(value, 2 * 2.0**-150))
         result.errors["result"][value < 2.0**-125] = 0
     return result
 
@@ -269,14 +271,21 @@ def soft_loss(m: Arithmetic) -> Budget:
 
 
 def loss_derivative(m: Arithmetic) -> Budget:
-    """a times the reciprocal of 1 + a; in double where the result is a float."""
-    wide = Arithmetic("double")
-    a, errors = wide.rounded_exp(-positive())
+    """a times the reciprocal of 1 + a; as a float, a quotient of doubles rounded to floats."""
+    if m.type_name == "float":
+        x = np.concatenate([-positive(), positive()])
+        n = np.rint(-x / LN2)
+        r = -x - n * LN2
+        b = r / np.tanh(r / 2)
+        u, v = b - r, np.exp2(n) * (b + r)
+        result = m.budget(u / (u + v))
+        rounding = m.half_ulp(u) / u + m.half_ulp(u + v) / (u + v)
+        result.add("intermediate", result.value * rounding)
+        return result.rounded()
+    a, errors = m.rounded_exp(-positive())
     result = m.budget(a / (1 + a))
     _include(result, errors, result.value / (1 + a))
-    result.add("intermediate", a * wide.half_ulp(1 / (1 + a)))
-    if m.digits < wide.digits:
-        result.add("intermediate", wide.half_ulp(result.value))
+    result.add("intermediate", a * m.half_ulp(1 / (1 + a)))
     return result.rounded()
 
 

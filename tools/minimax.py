@@ -130,6 +130,14 @@ def expm1_rest(r: mpf) -> mpf:
     return mpmath.expm1(r) - r
 
 
+def r_coth_half_r(z: mpf) -> mpf:
+    """r coth(r/2) for z = r**2, by its series near 0."""
+    if z < mpf("1e-9"):
+        return 2 + z / 6 - z**2 / 360 + z**3 / 15120
+    r = mpmath.sqrt(z)
+    return r * mpmath.coth(r / 2)
+
+
 APPROXIMATIONS = [
     Approximation(
         "expm1",
@@ -140,6 +148,17 @@ APPROXIMATIONS = [
         (-HALF_LOG_2, HALF_LOG_2),
         2,
         {"float": 5, "double": 11},
+    ),
+    Approximation(
+        "r_coth_half_r",
+        "z",
+        "r coth(r/2) = polynomial, z = r^2 <= (log(2)/2)^2; error of exp(r) = (p + r) / (p - r): "
+        "less than a twelfth of the absolute error",
+        r_coth_half_r,
+        lambda z: mpf(1),
+        (mpf(0), HALF_LOG_2**2),
+        0,
+        {"double": 5},
     ),
     Approximation(
         "exp2",
@@ -285,6 +304,8 @@ def render() -> str:
                 literal = f"{hexadecimal(number)}{suffix}"
                 lines.append(f"  static constexpr {type_name} k{name}{part} = {literal};")
         for a in APPROXIMATIONS:
+            if type_name not in a.terms:
+                continue
             found = [rounded(c, precision) for c in remez(a, a.terms[type_name])]
             lines += description(a, found)
             signature = f"static {type_name} {a.name}({type_name} {a.variable})"

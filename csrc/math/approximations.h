@@ -108,6 +108,17 @@ struct Approximations<double> {
     return p;
   }
 
+  // r coth(r/2) = polynomial, z = r^2 <= (log(2)/2)^2
+  // error of exp(r) = (p + r) / (p - r): less than a twelfth of the absolute error: 2^-48.68
+  FUSEDGRAD_HOST_DEVICE static double r_coth_half_r(double z) {
+    double p = -0x1.b87d64fd6f9c3p-20;
+    p = fma(p, z, 0x1.1565434ba5f33p-14);
+    p = fma(p, z, -0x1.6c16c0f0623adp-9);
+    p = fma(p, z, 0x1.555555554de6dp-3);
+    p = fma(p, z, 0x1.0000000000005p+1);
+    return p;
+  }
+
   // exp2(f) - 1 = f * polynomial, |f| <= 1/2
   // error relative to exp2(f): 2^-55.05
   FUSEDGRAD_HOST_DEVICE static double exp2(double f) {

@@ -5,6 +5,8 @@
 // Where a device spells one differently it does so here and nowhere else.
 #pragma once
 
+#include <type_traits>
+
 #include "math/approximations.h"
 #include "math/platform.h"
 
@@ -55,8 +57,38 @@ FUSEDGRAD_HOST_DEVICE T power_of_two(T rounded_biased) {
   return from_bits(static_cast<Bits<T>>(to_bits(rounded_biased) << Format<T>::kMantissaBits));
 }
 
-// exp(y) = power * (1 + expm1.hi + expm1.lo), y <= 0, |expm1| <= sqrt(2) - 1, with power times
-// kLift: the result may be subnormal, and is rounded when the caller takes the lift away.
+// Added to the bits of a number, it leaves infinity's the greatest integer with a sign and makes a
+// NaN's wrap around to less than any other. Limits are then minima of integers: a comparison of
+// floats that keeps NaN costs a vector unit more.
+template <class T>
+constexpr Bits<T> kBelowNan = (Bits<T>(1) << Format<T>::kMantissaBits) - 1;
+
+// |x|, or `limit` where that is less
+template <class T>
+FUSEDGRAD_HOST_DEVICE T magnitude_up_to(T limit, T x) {
+  using Signed = std::make_signed_t<Bits<T>>;
+  const Signed bits = static_cast<Signed>(to_bits(abs(x)) + kBelowNan<T>);
+  const Signed most = static_cast<Signed>(to_bits(limit) + kBelowNan<T>);
+  const Signed least = bits < most ? bits : most;
+  return from_bits(static_cast<Bits<T>>(least) - kBelowNan<T>);
+}
+
+// x, or the limit that it lies beyond, low < 0 < high
+template <class T>
+FUSEDGRAD_HOST_DEVICE T between(T low, T high, T x) {
+  using Signed = std::make_signed_t<Bits<T>>;
+  const Signed bits = static_cast<Signed>(to_bits(x) + kBelowNan<T>);
+  const Signed most = static_cast<Signed>(to_bits(high) + kBelowNan<T>);
+  // As integers with a sign, negative numbers are less than any limit; without, greater than
+  // positive ones.
+  const Bits<T> below = static_cast<Bits<T>>(bits < most ? bits : most);
+  const Bits<T> least = to_bits(low) + kBelowNan<T>;
+  const Bits<T> inside = below < least ? below : least;
+  return from_bits(inside - kBelowNan<T>);
+}
+
+// exp(y) = power * (1 + expm1.hi + expm1.lo), |expm1| <= sqrt(2) - 1, with power times kLift: the
+// result may be subnormal, and is rounded when the caller takes the lift away.
 template <class T>
 struct LiftedExp {
   T power;
@@ -76,18 +108,24 @@ struct LiftedExp {
   }
 };
 
+// exp(-y) * 2^scale, which must be a normal number
 template <class T>
-FUSEDGRAD_HOST_DEVICE LiftedExp<T> lifted_exp(T y) {
+FUSEDGRAD_HOST_DEVICE LiftedExp<T> scaled_exp_of_minus(T y, int scale) {
   using C = Approximations<T>;
-  constexpr T kShift = kRound<T> + (Format<T>::kBias + Ranges<T>::kLiftBits);
-  y = y < Ranges<T>::kLeastExponent ? Ranges<T>::kLeastExponent : y;
-  const T shifted = fma(y, C::kLog2E, kShift);
-  const T n = shifted - kShift;
-  const T r = fma(n, -C::kLn2Lo, fma(n, -C::kLn2, y));
+  const T shift = kRound<T> + (Format<T>::kBias + scale);
+  const T shifted = fma(y, -C::kLog2E, shift);
+  const T n = shifted - shift;
+  const T r = -fma(n, C::kLn2Lo, fma(n, C::kLn2, y));
   const T square = r * r;
   const T p = Approximations<T>::expm1(r);
   const T hi = fma(square, p, r);
   return {power_of_two(shifted), {hi, fma(square, p, r - hi)}};
+}
+
+// y <= 0
+template <class T>
+FUSEDGRAD_HOST_DEVICE LiftedExp<T> lifted_exp(T y) {
+  return scaled_exp_of_minus(magnitude_up_to(-Ranges<T>::kLeastExponent, y), Ranges<T>::kLiftBits);
 }
 
 // 1/d = estimate * (1 + residual)
@@ -105,12 +143,16 @@ struct Reciprocal {
   }
 };
 
-// From an estimate with a relative error of at most 2^-6 (float) or 2^-11 (double), by a step of
-// third order: a division costs a vector unit three times as much.
+// From an estimate with a relative error of at most 2^-11, by a step of third order. In float a
+// division costs a vector unit no more than that, and needs no estimate.
 template <class T>
-FUSEDGRAD_HOST_DEVICE Reciprocal<T> reciprocal(Pair<T> d, T estimate) {
-  const T error = fma(-d.hi, estimate, T(1));
-  estimate = fma(estimate, fma(error, error, error), estimate);
+FUSEDGRAD_HOST_DEVICE Reciprocal<T> reciprocal(Pair<T> d, [[maybe_unused]] T estimate) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    estimate = 1 / d.hi;
+  } else {
+    const T error = fma(-d.hi, estimate, T(1));
+    estimate = fma(estimate, fma(error, error, error), estimate);
+  }
   return {estimate, fma(-d.lo, estimate, fma(-d.hi, estimate, T(1)))};
 }
 
@@ -121,14 +163,42 @@ FUSEDGRAD_HOST_DEVICE Reciprocal<T> reciprocal_of_one_plus(Pair<T> a) {
   return reciprocal<T>({d, (a.hi - (d - 1)) + a.lo}, Approximations<T>::reciprocal(d));
 }
 
-// numerator / (1 + a), 0 <= a <= 1: what 1 + a and the quotient lost is put back.
+// large + small, |large| >= |small|
 template <class T>
-FUSEDGRAD_HOST_DEVICE T divide_by_one_plus(Pair<T> numerator, T a) {
-  const T d = 1 + a;
-  const T r = 1 / d;
-  const T y = numerator.hi * r;
-  const T residual = fma(-y, a - (d - 1), fma(-y, d, numerator.hi) + numerator.lo);
-  return fma(residual, r, y);
+FUSEDGRAD_HOST_DEVICE Pair<T> sum(T large, T small) {
+  const T hi = large + small;
+  return {hi, (large - hi) + small};
+}
+
+// large + small + rest, |large| >= |small|, |large + small| >= |rest| or else exact
+template <class T>
+FUSEDGRAD_HOST_DEVICE Pair<T> sum(T large, T small, T rest) {
+  const T first = large + small;
+  const Pair<T> result = sum(first, rest);
+  return {result.hi, result.lo + (small - (first - large))};
+}
+
+// A quotient, with what the division and its operands lost.
+template <class T>
+struct Quotient {
+  T hi;
+  T remainder;  // of numerator - hi * denominator
+  T reciprocal;
+
+  FUSEDGRAD_HOST_DEVICE T value() const { return fma(remainder, reciprocal, hi); }
+};
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE Quotient<T> divide(T numerator, Pair<T> denominator) {
+  const T reciprocal = 1 / denominator.hi;
+  const T hi = numerator * reciprocal;
+  return {hi, fma(-hi, denominator.lo, fma(-hi, denominator.hi, numerator)), reciprocal};
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE Quotient<T> divide(Pair<T> numerator, Pair<T> denominator) {
+  const Quotient<T> q = divide(numerator.hi, denominator);
+  return {q.hi, q.remainder + numerator.lo, q.reciprocal};
 }
 
 // 2 atanh(twice_s / 2), |twice_s| <= 2/3
@@ -140,13 +210,16 @@ FUSEDGRAD_HOST_DEVICE Pair<T> twice_atanh(Pair<T> twice_s) {
   return {twice_s.hi, fma(twice_s.hi, tail, twice_s.lo)};
 }
 
-// log(1 + a) = 2 atanh(a / (2 + a)), 0 <= a <= 1, which cancels nowhere
+// log(1 + a) = 2 atanh(a / (2 + a)), 0 <= a <= 1, a times kLift: it cancels nowhere.
 template <class T>
-FUSEDGRAD_HOST_DEVICE T log1p_of_fraction(Pair<T> a) {
-  const T half = T(0.5);
-  const Pair<T> result =
-      twice_atanh(reciprocal_of_one_plus<T>({half * a.hi, half * a.lo}).times(a));
-  return result.hi + result.lo;
+FUSEDGRAD_HOST_DEVICE T log1p_of_lifted(Pair<T> a) {
+  constexpr T kTwo = 2 * Ranges<T>::kLift;
+  const T d = kTwo + a.hi;
+  const Quotient<T> twice_s = divide<T>({2 * a.hi, 2 * a.lo}, {d, (a.hi - (d - kTwo)) + a.lo});
+  const T half = T(0.5) * twice_s.hi;
+  const T z = half * half;
+  const T rest = twice_s.remainder * twice_s.reciprocal;
+  return twice_s.hi + fma(twice_s.hi * z, Approximations<T>::atanh(z), rest);
 }
 
 // x = 2^exponent * (1 + fraction), 1/sqrt(2) <= 1 + fraction < sqrt(2), x >= 0
