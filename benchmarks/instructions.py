@@ -118,6 +118,7 @@ def main_loops(
 ) -> list[Loop]:
     """The innermost loops that move whole vectors.
 
+    A kernel of tiles (cpu/block.h) has one over these and one over the vectors that are left.
     A kernel in two loops (cpu/block.h) has a check, both loops for any operands, and behind them
     both for ordinary ones: of these the check and the last two, each over one vector of floats.
     """
@@ -133,7 +134,7 @@ def main_loops(
         if steps and any(i.is_vector for i in body):
             found.append(Loop(body, min(steps) // WIDTH[type_name]))
     if len(found) < 3:
-        return found
+        return [max(found, key=lambda loop: loop.elements)] if found else []
     three = (min(found, key=lambda loop: loop.vector_count), *found[-2:])
     return [Loop(loop.instructions, vector_bytes // WIDTH[type_name]) for loop in three]
 

@@ -9,10 +9,16 @@
 // A loop is written once, as an always-inlined body, and compiled once for each of these targets:
 // GCC inlines the default-target mathematics into a function of a richer target and vectorises it
 // there. 512-bit vectors must be asked for, or GCC prefers 256. `flatten` inlines the whole call
-// tree, so that nothing of a richer target is emitted where a baseline machine could call it.
+// tree, so that nothing of a richer target is emitted where a baseline machine could call it. GCC
+// schedules only where 32 registers leave it room: block.h says what for.
 #if defined(__x86_64__)
+#if defined(__clang__)
+#define FUSEDGRAD_SCHEDULE
+#else
+#define FUSEDGRAD_SCHEDULE optimize("schedule-insns"),
+#endif
 #define FUSEDGRAD_TARGET_AVX512 \
-  __attribute__((target("arch=x86-64-v4,prefer-vector-width=512"), flatten))
+  __attribute__((FUSEDGRAD_SCHEDULE target("arch=x86-64-v4,prefer-vector-width=512"), flatten))
 #define FUSEDGRAD_TARGET_AVX2 __attribute__((target("arch=x86-64-v3"), flatten))
 #else
 #define FUSEDGRAD_TARGET_AVX512 __attribute__((flatten))

@@ -17,6 +17,9 @@ namespace fusedgrad::cpu {
 
 inline constexpr int kMaxParameters = 8;
 
+// Four vectors of 512 bits: 32 registers hold what they need.
+inline constexpr int64_t kTileBytes = 256;
+
 struct Kernel {
   int outputs;
   int inputs;
@@ -35,7 +38,7 @@ struct Loops {
 
   FUSEDGRAD_TARGET_AVX512 static void avx512(const double* parameters, T* const* outputs,
                                              const T* const* inputs, int64_t n) {
-    apply<T>(Make::template make<T>(parameters), outputs, inputs, n);
+    apply<T, kTileBytes / sizeof(T)>(Make::template make<T>(parameters), outputs, inputs, n);
   }
   FUSEDGRAD_TARGET_AVX2 static void avx2(const double* parameters, T* const* outputs,
                                          const T* const* inputs, int64_t n) {
