@@ -8,10 +8,12 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+import pytest
 import torch
 
 import fusedgrad
 from fusedgrad import _C
+from fusedgrad.fuse import nvrtc
 
 
 def architectures_in(library: Path) -> tuple[set[str], set[str]]:
@@ -26,6 +28,16 @@ def architectures_in(library: Path) -> tuple[set[str], set[str]]:
     return found[0], found[1]
 
 
+def check_fused() -> None:
+    """Code of a fused function gets as far as the driver, which is missing."""
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("fusedgrad::fused", "CUDA")
+    if torch.cuda.is_available():
+        return
+    code = nvrtc.code_of(fusedgrad.fuse(lambda x: x * x).source("cuda"), "sm_90")
+    with pytest.raises(RuntimeError, match="CUDA driver"):
+        _C.add_fused_cuda_kernel(code, False, 1, [torch.float32] * 2, 0)
+
+
 def main() -> None:
     print(fusedgrad.show_config(), end="")
     x = torch.linspace(-90, 90, 1001, dtype=torch.float64)
@@ -36,6 +48,7 @@ def main() -> None:
     wanted_ptx = {name.removesuffix("+PTX") for name in named if name.endswith("+PTX")}
     assert machine_code == {name.removesuffix("+PTX") for name in named}, machine_code
     assert ptx == wanted_ptx, ptx
+    check_fused()
     print(f"machine code for {sorted(machine_code, key=float)}, PTX for {sorted(ptx)}")
 
 

@@ -439,6 +439,116 @@ def test_what_nvrtc_says_of_an_error_is_shown(compilations: list[str]) -> None:
         nvrtc.code_of("int x = wrong;", "sm_90")
 
 
+# ----------------------------------------------------------------------------------- dispatching
+#
+# Tensors on "meta" stand for CUDA tensors: they have shapes and no elements.
+
+GATE = fusedgrad.fuse(lambda x, z, a=2.0: torch.sigmoid(a * x) * z)
+
+
+@pytest.fixture
+def added(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What was added as kernels for sm_90, to which every tensor leads."""
+    seen: list[tuple[Any, ...]] = []
+    numbers = itertools.count(10**6)
+
+    def add(code: bytes, *rest: Any) -> int:
+        assert code[:4] == b"\x7fELF"
+        seen.append(rest)
+        return next(numbers)
+
+    monkeypatch.setattr(_C, "add_fused_cuda_kernel", add, raising=False)
+    monkeypatch.setattr(nvrtc, "target_of", lambda tensors: "sm_90")
+    monkeypatch.setattr(kernel, "_kernels", {})
+    monkeypatch.setattr(kernel, "_warnings", [])
+    kernel._plans.clear()
+    return seen
+
+
+def _meta(*dtypes: torch.dtype) -> list[Tensor]:
+    return [torch.empty(4, device="meta", dtype=dtype, requires_grad=True) for dtype in dtypes]
+
+
+def test_each_combination_of_dtypes_has_its_kernels(added: list[tuple[Any, ...]]) -> None:
+    half, single, double = torch.float16, torch.float32, torch.float64
+    for _ in range(2):
+        x, z = _meta(half, single)
+        y = GATE(x, z)
+        assert (y.dtype, y.device.type) == (single, "meta")
+        y.sum().backward()
+        assert x.grad is not None
+        assert x.grad.dtype is half
+        GATE(*_meta(double, double))
+    assert added == [
+        # wide, outputs, dtypes of outputs and inputs, parameters
+        (False, 1, [single, half, single], 1),
+        (False, 2, [half, single, single, half, single], 1),
+        (True, 1, [double] * 3, 1),
+    ]
+
+
+def test_without_a_compiler_operations_run_one_by_one_with_one_warning(
+    added: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FUSEDGRAD_CACHE_DIR", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+
+    def call_twice() -> None:
+        for _ in range(2):
+            GATE(*_meta(torch.float32, torch.float32)).sum().backward()
+
+    with pytest.warns(UserWarning, match=r"pip install 'fusedgrad\[cuda\]'") as caught:
+        call_twice()
+    assert len(caught) == 1
+    assert added == []
+
+
+def test_more_operands_than_a_kernel_takes_run_one_by_one(added: list[tuple[Any, ...]]) -> None:
+    total = fusedgrad.fuse(lambda *x: functools.reduce(torch.mul, x))
+    assert total(*_meta(*[torch.float32] * _C.max_operands)).shape == (4,)
+    assert added == []
+
+
+@dataclass
+class _OnDevice:
+    """What `target_of` asks of a tensor."""
+
+    name: str
+    dimensions: int = 1
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.name)
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.name == "cpu"
+
+    def dim(self) -> int:
+        return self.dimensions
+
+
+@pytest.mark.parametrize(
+    ("tensors", "target"),
+    [
+        ([_OnDevice("cuda:0"), _OnDevice("cuda:0")], "sm_80"),
+        ([_OnDevice("cpu", 0), _OnDevice("cuda:1")], "sm_120"),
+        ([_OnDevice("cuda:0"), _OnDevice("cuda:1")], None),
+        ([_OnDevice("cpu"), _OnDevice("cuda:1")], None),
+        ([_OnDevice("meta")], None),
+    ],
+)
+def test_the_target_is_of_the_device_that_tensors_share(
+    tensors: Any, target: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capabilities = {torch.device("cuda:0"): (8, 0), torch.device("cuda:1"): (12, 0)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
+    monkeypatch.setattr(_C, "cuda_version", lambda: "13.0")
+    nvrtc._target_of_device.cache_clear()
+    assert nvrtc.target_of(tensors) == target
+    nvrtc._target_of_device.cache_clear()
+
+
 # ------------------------------------------------------------------------------------- mutations
 
 
