@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -420,8 +421,14 @@ def test_what_is_not_installed_is_named(
     compilations: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(compilation.CompilerError, match=r"pip install 'fusedgrad\[cuda\]'"):
+    with pytest.raises(compilation.CompilerError, match="pip install cuda-bindings"):
         nvrtc.code_of(SOURCE, "sm_90")
+
+
+def test_the_extra_is_what_the_message_names() -> None:
+    project = tomllib.loads((CSRC.parent / "pyproject.toml").read_text())["project"]
+    extra = {re.split("[<>=]", need)[0] for need in project["optional-dependencies"]["cuda"]}
+    assert extra == set(nvrtc.INSTALL.split()[2:])
 
 
 def test_missing_headers_are_named(
@@ -497,7 +504,7 @@ def test_without_a_compiler_operations_run_one_by_one_with_one_warning(
         for _ in range(2):
             GATE(*_meta(torch.float32, torch.float32)).sum().backward()
 
-    with pytest.warns(UserWarning, match=r"pip install 'fusedgrad\[cuda\]'") as caught:
+    with pytest.warns(UserWarning, match="pip install cuda-bindings") as caught:
         call_twice()
     assert len(caught) == 1
     assert added == []

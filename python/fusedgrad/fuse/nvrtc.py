@@ -20,7 +20,11 @@ from fusedgrad.version import __version__
 
 OPTIONS = ("--std=c++20", "--fmad=false", "--device-as-default-execution-space")
 HEADERS = ("math/*.h", "cuda/*.h", "cuda/*.cuh")  # what generated code may include
-INSTALL = "pip install 'fusedgrad[cuda]'"
+# As the extra `cuda` of pyproject.toml
+INSTALL = (
+    "pip install cuda-bindings cuda-pathfinder nvidia-cuda-nvrtc nvidia-cuda-runtime "
+    "nvidia-cuda-cccl"
+)
 # The standard headers that csrc includes; cuda/rtc.h has what it uses of them.
 _STANDARD = (b"concepts", b"cstddef", b"cstdint", b"type_traits", b"utility")
 _TYPES = {
