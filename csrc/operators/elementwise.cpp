@@ -1,11 +1,13 @@
 #include "operators/elementwise.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorIterator.h>
 #include <ATen/native/TypeProperties.h>
 #include <ATen/ops/scalar_tensor.h>
 
 #include <algorithm>
+#include <array>
 
 #include "cpu/memory.h"
 #include "cpu/walk.h"
@@ -37,6 +39,57 @@ void check_first_input(const Operation& operation, FirstInput required, DType dt
     TORCH_CHECK(cpu::all_in_unit_interval(dtype, data + row * stride1, stride0, size0),
                 operation.name, ": all elements of input should be between 0 and 1");
   }
+}
+
+// Whether a tensor is one element, expanded
+bool repeats(const Tensor& tensor) {
+  const at::IntArrayRef strides = tensor.strides();
+  return std::all_of(strides.begin(), strides.end(), [](int64_t stride) { return stride == 0; });
+}
+
+// The first of inputs of one shape and one dtype that lie side by side on the CPU, or repeat one
+// element (an expanded gradient); null if they do not, or all repeat. The fresh result of such
+// inputs needs no TensorIterator, which on a small tensor costs more than the rest of a call.
+const Tensor* alike(const std::vector<Tensor>& inputs) {
+  const Tensor* first = nullptr;
+  for (const Tensor& input : inputs) {
+    const bool contiguous = input.is_contiguous();
+    if (!input.is_cpu() || !(contiguous || repeats(input)) ||
+        input.scalar_type() != inputs[0].scalar_type() || input.sizes() != inputs[0].sizes()) {
+      return nullptr;
+    }
+    if (contiguous && first == nullptr) first = &input;
+  }
+  return first != nullptr && at::isFloatingType(first->scalar_type()) ? first : nullptr;
+}
+
+std::vector<Tensor> elementwise_of_alike(const Operation& operation, const Tensor& first,
+                                         const std::vector<Tensor>& inputs,
+                                         FirstInput first_input) {
+  const DType dtype = dtype_of(operation.name, first.scalar_type());
+  const int outputs = operation.cpu.outputs;
+  const int64_t bytes = size_of(dtype);
+  std::vector<Tensor> results;
+  std::array<char*, cpu::kMaxOperands> data;
+  std::array<int64_t, 2 * cpu::kMaxOperands> strides{};  // of rows too: there is one
+  for (int i = 0; i < outputs; ++i) {
+    results.emplace_back(at::detail::empty_cpu(first.sizes(), first.options()));
+    cpu::advise_huge_pages(results[i].data_ptr(), results[i].nbytes());
+    data[i] = static_cast<char*>(results[i].data_ptr());
+    strides[i] = bytes;
+  }
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    data[outputs + i] = static_cast<char*>(const_cast<void*>(inputs[i].const_data_ptr()));
+    strides[outputs + i] = inputs[i].is_contiguous() ? bytes : 0;
+  }
+  at::parallel_for(0, first.numel(), at::internal::GRAIN_SIZE, [&](int64_t begin, int64_t end) {
+    std::array<char*, cpu::kMaxOperands> part;
+    for (size_t i = 0; i < outputs + inputs.size(); ++i) part[i] = data[i] + begin * strides[i];
+    check_first_input(operation, first_input, dtype, part[outputs], strides[outputs], 0,
+                      end - begin, 1);
+    cpu::elementwise(operation.cpu, dtype, {part.data(), strides.data(), end - begin, 1});
+  });
+  return results;
 }
 
 }  // namespace
@@ -74,10 +127,15 @@ DType dtype_of(const char* name, at::ScalarType type) {
 
 std::vector<Tensor> elementwise(const Operation& operation, std::vector<Tensor> outputs,
                                 const std::vector<Tensor>& inputs, FirstInput first_input) {
+  const auto fresh = [](const Tensor& output) { return !output.defined(); };
+  const Tensor* const first = alike(inputs);
+  if (first != nullptr && std::all_of(outputs.begin(), outputs.end(), fresh)) {
+    return elementwise_of_alike(operation, *first, inputs, first_input);
+  }
   at::TensorIterator iter = iterator(outputs, inputs);
   const DType dtype = dtype_of(operation.name, iter.common_dtype());
   for (size_t i = 0; i < outputs.size(); ++i) {
-    if (outputs[i].defined()) continue;
+    if (!fresh(outputs[i])) continue;
     outputs[i] = iter.output(i);
     if (outputs[i].is_cpu()) cpu::advise_huge_pages(outputs[i].data_ptr(), outputs[i].nbytes());
   }

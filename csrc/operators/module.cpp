@@ -15,6 +15,7 @@
 #include "cpu/block.h"
 #include "cpu/capability.h"
 #include "cpu/kernel.h"
+#include "operators/calls.h"
 #include "operators/fused.h"
 #include "operators/recording.h"
 
@@ -139,5 +140,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_fused_differentiable_backward", set_fused_differentiable_backward);
   m.attr("max_operands") = static_cast<int>(cpu::kMaxOperands);
   m.attr("max_parameters") = static_cast<int>(cpu::kMaxParameters);
+  operators::bind_calls(m.ptr());
   bind_accuracy(m);
 }

@@ -104,8 +104,8 @@ class Node final : public torch::autograd::Node {
 
 // Runs `forward` below autograd, and records the operation if an operand requires its gradient.
 template <class Forward>
-Tensor record(const Operation& operation, const variable_list& operands,
-              const at::Scalar& parameter, const Forward& forward) {
+Tensor record(const Operation& operation, at::TensorList operands, const at::Scalar& parameter,
+              const Forward& forward) {
   bool requires_grad = false;
   for (const Tensor& operand : operands) {
     requires_grad = requires_grad || (operand.defined() && operand.requires_grad());
@@ -120,7 +120,7 @@ Tensor record(const Operation& operation, const variable_list& operands,
     return forward();
   };
   if (!requires_grad || !at::GradMode::is_enabled()) return below_autograd();
-  const auto node = c10::make_intrusive<Node>(operation, operands, parameter);
+  const auto node = c10::make_intrusive<Node>(operation, operands.vec(), parameter);
   Tensor result = below_autograd();
   torch::autograd::set_history(result, node);
   return result;
@@ -138,7 +138,7 @@ Tensor sigmoid(const Tensor& input) {
          const std::vector<bool>&) -> std::vector<Tensor> {
         return {backward.call(grad, operands[0])};
       }};
-  return record(operation, {input}, 0, [&] { return value.call(input); });
+  return record(operation, input, 0, [&] { return value.call(input); });
 }
 
 Tensor tanh(const Tensor& input) {
@@ -150,7 +150,7 @@ Tensor tanh(const Tensor& input) {
          const std::vector<bool>&) -> std::vector<Tensor> {
         return {backward.call(grad, operands[0])};
       }};
-  return record(operation, {input}, 0, [&] { return value.call(input); });
+  return record(operation, input, 0, [&] { return value.call(input); });
 }
 
 Tensor pow_tensor_scalar(const Tensor& input, const at::Scalar& exponent) {
@@ -164,7 +164,7 @@ Tensor pow_tensor_scalar(const Tensor& input, const at::Scalar& exponent) {
          const std::vector<bool>&) -> std::vector<Tensor> {
         return {backward.call(grad, operands[0], parameter)};
       }};
-  return record(operation, {input}, exponent, [&] { return value.call(input, exponent); });
+  return record(operation, input, exponent, [&] { return value.call(input, exponent); });
 }
 
 Tensor pow_tensor_tensor(const Tensor& input, const Tensor& exponent) {

@@ -1,8 +1,9 @@
 """The public functions: PyTorch's signatures, defaults, type promotion and errors.
 
-A call runs the operator, which records real operands for a backward; what it cannot do goes through
-the Function of `fusedgrad.autograd`: complex operands that require a gradient, forward mode, and
-the transforms of torch.func. The path to the operator is a few attribute checks and no more.
+A call of ordinary tensors goes straight to the operator, by the functions of `_C`, which refuse any
+other with NotImplemented. The operator records real operands for a backward; what it cannot do goes
+through the Function of `fusedgrad.autograd`: complex operands that require a gradient, forward
+mode, and the transforms of torch.func.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from torch.overrides import (
     has_torch_function_variadic,
 )
 
-from fusedgrad import autograd, operators, reference, traced
+from fusedgrad import _C, autograd, operators, reference, traced
 from fusedgrad.reference import Number
 
 _REDUCTIONS = {"none": reference.NONE, "mean": reference.MEAN, "sum": reference.SUM}
@@ -56,6 +57,10 @@ def sigmoid(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         TypeError: `input` or `out` is not a tensor.
         RuntimeError: `out` cannot hold the result's dtype, or a gradient would have to be recorded.
     """
+    if out is None and not (is_dynamo_compiling() or compiler._is_compiling_flag):
+        result = _C.sigmoid(input)
+        if result is not NotImplemented:
+            return cast(Tensor, result)
     if has_torch_function_unary(input):
         return handle_torch_function(sigmoid, (input,), input, out=out)
     if out is not None or not isinstance(input, Tensor):
@@ -81,6 +86,10 @@ def tanh(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         TypeError: `input` or `out` is not a tensor.
         RuntimeError: `out` cannot hold the result's dtype, or a gradient would have to be recorded.
     """
+    if out is None and not (is_dynamo_compiling() or compiler._is_compiling_flag):
+        result = _C.tanh(input)
+        if result is not NotImplemented:
+            return cast(Tensor, result)
     if has_torch_function_unary(input):
         return handle_torch_function(tanh, (input,), input, out=out)
     if out is not None or not isinstance(input, Tensor):
@@ -108,6 +117,10 @@ def pow(input: Tensor | Number, exponent: Tensor | Number, *, out: Tensor | None
         RuntimeError: integers to a negative integer power; shapes that do not broadcast; `out`
             cannot hold the result's dtype, or a gradient would have to be recorded.
     """
+    if out is None and not (is_dynamo_compiling() or compiler._is_compiling_flag):
+        result = _C.pow(input, exponent)
+        if result is not NotImplemented:
+            return cast(Tensor, result)
     if has_torch_function_variadic(input, exponent):
         return handle_torch_function(pow, (input, exponent), input, exponent, out=out)
     if autocasting():
@@ -179,6 +192,16 @@ def binary_cross_entropy(
         NotImplementedError: a dtype without a loss, integers among them.
         TypeError: an argument that is not a tensor.
     """
+    if (
+        weight is None
+        and size_average is None
+        and reduce is None
+        and not is_dynamo_compiling()
+        and not compiler._is_compiling_flag
+    ):
+        result = _C.binary_cross_entropy(input, target, reduction)
+        if result is not NotImplemented:
+            return cast(Tensor, result)
     if has_torch_function_variadic(input, target, weight):
         return handle_torch_function(
             binary_cross_entropy,
@@ -241,6 +264,17 @@ def binary_cross_entropy_with_logits(
         NotImplementedError: a dtype of `input` without a loss, integers among them.
         TypeError: an argument that is not a tensor.
     """
+    if (
+        weight is None
+        and pos_weight is None
+        and size_average is None
+        and reduce is None
+        and not is_dynamo_compiling()
+        and not compiler._is_compiling_flag
+    ):
+        result = _C.binary_cross_entropy_with_logits(input, target, reduction)
+        if result is not NotImplemented:
+            return cast(Tensor, result)
     if has_torch_function_variadic(input, target, weight, pos_weight):
         return handle_torch_function(
             binary_cross_entropy_with_logits,
