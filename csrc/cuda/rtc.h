@@ -45,6 +45,9 @@ constexpr bool is_same_v = false;
 template <class A>
 constexpr bool is_same_v<A, A> = true;
 
+template <class Unsigned>
+using make_signed_t = conditional_t<sizeof(Unsigned) == sizeof(int64_t), int64_t, int32_t>;
+
 template <class A, class B>
 concept same_as = is_same_v<A, B>;
 
