@@ -132,7 +132,8 @@ def main_loops(
         body = instructions[start : end + 1]
         steps = [i.step for i in body if vector_bytes <= i.step <= MOST_STEP]
         if steps and any(i.is_vector for i in body):
-            found.append(Loop(body, min(steps) // WIDTH[type_name]))
+            # The greatest: a tile's index moves by its elements, its pointers by their bytes.
+            found.append(Loop(body, max(steps) // WIDTH[type_name]))
     if len(found) < 3:
         return [max(found, key=lambda loop: loop.elements)] if found else []
     three = (min(found, key=lambda loop: loop.vector_count), *found[-2:])

@@ -18,6 +18,7 @@ DISASSEMBLY = """
   16:\tvdivps %zmm1,%zmm0,%zmm0
   1c:\tvaddps %zmm2,%zmm0,%zmm0{%k1}
   22:\tvmovups %zmm0,(%rdi,%rax,1)
+  24:\tadd    $0x40,%rcx
   28:\tsub    $0xffffffffffffff80,%rax
   2c:\tcmp    %rax,%rdx
   2f:\tjne    10 <block>
@@ -35,7 +36,7 @@ def test_a_loop_is_counted_for_sixteen_elements() -> None:
     found = dict(instructions.functions(DISASSEMBLY))
     assert found.keys() == {"block", "other"}
     (loop,) = instructions.main_loops(found["block"], "float", 64)
-    assert len(loop.instructions) == 7
+    assert len(loop.instructions) == 8
     assert loop.elements == 32  # the loop moves 128 bytes
     assert (loop.vector_count, loop.slow_count) == (2, 0.5)
     assert instructions.main_loops(found["other"], "float", 64) == []
