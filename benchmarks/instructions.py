@@ -135,7 +135,7 @@ def main_loops(
             # The greatest: a tile's index moves by its elements, its pointers by their bytes.
             found.append(Loop(body, max(steps) // WIDTH[type_name]))
     if len(found) < 3:
-        return [max(found, key=lambda loop: loop.elements)] if found else []
+        return [max(found, key=lambda loop: (loop.elements, loop.vector_count))] if found else []
     three = (min(found, key=lambda loop: loop.vector_count), *found[-2:])
     return [Loop(loop.instructions, vector_bytes // WIDTH[type_name]) for loop in three]
 
