@@ -70,13 +70,19 @@ def test_a_gradient_wrong_in_the_last_digits_fails(
     assert printed.endswith(" checks FAILED\n")
 
 
-def test_what_an_operation_raises_is_reported() -> None:
+def test_what_an_operation_raises_is_reported_and_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(x: torch.Tensor) -> self_check.Results:
-        raise RuntimeError("no kernel image")
+        raise RuntimeError("the device is not ok")
 
     operation = self_check.Operation("broken", [self_check.LOGITS], broken, broken)
-    text = self_check.line(operation, torch.float32, "cpu")
-    assert text.endswith("FAILED: RuntimeError: no kernel image")
+    monkeypatch.setattr(self_check, "operations", lambda: [operation])
+    assert self_check.main() == 1
+    *_, before, last = capsys.readouterr().out.splitlines()
+    assert before.endswith("FAILED: RuntimeError: the device is not ok")
+    checks = len(self_check.BOUNDS) * (1 + torch.cuda.is_available())
+    assert last == f"{checks} of {checks} checks FAILED"
 
 
 def test_wrong_generated_code_fails(tmp_path: Path) -> None:

@@ -269,17 +269,20 @@ def check(operation: Operation, dtype: torch.dtype, device: str) -> list[float]:
     ]
 
 
-def line(operation: Operation, dtype: torch.dtype, device: str) -> str:
-    """One line of the report, ending in ok or in what failed."""
+def line(operation: Operation, dtype: torch.dtype, device: str) -> tuple[str, bool]:
+    """One line of the report, ending in ok or in what failed, and whether it is ok."""
+    passed = False
     try:
         errors = check(operation, dtype, device)
     except Exception as error:  # what a broken build or device raises is part of the report
         numbers, verdict = "", f"FAILED: {type(error).__name__}: {error}"
     else:
         numbers = "".join(f"{error:11.3g}" for error in errors)
-        verdict = "ok" if max(errors) <= BOUNDS[dtype] else f"FAILED: more than {BOUNDS[dtype]:g}"
+        passed = max(errors) <= BOUNDS[dtype]
+        verdict = "ok" if passed else f"FAILED: more than {BOUNDS[dtype]:g}"
     kind = str(dtype).removeprefix("torch.")
-    return f"{operation.name:<41}{kind:<9}{device:<5}{numbers:<33}  {verdict}"
+    text = f"{operation.name:<41}{kind:<9}{device:<5}{numbers:<33}  {verdict}"
+    return text, passed
 
 
 def main() -> int:
@@ -289,10 +292,10 @@ def main() -> int:
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     count = failed = 0
     for operation, device, dtype in itertools.product(operations(), devices, BOUNDS):
-        text = line(operation, dtype, device)
+        text, passed = line(operation, dtype, device)
         print(text)
         count += 1
-        failed += not text.endswith("ok")
+        failed += not passed
     print(f"{failed} of {count} checks FAILED" if failed else f"all {count} checks passed")
     return 1 if failed else 0
 
