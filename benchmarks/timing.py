@@ -1,6 +1,7 @@
 """Interleaved timing, so that noise of the machine falls on every contender alike."""
 
 import itertools
+import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,9 +91,11 @@ def interleave(
     most_rounds: int = 41,
     clock: Clock = cpu_seconds,
 ) -> Samples:
-    """Seconds per call, one sample of each call in every round, the order reversed by turns.
+    """Seconds per call, one sample of each call in every round, in an order drawn for the round.
 
-    `budget` is the time in seconds that the rounds may take together, if `fewest_rounds` fit.
+    In a constant order a call would always meet the caches as the same other call left them;
+    reversed by turns, the first and the last would follow themselves. `budget` is the time in
+    seconds that the rounds may take together, if `fewest_rounds` fit.
     """
     names = list(calls)
     for name in names:
@@ -103,7 +106,8 @@ def interleave(
     rounds = min(max(fewest_rounds, round(budget / one_round)), most_rounds)
     batches = {name: repeated(calls[name], repeats[name]) for name in names}
     samples: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        for name in names if number % 2 == 0 else reversed(names):
+    draw = random.Random(0)
+    for _ in range(rounds):
+        for name in draw.sample(names, len(names)):
             samples[name].append(clock(batches[name]) / repeats[name])
     return samples

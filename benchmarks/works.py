@@ -1,4 +1,4 @@
-"""What the benchmarks run: every operation, the issue's fused functions, and the gallery.
+"""What the benchmarks run: every operation, functions that fuse compiles, and the activations.
 
 Each beside what a user of torch writes for it: the built-in where there is one, or else the
 formula in torch's operations.

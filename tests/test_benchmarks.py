@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,7 +94,7 @@ def test_ratios_compare_within_a_round() -> None:
     assert timing.ratios({"a": [2.0, 9.0], "b": [1.0, 3.0]}, "a", "b") == [2.0, 3.0]
 
 
-def test_interleave_repeats_short_calls_and_reverses_the_order_by_turns() -> None:
+def test_interleave_repeats_short_calls() -> None:
     order: list[str] = []
     durations = {"short": 1e-4, "long": 1.0}
 
@@ -110,7 +111,30 @@ def test_interleave_repeats_short_calls_and_reverses_the_order_by_turns() -> Non
     )
     assert samples["short"] == pytest.approx([1e-4] * 3)
     assert samples["long"] == pytest.approx([1.0] * 3)
-    assert order[4:] == [*["short"] * 10, "long", "long", *["short"] * 10, *["short"] * 10, "long"]
+    for start in range(4, len(order), 11):
+        assert sorted(order[start : start + 11]) == ["long", *["short"] * 10]
+
+
+def test_interleave_favours_no_place_and_no_predecessor() -> None:
+    order: list[str] = []
+    calls = {name: lambda name=name: order.append(name) for name in "abcd"}
+
+    def clock(run: timing.Call) -> float:
+        run()
+        return 1.0
+
+    timing.interleave(calls, budget=0, fewest_rounds=48, most_rounds=48, clock=clock)
+    timed = order[2 * len(calls) :]
+    rounds = [timed[start : start + len(calls)] for start in range(0, len(timed), len(calls))]
+    assert all(sorted(each) == list(calls) for each in rounds)
+    places = Counter((name, place) for each in rounds for place, name in enumerate(each))
+    pairs = Counter(itertools.pairwise(timed))
+    itself = [pairs[name, name] for name in calls]
+    others = [pairs[pair] for pair in itertools.permutations(calls, 2)]
+    assert len(places) == 16
+    assert max(places.values()) < 3 * min(places.values())
+    assert max(others) < 4 * min(others)
+    assert max(itself) < min(others)
 
 
 def test_rotating_keeps_as_many_results_as_there_are_other_operands() -> None:
