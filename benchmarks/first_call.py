@@ -1,11 +1,12 @@
 """`python -m benchmarks.first_call`: the first call of a function in a new process, in seconds.
 
 Prints the seconds of the first forward and backward pass on tensors of 2^16 elements, compilation
-included and imports of torch and fusedgrad not. `measure` runs it with empty caches (cold), and
-again with what the first run left there (cached).
+included and imports of torch, of its compiler and of fusedgrad not. `measure` runs it with empty
+caches (cold), and again with what the first run left there (cached).
 """
 
 import argparse
+import importlib
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from benchmarks.works import BY_NAME
 
 SIZE = 2**16
 LIBRARIES = ("fusedgrad", "torch.compile")
+# What torch.compile imports in its first call: seconds that are none of compilation.
+COMPILER = ("torch._dynamo", "torch._inductor.compile_fx", "torch.utils.cpp_extension")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -38,6 +41,9 @@ def seconds_here(name: str, library: str, device: str) -> float:
     work = BY_NAME[name]
     inputs = [make(SIZE).to(device) for make in work.inputs]
     wanted = [x.requires_grad_() for x in inputs[: work.derivatives]]
+    if library == "torch.compile":
+        for module in COMPILER:
+            importlib.import_module(module)
     start = perf_counter()
     function = work.ours if library == "fusedgrad" else torch.compile(work.theirs)
     torch.autograd.grad(function(*inputs).sum(), wanted)

@@ -395,12 +395,30 @@ def test_short_table_has_headlines_with_all_threads() -> None:
     assert heading[1:] == [
         *("torch, 1,000", "torch, 2^20", "torch, 2^24"),
         *("torch.compile, 2^20", "torch.compile, 2^24"),
-        *("time / floor, 2^24", "memory (and torch's)"),
+        *("time / fresh-page floor, 2^24", "memory (and torch's)"),
     ]
     assert sigmoid == ["sigmoid", "4.00", "4.00", "4.00", "2.50", "2.50", "1.25", "2 (7.25)"]
     assert mish == ["mish", "–", "–", "4.00", "–", "2.50", "1.25", "–"]
     text = speed_tables.short_table(a_report())
-    assert "250 ms (10 ms from the cache); torch.compile 12 s (3 s)" in text
+    assert "250 ms (10 ms from the cache); torch.compile 12 s (3 s); imports not counted." in text
+    assert "into memory that exists, these times are 2.00 to 2.00" in text
+
+
+def test_short_table_names_every_result_in_which_eager_is_faster() -> None:
+    found = a_report()
+    counted = "of 5 measured cells of operations and fused functions"
+    *_, last = speed_tables.short_table(found).splitlines()
+    assert last == f"torch eager is faster in 0 {counted}."
+    slow = [result("sigmoid", size, ours=1e-2) for size in (2**16, 2**20)]
+    slow.append(dataclasses.replace(result("tanh", 1, ours=1.6e-2), work_pass="backward"))
+    slow.append(dataclasses.replace(result("tanh", 1, ours=8.1e-3, threads=1), dtype="float16"))
+    found.results += [*slow, result("mish", 1, ours=1e-2)]
+    *_, last = speed_tables.short_table(found).splitlines()
+    assert last == (
+        f"torch eager is faster in 4 {counted.replace('5', '9')}, its time at least 0.50 of "
+        "fusedgrad's. backward, float32, 2 threads: tanh (1). forward+backward, float32, "
+        "2 threads: sigmoid (2^16, 2^20). forward+backward, float16, 1 thread: tanh (1)."
+    )
 
 
 def test_long_tables_have_a_section_for_each_setting() -> None:
@@ -411,6 +429,9 @@ def test_long_tables_have_a_section_for_each_setting() -> None:
     ]
     assert "2 ms, 4.00" in text
     assert "1 ms, 8.00" in text
+    assert text.count("time / fresh-page floor, 2^24 | time / copy floor, 2^24 |") == 2
+    assert "| 1.25 | 2.00 |" in re.sub(" +", " ", text)
+    assert "Imports are not counted, those of torch.compile's own modules included." in text
 
 
 def test_device_tables_show_the_share_of_peak_bandwidth() -> None:
@@ -425,6 +446,7 @@ def test_device_tables_show_the_share_of_peak_bandwidth() -> None:
 def test_full_table_has_every_result_with_its_spread() -> None:
     lines = speed_tables.full_table(a_report()).splitlines()
     assert len(lines) == 2 + 6
+    assert "| fresh-page floor | copy floor |" in lines[0]
     assert "4.00 (3.60 to 4.40)" in lines[2]
 
 
