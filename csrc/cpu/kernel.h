@@ -42,11 +42,11 @@ struct Loops {
   }
   FUSEDGRAD_TARGET_AVX2 static void avx2(const double* parameters, T* const* outputs,
                                          const T* const* inputs, int64_t n) {
-    apply<T>(Make::template make<T>(parameters), outputs, inputs, n);
+    apply<T, 1>(Make::template make<T>(parameters), outputs, inputs, n);
   }
   FUSEDGRAD_TARGET_BASELINE static void baseline(const double* parameters, T* const* outputs,
                                                  const T* const* inputs, int64_t n) {
-    apply<T>(Make::template make<T>(parameters), outputs, inputs, n);
+    apply<T, 1>(Make::template make<T>(parameters), outputs, inputs, n);
   }
   static Block<T>* chosen() { return choose<Block<T>>(baseline, avx2, avx512); }
 };

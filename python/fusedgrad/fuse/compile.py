@@ -28,7 +28,10 @@ FLAGS = (
 )
 # As in csrc/cpu/capability.h
 _TARGETS = {
-    "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+    "avx512": (
+        *("-march=x86-64-v4", "-mprefer-vector-width=512"),
+        *("-fschedule-insns", "-fsched-pressure"),
+    ),
     "avx2": ("-march=x86-64-v3",),
     "baseline": (),
 }
