@@ -307,6 +307,17 @@ def test_code_without_its_kernels_is_an_error(monkeypatch: pytest.MonkeyPatch) -
         FusedEmulated().run(_scaled(), inputs, PARAMETERS)
 
 
+def test_an_error_of_others_is_neither_blamed_on_the_kernels_nor_forgotten() -> None:
+    device = FusedEmulated()
+    inputs = [contiguous(values, torch.float32) for values in _values(2)]
+    with device.device.loaded(library("fused")) as dll:
+        invalid_device = dll["cudaSetDevice"](1000)
+        assert invalid_device != 0
+        with pytest.raises(LaunchError, match="left behind"):
+            device.run(_scaled(), inputs, PARAMETERS)
+        assert dll["cudaGetLastError"]() == invalid_device
+
+
 def test_the_launcher_asks_little_of_the_runtime() -> None:
     """So that it synchronises nothing, allocates nothing and may be captured in a graph."""
     printed = subprocess.run(

@@ -19,14 +19,20 @@ std::vector<T> functor_of(const double* parameters, int count) {
   return functor;
 }
 
+// A call's own status: the thread's last error may be another's. If it is this call's, the next who
+// asks shall not be blamed.
+cudaError_t forgotten(cudaError_t status) {
+  if (status != cudaSuccess) cudaGetLastError();
+  return status;
+}
+
 cudaError_t launch(cudaKernel_t kernel, void* functor, void* operands, int64_t numel, int64_t tile,
                    cudaStream_t stream) {
   auto full_tiles = static_cast<uint32_t>(numel / tile);
   auto rest = static_cast<uint32_t>(numel % tile);
   void* arguments[] = {functor, operands, &full_tiles, &rest};
-  cudaLaunchKernel(reinterpret_cast<const void*>(kernel), full_tiles + (rest != 0), kThreads,
-                   arguments, 0, stream);
-  return cudaGetLastError();  // which forgets it, too
+  return forgotten(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), full_tiles + (rest != 0),
+                                    kThreads, arguments, 0, stream));
 }
 
 // Calls body with the number of operands as a constant.
@@ -42,12 +48,12 @@ cudaError_t with_operands(int operands, const Body& body, std::integer_sequence<
 
 cudaError_t load_fused(const void* code, bool mixed, FusedKernel* kernel) {
   cudaLibrary_t library;
-  if (cudaLibraryLoadData(&library, code, nullptr, nullptr, 0, nullptr, nullptr, 0) ==
-      cudaSuccess) {
-    cudaLibraryGetKernel(&kernel->strided, library, "strided");
-    if (!mixed) cudaLibraryGetKernel(&kernel->contiguous, library, "contiguous");
+  cudaError_t error = cudaLibraryLoadData(&library, code, nullptr, nullptr, 0, nullptr, nullptr, 0);
+  if (error == cudaSuccess) error = cudaLibraryGetKernel(&kernel->strided, library, "strided");
+  if (error == cudaSuccess && !mixed) {
+    error = cudaLibraryGetKernel(&kernel->contiguous, library, "contiguous");
   }
-  return cudaGetLastError();
+  return forgotten(error);
 }
 
 cudaError_t launch_fused(const FusedKernel& kernel, const Elements& elements,
