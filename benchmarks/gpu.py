@@ -17,9 +17,10 @@ import torch
 import fusedgrad
 
 RESULTS = Path(__file__).parent / "results"
-TESTS = ["-m", "pytest", "-q", "-k", "cuda and not emulated", "tests/test_cuda_kernels.py"]
+FILES = ["tests/test_cuda_kernels.py", "tests/test_fuse_cuda.py"]
+TESTS = ["-m", "pytest", "-q", "-k", "[cuda", *FILES]
 # One kernel of each kind is enough: the sanitizer runs a kernel some hundred times slower.
-SANITIZED = ["-m", "pytest", "-q", "-k", "cuda and not emulated and 129", TESTS[-1]]
+SANITIZED = ["-m", "pytest", "-q", "-k", "[cuda and (129 or reduction)", *FILES]
 
 
 def run(title: str, command: list[str]) -> tuple[str, bool]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pytest
 import torch
 
 import fusedgrad  # noqa: F401  (registers the operators)
@@ -25,6 +26,13 @@ from cuda_emulator import CompiledLibrary, Device, DeviceArray, compile_library
 
 CSRC = Path(__file__).parents[1] / "csrc"
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+ON_CUDA = pytest.param(
+    "cuda",
+    marks=pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="there is no CUDA device on this machine"
+    ),
+)
 
 _MAX_DIMS = 16
 _MAX_OPERANDS = 32
@@ -61,7 +69,8 @@ class Operand:
 
 def contiguous(values: np.ndarray, dtype: torch.dtype) -> Operand:
     """The values, rounded to the dtype, in row-major order on an aligned storage."""
-    storage = torch.tensor(np.ascontiguousarray(values, dtype=np.float64)).to(dtype)
+    rows = np.ascontiguousarray(values, dtype=np.float64).reshape(values.shape)
+    storage = torch.tensor(rows).to(dtype)
     return Operand(storage.reshape(-1), values.shape, storage.stride())
 
 
@@ -383,20 +392,20 @@ class Operators:
     def elementwise(
         self, name: str, inputs: Sequence[Operand], outputs: int = 1, parameter: float | None = None
     ) -> list[torch.Tensor]:
-        result = _call_operator(name, self._tensors(inputs), parameter)
+        result = _call_operator(name, self.tensors(inputs), parameter)
         results = [result] if isinstance(result, torch.Tensor) else list(result)
         assert len(results) == outputs
         return [tensor.cpu() for tensor in results]
 
     def sum(self, name: str, inputs: Sequence[Operand], scale: float) -> torch.Tensor:
         logits = "with_logits" in name
-        x, target, *weights = self._tensors(inputs)
+        x, target, *weights = self.tensors(inputs)
         weights += [None] * (1 + logits - len(weights))
         operator = _OPS.binary_cross_entropy_with_logits if logits else _OPS.binary_cross_entropy
         result: torch.Tensor = operator(x, target, *weights, _SUM if scale == 1 else _MEAN)
         return result.cpu()
 
-    def _tensors(self, inputs: Sequence[Operand]) -> list[Any]:
+    def tensors(self, inputs: Sequence[Operand]) -> list[Any]:
         # The storage is moved and not the view, so that alignment and strides survive.
         return [
             operand.storage.to(self.name).as_strided(operand.shape, operand.strides, operand.offset)

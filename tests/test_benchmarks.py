@@ -5,6 +5,8 @@ import itertools
 import json
 import math
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -525,6 +527,20 @@ def test_gpu_report_holds_every_job_and_its_verdict(
     assert "compute-sanitizer: not on PATH" in text
     speed.parse(commands[-1][3:])  # the options exist
     assert commands[-1][-1] == str(tmp_path / "nvidia-h100-80gb.json")
+
+
+@pytest.mark.parametrize("command", [gpu.TESTS, gpu.SANITIZED], ids=["tests", "sanitized"])
+def test_gpu_runs_tests_of_the_device_and_no_others(command: list[str]) -> None:
+    listed = subprocess.run(
+        [sys.executable, *command, "--collect-only", "-p", "no:xdist"],
+        cwd=first_call.ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    chosen = [line for line in listed.splitlines() if "::" in line]
+    assert all("[cuda" in line for line in chosen)
+    assert {line.split("::")[0] for line in chosen} == set(gpu.FILES)
 
 
 # --------------------------------------------------------------------------------------- accuracy

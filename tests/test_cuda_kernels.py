@@ -15,6 +15,7 @@ import torch
 from cuda_backend import (
     CSRC,
     DTYPES,
+    ON_CUDA,
     Backend,
     Emulated,
     LaunchError,
@@ -36,16 +37,7 @@ SIZES = (0, 1, 15, 16, 17, 127, 129, 4095, 4097, 100_000)
 # One more than a tile of the kernel with the largest: full blocks and a tail in every kernel.
 MORE_THAN_A_TILE = 2049
 
-BACKENDS = [
-    "emulated",
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=pytest.mark.skipif(
-            not torch.cuda.is_available(), reason="there is no CUDA device on this machine"
-        ),
-    ),
-]
+BACKENDS = ["emulated", "cpu", ON_CUDA]
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -23,9 +23,11 @@ import fusedgrad
 from cuda_backend import (
     CSRC,
     DTYPES,
+    ON_CUDA,
     Emulated,
     LaunchError,
     Operand,
+    Operators,
     _Elements,
     contiguous,
     expanded,
@@ -45,7 +47,12 @@ from ulp import ulp_error
 
 BOUND = 8.0
 
-SCALED = fusedgrad.fuse(lambda x, z, a=0.5, b=2.0: torch.tanh(a * x) * z**b)
+
+def _formula(x: Tensor, z: Tensor, a: float = 0.5, b: float = 2.0) -> Tensor:
+    return torch.tanh(a * x) * z**b
+
+
+SCALED = fusedgrad.fuse(_formula)
 PARAMETERS = (0.75, 1.5)
 
 
@@ -133,7 +140,11 @@ def test_emulated_value_and_partials_are_exact(number: int, dtype: torch.dtype) 
     tensors = columns(case, dtype)
     graph = _value_and_grad(case.function, len(tensors))
     inputs = [contiguous(tensor.double().numpy(), dtype) for tensor in tensors]
-    results = FusedEmulated().run(graph, inputs)
+    _check_exact(graph, tensors, FusedEmulated().run(graph, inputs))
+
+
+def _check_exact(graph: Graph, tensors: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+    dtype = tensors[0].dtype
     with mp.workdps(60):
         for output, values in zip(graph.outputs, results, strict=True):
             for row, value in zip(rows(tensors), values.tolist(), strict=True):
@@ -332,6 +343,104 @@ def test_the_launcher_asks_little_of_the_runtime() -> None:
         "cudaLibraryGetKernel",
         "cudaLibraryLoadData",
     }
+
+
+# --------------------------------------------------------------------------------------- devices
+#
+# As a user calls them, on torch's CPU and on a CUDA device.
+
+
+@pytest.fixture(params=["cpu", ON_CUDA])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where no function runs operation by operation, so that its kernels are what is tested."""
+
+    def evaluate(graph: Graph, *_: Any) -> Any:
+        raise AssertionError(f"{graph.name} has no kernel")
+
+    monkeypatch.setattr(kernel, "evaluate", evaluate)
+    name: str = request.param
+    return name
+
+
+def _check_on(
+    device: str,
+    inputs: Sequence[Operand],
+    parameters: Sequence[float] = PARAMETERS,
+    reduction: Literal["none", "mean", "sum"] = "none",
+) -> None:
+    """Value and gradients of `_formula`, on positive numbers: no sum of gradients cancels."""
+    tensors = [x.requires_grad_() for x in Operators(device).tensors(inputs)]
+    wide = [x.detach().cpu().double().requires_grad_() for x in tensors]
+    value = fusedgrad.fuse(_formula, reduction=reduction)(*tensors, *parameters)
+    exact = _formula(*wide, *parameters)
+    if reduction != "none":
+        exact = exact.mean() if reduction == "mean" else exact.sum()
+    upstream = torch.linspace(0.5, 2, exact.numel()).reshape(exact.shape).to(value.dtype)
+    gradients = torch.autograd.grad(value, tensors, upstream.to(device))
+    expected = [exact, *torch.autograd.grad(exact, wide, upstream.double())]
+    assert value.dtype is functools.reduce(torch.promote_types, [x.dtype for x in tensors])
+    for own, got in zip([value, *tensors], [value, *gradients], strict=True):
+        assert (got.device.type, got.dtype, got.shape) == (device, own.dtype, own.shape)
+    for got, true in zip([value, *gradients], expected, strict=True):
+        # Half types: rounded where they are made and where they are added up.
+        bound = 32 if got.dtype in (torch.float32, torch.float64) else 1.02
+        info = torch.finfo(got.dtype)
+        error = (got.cpu().double() - true).abs() / (info.eps * true.abs().clamp(min=info.tiny))
+        assert float(error.detach().max()) <= bound, (got.dtype, float(error.max()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_values_and_gradients_of_any_layout(device: str, kind: str, dtype: torch.dtype) -> None:
+    x, z = _values(2)
+    _check_on(device, [contiguous(x, dtype), LAYOUTS[kind](z, dtype)])
+    _check_on(device, [LAYOUTS[kind](x, dtype), contiguous(z, dtype)])
+
+
+@pytest.mark.parametrize(
+    "shapes", [((6, 350), (350,)), ((6, 1), (1, 350)), ((), (6, 350))], ids=str
+)
+def test_values_and_gradients_of_shapes_that_broadcast(
+    device: str, shapes: Sequence[tuple[int, ...]]
+) -> None:
+    for dtype in DTYPES:
+        drawn = (np.random.default_rng(i).uniform(0.25, 2, s) for i, s in enumerate(shapes))
+        _check_on(device, [contiguous(values, dtype) for values in drawn])
+
+
+@pytest.mark.parametrize("dtypes", [*itertools.permutations(DTYPES, 2)], ids=str)
+def test_values_and_gradients_of_mixed_dtypes(
+    device: str, dtypes: tuple[torch.dtype, torch.dtype]
+) -> None:
+    for second in (contiguous, LAYOUTS["permuted"]):
+        x, z = _values(2)
+        _check_on(device, [contiguous(x, dtypes[0]), second(z, dtypes[1])])
+
+
+def test_values_and_gradients_with_other_parameters(device: str) -> None:
+    inputs = [contiguous(values, torch.float32) for values in _values(2)]
+    for parameters in ((), (0.125,), (2.0, -1.5)):
+        _check_on(device, inputs, parameters)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("kind", ["contiguous", "permuted"])
+def test_values_and_gradients_of_a_reduction(
+    device: str, kind: str, reduction: Literal["mean", "sum"]
+) -> None:
+    x, z = _values(2)
+    for dtype in DTYPES:
+        inputs = [contiguous(x / 8, dtype), LAYOUTS[kind](z / 8, dtype)]
+        _check_on(device, inputs, reduction=reduction)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[case.name for case in CASES])
+def test_values_and_partials_are_exact(device: str, number: int, dtype: torch.dtype) -> None:
+    case = CASES[number]
+    tensors = columns(case, dtype)
+    value, partials = fusedgrad.fuse(case.function).value_and_grad(*(x.to(device) for x in tensors))
+    _check_exact(_value_and_grad(case.function, len(tensors)), tensors, [value, *partials])
 
 
 # -------------------------------------------------------------------------------------- compiler
