@@ -1,15 +1,18 @@
 """The count of vector instructions: what it takes for a loop, and that every kernel has one."""
 
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import instructions
-from fusedgrad import _C
+from fusedgrad import _C, activations
+from fusedgrad.fuse import Fused
 
-# What g++ 12 does not vectorise: the second derivative of a power of floats, in double.
-SCALAR = {"float": {"PowScalarDoubleBackward"}, "double": set[str]()}
+ROOT = Path(__file__).parents[1]
 
 # A loop over vectors of 64 bytes around a loop that moves none, and a loop over scalars.
 DISASSEMBLY = """
@@ -51,4 +54,19 @@ def test_every_kernel_is_vectorised(capability: str) -> None:
     for type_name in instructions.WIDTH:
         kernels = list(instructions.library_kernels(disassembly, type_name, capability))
         assert len(kernels) > 40
-        assert {kernel.title for kernel in kernels if not kernel.loops} <= SCALAR[type_name]
+        assert [kernel.title for kernel in kernels if not kernel.loops] == []
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not on PATH")
+@pytest.mark.parametrize("type_name", instructions.WIDTH)
+def test_every_fused_function_is_vectorised(type_name: str) -> None:
+    if _C.cpu_capability() not in ("avx2", "avx512"):
+        pytest.skip("the compiler vectorises not every function for this processor")
+    # A process of its own, where none is compiled yet
+    command = [sys.executable, "-m", "benchmarks.instructions", "--type", type_name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    for name in dir(activations):
+        if isinstance(getattr(activations, name), Fused):
+            for title in (name, f"{name}, backward"):
+                assert re.search(rf"^\| {title} +\| +[\d.]+ \|", done.stdout, re.MULTILINE), title
+    assert "not vectorised" not in done.stdout

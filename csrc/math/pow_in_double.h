@@ -1,8 +1,9 @@
-// Powers of floats on a host, in double: |x|^e is 2^(e log2|x|), with the logarithm to 2^-32.9 of
-// itself, which an exponent of hundreds magnifies to no more than a fifth of a float's last place.
-// Nothing overflows or is subnormal in double, so that the only rounding is the last. It takes a
-// third fewer vector instructions than pairs of floats do; a device, whose double is slow, keeps
-// the pairs of pow.h.
+// Powers of floats in the loops of csrc/cpu, in double: |x|^e is 2^(e log2|x|), with the logarithm
+// to 2^-32.9 of itself, which an exponent of hundreds magnifies to no more than a fifth of a
+// float's last place. Nothing overflows or is subnormal in double, so that the only rounding is the
+// last. It takes a third fewer vector instructions than pairs of floats do. All else keeps the
+// pairs of pow.h: a device, whose double is slow, and second derivatives and fused functions, whose
+// loops g++ 12 does not vectorise in this form.
 //
 // Each function has a form for ordinary operands, whose base is positive and not extreme and whose
 // exponent is not great, which leaves out what the others need: a third of the time. The loops of
@@ -16,7 +17,6 @@
 // x^e              0.54 and 0.62: (0x1.539ddep+0, 0x1.a90b22p+7) got 0x1.941bf6p+86
 // its d/dx         0.54 and 0.65: (0x1.9dc6a4p-1, -0x1.80556ap+8) got -0x1.feeb88p+126
 // its d/de         0.54 and 0.67: (0x1.5f1c8p+0, -0x1.0eea4ap+8) got 0x1.d0315ap-126
-// second d/dx      0.54 and 0.65: (0x1.a231760p-1, 0x1.c5303p+8) got 0x1.e0e822p-115
 #pragma once
 
 #include "math/elementary.h"
@@ -87,13 +87,6 @@ FUSEDGRAD_HOST_DEVICE double finite_exponent(float e) {
   return -kMax > e ? -kMax : e;
 }
 
-// The same of a logarithm: its square times 2^600 is finite in double.
-FUSEDGRAD_HOST_DEVICE double finite_logarithm(double log) {
-  constexpr double kMax = 0x1p200;
-  log = kMax < log ? kMax : log;
-  return -kMax > log ? -kMax : log;
-}
-
 FUSEDGRAD_HOST_DEVICE bool is_integer(float e) { return __builtin_truncf(e) == e; }
 FUSEDGRAD_HOST_DEVICE bool is_odd(float e) { return is_integer(e) & !is_integer(e * 0.5f); }
 FUSEDGRAD_HOST_DEVICE bool is_even(float e) { return is_integer(e) & is_integer(e * 0.5f); }
@@ -148,61 +141,5 @@ FUSEDGRAD_HOST_DEVICE float pow_exponent_derivative(double lower, double log, fl
 }
 
 }  // namespace fusedgrad::math::in_double
-
-namespace fusedgrad::math {
-
-FUSEDGRAD_HOST_DEVICE float pow(float x, float e) {
-  return in_double::pow<false>(in_double::log2<false>(x), x, e);
-}
-
-FUSEDGRAD_HOST_DEVICE float pow_constant(float x, double e) {
-  // e's parity and whether it is an integer, as a float has them
-  const float parity = __builtin_trunc(e) != e           ? 0.5f
-                       : __builtin_trunc(e / 2) != e / 2 ? 1.0f
-                                                         : 2.0f;
-  const float magnitude = static_cast<float>(in_double::exp2<false>(e * in_double::log2<false>(x)));
-  return x == 1 ? 1.0f : in_double::with_sign(magnitude, x, parity, parity == 1);
-}
-
-FUSEDGRAD_HOST_DEVICE float pow_base_derivative(float x, float e) {
-  const double lower = in_double::lower_power<false>(in_double::log2<false>(x), e);
-  return in_double::pow_base_derivative<false>(lower, x, e);
-}
-
-FUSEDGRAD_HOST_DEVICE float pow_exponent_derivative(float x, float e) {
-  const double log = in_double::log2<false>(x);
-  return in_double::pow_exponent_derivative<false>(in_double::lower_power<false>(log, e), log, x,
-                                                   e);
-}
-
-// e (e-1) x^(e-2)
-FUSEDGRAD_HOST_DEVICE float pow_base_second_derivative(float x, float e) {
-  const double finite = in_double::finite_exponent(e);
-  const double coefficient = finite * (finite - 1);
-  const double power = in_double::exp2<false>((finite - 2) * in_double::log2<false>(x));
-  float value = static_cast<float>(power * coefficient);
-  value = (abs(x) == 1) | (e == 2) ? static_cast<float>(coefficient) : value;
-  return coefficient == 0 ? 0.0f : in_double::with_sign(value, x, e, in_double::is_odd(e));
-}
-
-// x^(e-1) (1 + e ln x)
-FUSEDGRAD_HOST_DEVICE float pow_mixed_derivative(float x, float e) {
-  const double log = in_double::finite_logarithm(in_double::log2<false>(x));
-  const double finite = in_double::finite_exponent(e);
-  const double factor = fma(finite, log * in_double::kLn2, 1.0);
-  const float value = static_cast<float>(in_double::exp2<false>((finite - 1) * log) * factor);
-  return in_double::nan_below_zero(x, value);
-}
-
-// x^e (ln x)^2
-FUSEDGRAD_HOST_DEVICE float pow_exponent_second_derivative(float x, float e) {
-  const double log = in_double::finite_logarithm(in_double::log2<false>(x));
-  const double ln = log * in_double::kLn2;
-  const double power = in_double::exp2<false>(in_double::finite_exponent(e) * log);
-  const float value = static_cast<float>(power * (ln * ln));
-  return (x == 1) | ((x == 0) & (e >= 0)) ? 0.0f : in_double::nan_below_zero(x, value);
-}
-
-}  // namespace fusedgrad::math
 
 #endif  // !__CUDA_ARCH__
