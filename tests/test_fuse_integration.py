@@ -408,6 +408,16 @@ def test_decorator_parameters_and_names() -> None:
     torch.testing.assert_close(scaled.derivative(0)(x, t), (4 * (x - t)).mean())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_sum_beyond_the_dtype_is_infinite_as_in_pytorch(dtype: torch.dtype) -> None:
+    x = torch.full((10,), 0.9 * torch.finfo(dtype).max, dtype=dtype)
+    assert fusedgrad.fuse(lambda x: x * 1, reduction="sum")(x).item() == torch.inf
+    ones = torch.ones_like(x)
+    loss = fusedgrad.binary_cross_entropy_with_logits(-x, ones, reduction="sum")
+    assert loss.dtype is dtype
+    assert loss.item() == torch.inf
+
+
 def test_reductions_that_are_refused() -> None:
     with pytest.raises(FuseError, match="reduction is 'max', expected 'none', 'mean' or 'sum'"):
         fusedgrad.fuse(two, reduction="max")  # type: ignore[call-overload]

@@ -1,5 +1,6 @@
 #include "operators/elementwise.h"
 
+#include <ATen/Dispatch.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorIterator.h>
@@ -176,7 +177,14 @@ Tensor scaled_sum(const Summable& operation, const std::vector<Tensor>& inputs, 
                           strides[iter.ntensors()], size0, size1);
         return cpu::sum(operation.cpu, dtype, {data, strides, size0, size1});
       });
-  return at::scalar_tensor(total * scale, at::device(iter.device()).dtype(iter.common_dtype()));
+  return rounded(total * scale, at::device(iter.device()).dtype(iter.common_dtype()));
+}
+
+Tensor rounded(double sum, at::TensorOptions options) {
+  const at::ScalarType dtype = c10::typeMetaToScalarType(options.dtype());
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, dtype, "sum",
+                                  [&] { sum = static_cast<double>(static_cast<scalar_t>(sum)); });
+  return at::scalar_tensor(sum, options);
 }
 
 double summed(at::TensorIterator& iter, c10::function_ref<SumOfRectangle> sum) {

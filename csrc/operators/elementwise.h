@@ -49,4 +49,7 @@ Tensor scaled_sum(const Summable& operation, const std::vector<Tensor>& inputs, 
 using SumOfRectangle = double(char** data, const int64_t* strides, int64_t size0, int64_t size1);
 double summed(at::TensorIterator& iter, c10::function_ref<SumOfRectangle> sum);
 
+// A 0-dim tensor of a sum, infinite where it overflows: at::scalar_tensor alone raises there.
+Tensor rounded(double sum, at::TensorOptions options);
+
 }  // namespace fusedgrad::operators

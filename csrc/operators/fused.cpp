@@ -6,7 +6,6 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_strided.h>
-#include <ATen/ops/scalar_tensor.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -203,7 +202,7 @@ Tensor fused_reduction(int64_t number, at::TensorList inputs, at::ArrayRef<doubl
       summed(iter, [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
         return cpu::sum(kernel, fused.wide, types.data(), {data, strides, size0, size1});
       });
-  return at::scalar_tensor(sum * scale_of(reduction, iter.numel()), at::dtype(dtype));
+  return rounded(sum * scale_of(reduction, iter.numel()), at::dtype(dtype));
 }
 
 using FusedOperator = std::vector<Tensor>(int64_t, at::TensorList, at::ArrayRef<double>,
