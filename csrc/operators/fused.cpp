@@ -36,6 +36,7 @@ struct FusedKernel {
   cpu::Kernel kernel;
   bool wide;
   int parameters;
+  std::vector<uint64_t> used;  // by each output, bit i for input i
   // By the gradients that are wanted, bit i for input i
   std::map<uint64_t, FusedBackward> backward;
 #ifdef FUSEDGRAD_CUDA
@@ -321,27 +322,46 @@ class FusedNode final : public torch::autograd::Node {
   std::vector<torch::autograd::SavedVariable> saved_;
 };
 
+// `result` becomes the next output of `node`.
+void set_history(Tensor& result, const FusedKernel&, uint64_t,
+                 const c10::intrusive_ptr<FusedNode>& node) {
+  torch::autograd::set_history(result, node);
+}
+
+// Those that use none of the inputs that require gradients, bits in `requiring`, stay constants.
+void set_history(std::vector<Tensor>& results, const FusedKernel& fused, uint64_t requiring,
+                 const c10::intrusive_ptr<FusedNode>& node) {
+  for (size_t i = 0; i < results.size(); ++i) {
+    if (i >= fused.used.size() || fused.used[i] & requiring) {
+      torch::autograd::set_history(results[i], node);
+    } else {
+      node->add_input_metadata(torch::autograd::Node::undefined_input());
+    }
+  }
+}
+
 // Runs `forward` below autograd and records it, if an input requires its gradient.
 template <class Forward>
 auto record(int64_t number, at::TensorList inputs, at::ArrayRef<double> parameters,
             int64_t reduction, const Forward& forward) {
-  bool requires_grad = false;
-  for (const Tensor& input : inputs) {
-    requires_grad = requires_grad || input.requires_grad();
+  uint64_t requiring = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Tensor& input = inputs[i];
+    requiring |= static_cast<uint64_t>(input.requires_grad()) << i;
     TORCH_CHECK_NOT_IMPLEMENTED(
         !c10::AutogradState::get_tls_state().get_fw_grad_mode() ||
             !input._fw_grad(/*level=*/0).defined(),
         "fused: the operator has no forward-mode derivative, the fused function has");
   }
   c10::intrusive_ptr<FusedNode> node;
-  if (requires_grad && at::GradMode::is_enabled()) {
+  if (requiring != 0 && at::GradMode::is_enabled()) {
     node = c10::make_intrusive<FusedNode>(number, inputs, parameters, reduction);
   }
   auto result = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return forward();
   }();
-  if (node) torch::autograd::set_history(result, node);
+  if (node) set_history(result, kernel_of(number), requiring, node);
   return result;
 }
 
@@ -368,17 +388,19 @@ void check_operands(int outputs, int inputs) {
 
 }  // namespace
 
-int64_t add_fused_kernel(uintptr_t address, bool wide, int outputs, int inputs, int parameters) {
+int64_t add_fused_kernel(uintptr_t address, bool wide, std::vector<uint64_t> used, int inputs,
+                         int parameters) {
+  const int outputs = static_cast<int>(used.size());
   check_operands(outputs, inputs);
   TORCH_CHECK(parameters >= 0 && parameters <= cpu::kMaxParameters, "fused: ", parameters,
               " parameters, expected at most ", cpu::kMaxParameters);
-  FusedKernel fused{{outputs, inputs, nullptr, nullptr, {}}, wide, parameters, {}};
+  FusedKernel fused{{outputs, inputs, nullptr, nullptr, {}}, wide, parameters, std::move(used), {}};
   if (wide) {
     fused.kernel.float64 = reinterpret_cast<cpu::Block<double>*>(address);
   } else {
     fused.kernel.float32 = reinterpret_cast<cpu::Block<float>*>(address);
   }
-  return add(fused);
+  return add(std::move(fused));
 }
 
 std::vector<Tensor> call_fused(int64_t kernel, const std::vector<Tensor>& inputs,
@@ -397,7 +419,7 @@ int64_t add_fused_cuda_kernel(const std::string& code, bool wide, int outputs,
   check_operands(outputs, inputs);
   const auto unlike = [&](at::ScalarType dtype) { return dtype != dtypes[0]; };
   const bool mixed = std::any_of(dtypes.begin(), dtypes.end(), unlike);
-  FusedKernel fused{{outputs, inputs, nullptr, nullptr, {}}, wide, parameters, {}};
+  FusedKernel fused{{outputs, inputs, nullptr, nullptr, {}}, wide, parameters, {}, {}};
   fused.cuda.outputs = outputs;
   fused.cuda.inputs = inputs;
   fused.cuda.wide = wide;

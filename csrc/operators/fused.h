@@ -11,7 +11,8 @@
 namespace fusedgrad::operators {
 
 // A kernel whose loaded code has its Block<double> (if `wide`) or Block<float> at `address`.
-int64_t add_fused_kernel(uintptr_t address, bool wide, int outputs, int inputs, int parameters);
+int64_t add_fused_kernel(uintptr_t address, bool wide, std::vector<uint64_t> used, int inputs,
+                         int parameters);
 
 // torch.ops.fusedgrad.fused, without what PyTorch spends on the arguments of any operator.
 std::vector<at::Tensor> call_fused(int64_t kernel, const std::vector<at::Tensor>& inputs,

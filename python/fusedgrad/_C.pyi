@@ -31,7 +31,7 @@ def set_differentiable_backward(
 # Kernels compiled at run time: csrc/operators/fused.h.
 
 def add_fused_kernel(
-    address: int, wide: bool, outputs: int, inputs: int, parameters: int
+    address: int, wide: bool, used: Sequence[int], inputs: int, parameters: int
 ) -> int: ...
 def fused(
     kernel: int,

@@ -169,14 +169,16 @@ def _warned(of: str) -> bool:
 
 def _compiled(graph: Graph, read: Sequence[int], wide: bool) -> int | None:
     """The number of the CPU kernel, None where the graph must be evaluated."""
-    outputs, inputs, parameters = len(graph.outputs), len(read), len(graph.parameters)
-    if outputs + inputs > _C.max_operands or parameters > _C.max_parameters:
+    inputs, parameters = len(read), len(graph.parameters)
+    if len(graph.outputs) + inputs > _C.max_operands or parameters > _C.max_parameters:
         return None
-    source = cpu_source(graph, [graph.inputs[i] for i in read], wide)
+    names = [graph.inputs[i] for i in read]
+    source = cpu_source(graph, names, wide)
+    used = [sum((name in own) << i for i, name in enumerate(names)) for own in graph.used]
 
     def add() -> int:
         address = block_address(source)
-        return _C.add_fused_kernel(address, wide, outputs, inputs, parameters)
+        return _C.add_fused_kernel(address, wide, used, inputs, parameters)
 
     return _number_of(source, graph, read, add, "a C++ compiler")
 
