@@ -1,5 +1,6 @@
 """fuse: values and derivatives against mpmath, PyTorch's conventions, and how a call is run."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, cast
@@ -211,6 +212,23 @@ def test_one_output_may_be_used_without_the_other() -> None:
     torch.testing.assert_close(grad, -torch.sin(x))
 
 
+def test_outputs_of_constants_alone_require_no_gradient() -> None:
+    f = fusedgrad.fuse(lambda x, y: (y * y, torch.sigmoid(x * y), x * x * 1.5))
+    x, y = torch.randn(2, 5, dtype=torch.float64)
+    x.requires_grad_()
+    constant, first, second = f(x, y)
+    assert not constant.requires_grad
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.autograd.grad(constant.sum(), x)
+    for create_graph in (True, False):
+        outputs = (first.sum() + 2 * second.sum(),)
+        (grad,) = torch.autograd.grad(outputs, x, create_graph=create_graph, retain_graph=True)
+        s = torch.sigmoid(x * y)
+        torch.testing.assert_close(grad, s * (1 - s) * y + 6 * x)
+    (grad,) = torch.autograd.grad(f(y, x)[0].sum(), x)
+    torch.testing.assert_close(grad, 2 * x)
+
+
 def test_floats_are_parameters_and_integers_part_of_the_function() -> None:
     @fusedgrad.fuse
     def f(x: Tensor, scale: float = 0.5, order: int = 2, *, sharp: bool = False) -> Tensor:
@@ -234,6 +252,88 @@ def test_numbers_from_outside_are_followed() -> None:
     assert f(x).tolist() == [2, 2]
     factor = 3.0
     assert f(x).tolist() == [3, 3]
+
+
+ALPHA = 2.0
+
+
+class _Scale:
+    alpha = 2.0
+
+    def __init__(self) -> None:
+        self.alphas = [2.0, 5.0]
+        self.fused = fusedgrad.fuse(self.scaled)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return x * self.alpha
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.scaled(x)
+
+
+def _helper(x: Tensor) -> Tensor:
+    return ALPHA * x
+
+
+def _by_alias(x: Tensor, scale: Any) -> Tensor:
+    return x * scale.alpha
+
+
+def _set(scale: _Scale, alpha: float) -> None:
+    scale.alpha = scale.alphas[0] = alpha
+
+
+@pytest.mark.parametrize(
+    "function_of",
+    [
+        lambda scale: scale.fused,
+        lambda scale: lambda x: x * scale.alpha,
+        lambda scale: lambda x: x * scale.alphas[0],
+        lambda scale: lambda x: x * min(scale.alphas),
+        lambda scale: lambda x: x * max([each for each in scale.alphas][:1]),  # noqa: C416
+        lambda scale: lambda x: x * vars(scale).get("alpha", 2.0),
+        lambda scale: lambda x: x * getattr(scale, "alpha"),  # noqa: B009
+        lambda scale: lambda x: _by_alias(x, scale),
+        lambda scale: lambda x: scale.scaled(x),
+        lambda scale: lambda x: scale(x),
+        lambda scale: lambda x: scale.fused(x),
+        lambda scale: functools.partial(_by_alias, scale=scale),
+        lambda scale: scale,
+    ],
+)
+def test_attributes_and_items_from_outside_are_followed(function_of: Any) -> None:
+    scale, x = _Scale(), torch.ones(2)
+    f = fusedgrad.fuse(function_of(scale))
+    for alpha in (2.0, 3.0, -0.0, 0.0, 2.0):
+        _set(scale, alpha)
+        assert str(f(x).tolist()) == str([alpha] * 2)
+
+
+def test_globals_of_helpers_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.ones(2)
+    f, late = fusedgrad.fuse(lambda x: _helper(x)), fusedgrad.fuse(lambda x: LATE * x)  # type: ignore[name-defined]  # noqa: F821
+    for alpha in (2.0, 3.0):
+        monkeypatch.setitem(globals(), "ALPHA", alpha)
+        monkeypatch.setitem(globals(), "LATE", alpha)
+        assert f(x).tolist() == late(x).tolist() == [alpha] * 2
+    monkeypatch.setitem(globals(), "_helper", lambda x: x * 7)
+    assert f(x).tolist() == [7, 7]
+
+
+def test_numbers_from_outside_keep_their_places() -> None:
+    factor: float | None = 2.0
+    summand: float | None = None
+    f = fusedgrad.fuse(lambda x: x * factor if factor is not None else x + summand)
+    assert f(torch.ones(2)).tolist() == [2, 2]
+    factor, summand = None, 2.0
+    assert f(torch.ones(2)).tolist() == [3, 3]
+
+
+def test_the_objects_among_the_arguments_are_followed() -> None:
+    f, scale = fusedgrad.fuse(_by_alias), _Scale()
+    for alpha in (2.0, 3.0):
+        scale.alpha = alpha
+        assert f(torch.ones(2), scale).tolist() == [alpha] * 2
 
 
 def test_fused_functions_call_fused_functions() -> None:

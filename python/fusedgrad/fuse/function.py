@@ -20,6 +20,8 @@ from torch.nn import Parameter
 
 from fusedgrad import operators, reference
 from fusedgrad.fuse import autograd, generate, kernel
+from fusedgrad.fuse.captures import PLAIN as UNCHANGING
+from fusedgrad.fuse.captures import Captures, token
 from fusedgrad.fuse.errors import FuseTypeError, FuseValueError
 from fusedgrad.fuse.expression import Expression, wrap
 from fusedgrad.fuse.graph import Graph
@@ -69,14 +71,7 @@ class Fused:
             self._name = "f"
         self._graphs: dict[_Kinds, tuple[Graph, bool]] = {}
         self._plans: dict[tuple[Any, ...], _Plan] = {}
-        code = getattr(function, "__code__", None)
-        self._cells = getattr(function, "__closure__", None) or ()
-        self._globals = [
-            name
-            for name in (code.co_names if code else ())
-            if isinstance(function.__globals__.get(name), (int, float))
-        ]
-        self._captures = bool(self._cells or self._globals)
+        self._captures: Captures | None = None  # found on the first call
 
     # ------------------------------------------------------------------------------------ calling
 
@@ -138,9 +133,11 @@ class Fused:
             elif isinstance(value, (Tensor, torch.fx.Proxy)):
                 return None
             else:
-                key.append((type(value), value))  # 1 and True are equal, and not the same
-        if self._captures:
-            key.append(self._captured())
+                key.append(_kind(value))
+        captured = self._captured()
+        place = len(key)
+        if captured:
+            key.append(captured)
         if autocasting() and tensors:
             device = tensors[0].device.type
             enabled = torch.is_autocast_enabled(device)
@@ -155,6 +152,8 @@ class Fused:
                 "pass what a list or an array holds as arguments of their own"
             ) from None
         if plan is None:
+            if captured:
+                key[place] = self._captured_anew()
             plan = self._plans[tuple(key)] = self._plan(values, tensors)
         if plan.casts is not None:
             pairs = zip(tensors, plan.casts, strict=True)
@@ -251,22 +250,25 @@ class Fused:
         return [f"{name}_" if name in generate.RESERVED else name for name in names]
 
     def _graph_of(self, kinds: _Kinds) -> tuple[Graph, bool]:
-        key = (*kinds, *self._captured()) if self._captures else kinds
+        key = (*kinds, self._captured())
         found = self._graphs.get(key)
         if found is None:
             found = self._graphs[key] = self._traced(kinds)
         return found
 
     def _captured(self) -> tuple[Any, ...]:
-        """The numbers that the function takes from outside, which may change between calls."""
-        values = []
-        for cell in self._cells:
-            try:
-                values.append(cell.cell_contents)
-            except ValueError:  # not yet bound
-                values.append(None)
-        values += [self._function.__globals__.get(name) for name in self._globals]
-        return tuple((type(v), v) for v in values if isinstance(v, (int, float)))
+        """What the function takes from outside, which may change between calls."""
+        captured = None if self._captures is None else self._captures.key()
+        return self._captured_anew() if captured is None else captured
+
+    def _captured_anew(self) -> tuple[Any, ...]:
+        """As `_captured`, and what was found before is forgotten where it calls other functions."""
+        captures = Captures(self._function)
+        if self._captures is None or not captures.is_as(self._captures):
+            self._captures = captures
+            self._graphs.clear()
+            self._plans.clear()
+        return self._captures.key() or ()
 
     def _traced(self, kinds: _Kinds) -> tuple[Graph, bool]:
         names = self._argument_names(len(kinds))
@@ -455,6 +457,12 @@ def fuse(function: Any = None, *, reduction: _Reduction = "none") -> Any:
     softplus, logsigmoid, silu, mish, gelu, relu, abs, sign, sin, cos, erf, minimum, maximum, clamp,
     where, and binary_cross_entropy_with_logits with reduction='none'; also other fused functions.
 
+    What the function reads from outside its arguments is read again on every call, and it is traced
+    again where that has changed: globals, variables of enclosing functions, attributes and items of
+    them and of `self`, in the Python functions that it calls too. Not followed is what such code
+    makes anew each time, as with random.random(), next(iterator) or an import, what it takes from
+    functions among its arguments, and what is written to the `.data` of a tensor.
+
     Derivatives are exact in the sense of this package: in forms that lose no digits, of any order,
     in reverse and forward mode and under torch.func. For backward the arguments are kept, and
     nothing else. Tensors of dtype float64, float32, float16 and bfloat16; half types are computed
@@ -496,7 +504,9 @@ def _kind(value: Any) -> Any:
         return Tensor
     if value is float or isinstance(value, float):
         return float
-    return (type(value), value)
+    if type(value) in UNCHANGING:
+        return (type(value), value)  # 1 and True are equal, and not the same
+    return (type(value), value, token(value))
 
 
 def _value_of(kind: Any) -> Any:
