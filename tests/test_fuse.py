@@ -1,11 +1,15 @@
 """fuse: values and derivatives against mpmath, PyTorch's conventions, and how a call is run."""
 
+import copy
 import functools
 import math
+import pickle
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, cast
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from mpmath import mp, mpf
@@ -212,6 +216,47 @@ def test_one_output_may_be_used_without_the_other() -> None:
     torch.testing.assert_close(grad, -torch.sin(x))
 
 
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), Fraction(1, 2), np.int64(3)])
+def test_numbers_of_other_types_are_numbers(number: Any) -> None:
+    x = torch.ones(2)
+    for f in (lambda x, s: x * s, lambda x, s: x * number):
+        fused = fusedgrad.fuse(f)
+        assert fused(x, number).tolist() == [float(number)] * 2
+    assert fusedgrad.fuse(lambda x, s: x * s).derivative(0)(x, number).tolist() == [number] * 2
+
+
+class _Gate(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 2.0
+        self.act = fusedgrad.activations.silu
+        self.scaled = fusedgrad.fuse(self._scaled)
+        self.slope = self.act.derivative(0)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+    def forward(self, x: Tensor) -> Any:
+        return self.scaled(self.act(x)) + self.slope(x)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_fused_functions_are_copied_and_pickled(copied: Callable[[Any], Any]) -> None:
+    module, x = _Gate(), torch.randn(3)
+    twin = copied(module)
+    assert twin.act is module.act
+    assert torch.equal(twin(x), module(x))
+    twin.scale = 5.0
+    assert torch.equal(twin.scaled(x), 5 * x)
+    assert torch.equal(module.scaled(x), 2 * x)
+
+
+def test_a_fused_lambda_cannot_be_pickled() -> None:
+    with pytest.raises(pickle.PicklingError, match=r"fused function .*<lambda> of test_fuse"):
+        pickle.dumps(fusedgrad.fuse(lambda x: x * 2))
+    assert copy.deepcopy(fusedgrad.fuse(lambda x: x * 2))(torch.ones(1)).item() == 2
+
+
 def test_outputs_of_constants_alone_require_no_gradient() -> None:
     f = fusedgrad.fuse(lambda x, y: (y * y, torch.sigmoid(x * y), x * x * 1.5))
     x, y = torch.randn(2, 5, dtype=torch.float64)
@@ -275,7 +320,7 @@ def _helper(x: Tensor) -> Tensor:
     return ALPHA * x
 
 
-def _by_alias(x: Tensor, scale: Any) -> Tensor:
+def _by_alias(x: Tensor, scale: Any) -> Any:
     return x * scale.alpha
 
 

@@ -1,6 +1,7 @@
 """What cannot be fused says so: the operation, the line, and what to do instead."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 import fusedgrad
 from fusedgrad import FuseError
+from fusedgrad.fuse.errors import FuseTypeError
 
 X = torch.randn(4)
 
@@ -133,6 +135,17 @@ def test_call_with_wrong_arguments(
     with pytest.raises(FuseError, match=message) as caught:
         f(*arguments, **keywords)
     assert isinstance(caught.value, (TypeError, ValueError))
+
+
+def test_an_argument_of_no_use_is_named() -> None:
+    @fusedgrad.fuse
+    def gate(x: Tensor, scale: Any) -> Any:
+        return x * scale
+
+    with pytest.raises(FuseTypeError, match=r"gate\(\): scale is None: operator.mul"):
+        gate(X, None)
+    with pytest.raises(FuseTypeError, match=r"gate\(\): scale is Decimal.*an operand is Decimal"):
+        gate(X, Decimal(2))
 
 
 def test_shapes_that_do_not_broadcast_raise_as_in_pytorch() -> None:

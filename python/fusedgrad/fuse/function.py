@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import math
+import numbers
+import pickle
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, overload
@@ -22,7 +26,7 @@ from fusedgrad import operators, reference
 from fusedgrad.fuse import autograd, generate, kernel
 from fusedgrad.fuse.captures import PLAIN as UNCHANGING
 from fusedgrad.fuse.captures import Captures, token
-from fusedgrad.fuse.errors import FuseTypeError, FuseValueError
+from fusedgrad.fuse.errors import FuseError, FuseTypeError, FuseValueError
 from fusedgrad.fuse.expression import Expression, wrap
 from fusedgrad.fuse.graph import Graph
 from fusedgrad.fuse.trace import trace
@@ -127,13 +131,16 @@ class Fused:
                 key.append(value.dtype)
                 key.append(value.dim() == 0)
                 tensors.append(value)
-            elif isinstance(value, float):  # of NumPy too
+            elif isinstance(value, float):
                 key.append(float)
                 parameters.append(value)
             elif isinstance(value, (Tensor, torch.fx.Proxy)):
                 return None
             else:
-                key.append(_kind(value))
+                kind = _kind(value)
+                key.append(kind)
+                if kind is float:
+                    parameters.append(float(value))
         captured = self._captured()
         place = len(key)
         if captured:
@@ -275,7 +282,13 @@ class Fused:
         if Tensor not in kinds:
             raise FuseTypeError(f"{self._name}(): expected at least one tensor among the arguments")
         arguments = dict(zip(names, (_value_of(kind) for kind in kinds), strict=True))
-        return trace(self._function, self._name, arguments, self._call_with)
+        try:
+            return trace(self._function, self._name, arguments, self._call_with)
+        except FuseError as error:
+            given = [f"{n} is {v!r}" for n, v in arguments.items() if not isinstance(v, type)]
+            if not given:
+                raise
+            raise type(error)(f"{self._name}(): {', '.join(given)}: {error}") from None
 
     def _call_with(self, function: Callable[..., Any], values: dict[str, Any]) -> Any:
         keyword_only = [
@@ -363,6 +376,33 @@ class Fused:
                 )
         return _Derivative(self, argnums)
 
+    # ------------------------------------------------------------------------------------- copies
+
+    def _made_of(self) -> tuple[Any, ...]:
+        return self._function, self._reduction
+
+    def _is_global(self) -> bool:
+        found: Any = sys.modules.get(self.__module__)
+        for name in getattr(self, "__qualname__", "").split("."):
+            found = getattr(found, name, None)
+        return found is self
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """By its name, as a function; else made again of the function that it was made of."""
+        if self._is_global():
+            return cast(str, cast(Any, self).__qualname__)
+        name = getattr(self, "__qualname__", "")
+        if "<" in name:  # a lambda, or a function inside another
+            raise pickle.PicklingError(
+                f"the fused function {name} of {self.__module__} cannot be pickled, as the "
+                "function itself: expected one that the module knows by its name"
+            )
+        return type(self), self._made_of()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Fused:
+        """Bound to the copy, if it is of a method of an object that is copied."""
+        return self if self._is_global() else type(self)(*copy.deepcopy(self._made_of(), memo))
+
     # ----------------------------------------------------------------------------------- the text
 
     def _example(self) -> Graph:
@@ -411,6 +451,9 @@ class _Derivative(Fused):
         by = "".join(f"_{self._names[number]}" for number in argnums)
         self._name = self.__name__ = f"{parent._name}{by}"
 
+    def _made_of(self) -> tuple[Any, ...]:
+        return self._parent, self._argnums
+
     def _graph_of(self, kinds: _Kinds) -> tuple[Graph, bool]:
         graph, single = self._parent._graph_of(kinds)
         found = self._graphs.get((graph,))
@@ -429,7 +472,7 @@ class _Derivative(Fused):
         values = self._values(arguments, keywords)
         graph, single = self._graph_of(tuple(map(_kind, values)))
         tensors = [value for value in values if isinstance(value, Tensor)]
-        parameters = [value for value in values if isinstance(value, float)]
+        parameters = [float(value) for value in values if _kind(value) is float]
         dtypes = kernel.result_dtypes(graph, tensors)
         outputs = kernel.evaluate(graph, tensors, parameters, dtypes)
         if self._reduction == "none":
@@ -504,6 +547,8 @@ def _kind(value: Any) -> Any:
         return Tensor
     if value is float or isinstance(value, float):
         return float
+    if isinstance(value, numbers.Real) and type(value) not in UNCHANGING:  # of NumPy too
+        return (int, int(value)) if isinstance(value, numbers.Integral) else float
     if type(value) in UNCHANGING:
         return (type(value), value)  # 1 and True are equal, and not the same
     return (type(value), value, token(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import numbers
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -102,7 +103,12 @@ class _Tracer(torch.fx.Tracer):
                 "the function uses a tensor that is none of its arguments: it may change after "
                 "tracing; pass it as an argument, or a Python number in its place"
             )
-        return super().create_arg(a)
+        if isinstance(a, numbers.Real):  # of NumPy too
+            return int(a) if isinstance(a, numbers.Integral) else float(a)
+        try:
+            return super().create_arg(a)
+        except NotImplementedError:
+            _refuse(f"an operand is {type(a).__name__}, expected a tensor or a number")
 
 
 def _name_of(target: Any) -> str:
