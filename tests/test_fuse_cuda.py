@@ -587,6 +587,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     monkeypatch.setattr(_C, "add_fused_cuda_kernel", add, raising=False)
     monkeypatch.setattr(nvrtc, "target_of", lambda tensors: "sm_90")
     monkeypatch.setattr(kernel, "_kernels", {})
+    monkeypatch.setattr(kernel, "_graphs", {})
     monkeypatch.setattr(kernel, "_warnings", [])
     kernel._plans.clear()
     return seen

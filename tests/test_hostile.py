@@ -207,7 +207,7 @@ def test_interrupt_during_a_long_call_is_a_keyboard_interrupt_after_it() -> None
     script = """
         import time, torch, fusedgrad
         torch.set_num_threads(1)
-        x = torch.full((), 0.5, dtype=torch.float64).expand(300_000_000)
+        x = torch.full((), 0.5, dtype=torch.float64).expand(1_500_000_000)
         print("ready", flush=True)
         try:
             start = time.monotonic()
