@@ -12,8 +12,8 @@ CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What the block before it prints.
 OUTPUT = re.compile(r"\s*^```output\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = sorted(page for page in DOCS.glob("*.md") if CODE.search(page.read_text()))
-# To a file, but for pictures, which `make bench` and `make accuracy` write.
-LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)#:]+)(?:#[^)]*)?\)")
+# To a file, pictures included.
+LINK = re.compile(r"\[[^\]]*\]\(([^)#:]+)(?:#[^)]*)?\)")
 END_OF_BLOCK = "\N{END OF MEDIUM}"
 
 
