@@ -205,6 +205,10 @@ def long_tables(report: Report) -> str:
         results = [r for r in report.results if (r.dtype, r.threads) == (dtype, threads)]
         parts.append(f"### {setting_name(report.machine, dtype, threads)}")
         parts.append(setting_table(results, report.machine.get("peak bandwidth")))
+    parts += [
+        "### Where eager is faster",
+        "\n".join(f"- {s}" for s in where_eager_is_faster(report)),
+    ]
     if report.memory:
         parts += [
             "### Memory",
@@ -223,25 +227,25 @@ def long_tables(report: Report) -> str:
     return "\n\n".join(parts)
 
 
-def where_eager_is_faster(report: Report) -> str:
-    """One line that names every such result of the operations and fused functions."""
+def where_eager_is_faster(report: Report) -> list[str]:
+    """How many such results the operations and fused functions have, and then which."""
     measured = [r for r in report.results if BY_NAME[r.work].kind != "activation"]
     faster = [r for r in measured if r.times_faster[EAGER].median < 1]
     count = f"{len(faster)} of {len(measured)} measured cells of operations and fused functions"
     title = f"{EAGER} eager is faster in {count}"
     if not faster:
-        return f"{title}."
+        return [f"{title}."]
     places: dict[str, dict[str, list[str]]] = {}
     for r in sorted(faster, key=lambda r: (r.dtype != "float32", r.dtype, -r.threads, r.work_pass)):
         setting = setting_name(report.machine, r.dtype, r.threads)
         works = places.setdefault(f"{r.work_pass}, {setting}", {})
         works.setdefault(r.work, []).append(size_name(r.size))
     least = min(r.times_faster[EAGER].median for r in faster)
-    sentences = [f"{title}, its time at least {least:.2f} of fusedgrad's"]
+    sentences = [f"{title}, its time at least {least:.2f} of fusedgrad's."]
     for place, works in places.items():
         cells = ", ".join(f"{work} ({', '.join(sizes)})" for work, sizes in works.items())
-        sentences.append(f"{place}: {cells}")
-    return f"{'. '.join(sentences)}."
+        sentences.append(f"{place}: {cells}.")
+    return sentences
 
 
 def short_table(report: Report) -> str:
@@ -292,5 +296,6 @@ def short_table(report: Report) -> str:
                 f"({time_text(theirs.cached)}); imports not counted."
             )
             break
+    sentences.append(where_eager_is_faster(report)[0])
     sentences.append(f"{conditions(report.machine)}.")
-    return f"{markdown(heading, rows)}\n\n{' '.join(sentences)}\n\n{where_eager_is_faster(report)}"
+    return f"{markdown(heading, rows)}\n\n{' '.join(sentences)}"
