@@ -206,7 +206,7 @@ def test_views_that_span_more_than_two_to_the_31_elements(huge: Tensor) -> None:
 def test_interrupt_during_a_long_call_is_a_keyboard_interrupt_after_it() -> None:
     script = """
         import signal, time, torch, fusedgrad
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has none
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
         torch.set_num_threads(1)
         x = torch.full((), 0.5, dtype=torch.float64).expand(1_500_000_000)
         print("ready", flush=True)
