@@ -2,9 +2,9 @@
 //
 // |x|^e is 2^(e log2|x|), the logarithm and the product in pairs, so that an exponent of hundreds
 // does not magnify a rounding; the functors that have a form in two loops take floats on a host
-// through pow_in_double.h instead. Derivatives take
-// x^(e-1) from the logarithm times e - 1, itself a pair: e - 1 rounded to one number would be wrong
-// by 2^-25, and x^(e-1) by 64 units of its last place.
+// through pow_in_double.h instead. Derivatives take x^(e-1) from the logarithm times e - 1, itself
+// a pair: e - 1 rounded to one number would be wrong by 2^-25, and x^(e-1) by 64 units of its last
+// place.
 //
 // Conventions, PyTorch's: a coefficient 0 makes a derivative 0; at base 0 and exponents from 0 up
 // the derivative in the exponent is 0. A second derivative is a limit, never 0 * inf.
@@ -285,11 +285,10 @@ struct Pow {
 #endif
 };
 
-struct PowBackward {
-  template <class T>
-  FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad, T x, T e) const {
-    return {{grad * pow_base_derivative(x, e), grad * pow_exponent_derivative(x, e)}};
-  }
+namespace detail {
+
+// What the backwards of two operands have in common: pow_in_double.h
+struct BackwardInTwoLoops {
 #if !defined(__CUDA_ARCH__)
   FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x, float e) const {
     return in_double::ordinary(x, e);
@@ -298,6 +297,17 @@ struct PowBackward {
   FUSEDGRAD_HOST_DEVICE double first(float, float x, float) const {
     return in_double::log2<kOrdinary>(x);
   }
+#endif
+};
+
+}  // namespace detail
+
+struct PowBackward : detail::BackwardInTwoLoops {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad, T x, T e) const {
+    return {{grad * pow_base_derivative(x, e), grad * pow_exponent_derivative(x, e)}};
+  }
+#if !defined(__CUDA_ARCH__)
   template <bool kOrdinary>
   FUSEDGRAD_HOST_DEVICE Values<float, 2> second(double log, float grad, float x, float e) const {
     const double lower = in_double::lower_power<kOrdinary>(log, e);
@@ -307,19 +317,12 @@ struct PowBackward {
 #endif
 };
 
-struct PowBackwardInput {
+struct PowBackwardInput : detail::BackwardInTwoLoops {
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x, T e) const {
     return grad * pow_base_derivative(x, e);
   }
 #if !defined(__CUDA_ARCH__)
-  FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x, float e) const {
-    return in_double::ordinary(x, e);
-  }
-  template <bool kOrdinary>
-  FUSEDGRAD_HOST_DEVICE double first(float, float x, float) const {
-    return in_double::log2<kOrdinary>(x);
-  }
   template <bool kOrdinary>
   FUSEDGRAD_HOST_DEVICE float second(double log, float grad, float x, float e) const {
     const double lower = in_double::lower_power<kOrdinary>(log, e);
@@ -328,19 +331,12 @@ struct PowBackwardInput {
 #endif
 };
 
-struct PowBackwardExponent {
+struct PowBackwardExponent : detail::BackwardInTwoLoops {
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x, T e) const {
     return grad * pow_exponent_derivative(x, e);
   }
 #if !defined(__CUDA_ARCH__)
-  FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x, float e) const {
-    return in_double::ordinary(x, e);
-  }
-  template <bool kOrdinary>
-  FUSEDGRAD_HOST_DEVICE double first(float, float x, float) const {
-    return in_double::log2<kOrdinary>(x);
-  }
   template <bool kOrdinary>
   FUSEDGRAD_HOST_DEVICE float second(double log, float grad, float x, float e) const {
     const double lower = in_double::lower_power<kOrdinary>(log, e);

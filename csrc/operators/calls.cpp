@@ -3,7 +3,6 @@
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Reduction.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <pybind11/pybind11.h>
 #include <torch/csrc/Exceptions.h>
@@ -11,6 +10,7 @@
 
 #include <optional>
 
+#include "operators/dispatch.h"
 #include "operators/recording.h"
 
 namespace fusedgrad::operators {
@@ -18,11 +18,6 @@ namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name, const char* overload = "") {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload).typed<Signature>();
-}
 
 // No mode of PyTorch wants to see the call, and no transform.
 bool unobserved() {

@@ -3,7 +3,6 @@
 #include <ATen/ExpandUtils.h>
 #include <ATen/TensorIterator.h>
 #include <ATen/core/Reduction.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/function.h>
@@ -20,6 +19,7 @@
 
 #include "cpu/memory.h"
 #include "cpu/walk.h"
+#include "operators/dispatch.h"
 #include "operators/elementwise.h"
 #include "operators/recording.h"
 #ifdef FUSEDGRAD_CUDA
@@ -212,15 +212,12 @@ using FusedReductionOperator = Tensor(int64_t, at::TensorList, at::ArrayRef<doub
                                       int64_t);
 
 const c10::TypedOperatorHandle<FusedOperator>& fused_operator() {
-  static const auto handle =
-      c10::Dispatcher::singleton().findSchemaOrThrow("fusedgrad::fused", "").typed<FusedOperator>();
+  static const auto handle = find<FusedOperator>("fusedgrad::fused");
   return handle;
 }
 
 const c10::TypedOperatorHandle<FusedReductionOperator>& fused_reduction_operator() {
-  static const auto handle = c10::Dispatcher::singleton()
-                                 .findSchemaOrThrow("fusedgrad::fused_reduction", "")
-                                 .typed<FusedReductionOperator>();
+  static const auto handle = find<FusedReductionOperator>("fusedgrad::fused_reduction");
   return handle;
 }
 

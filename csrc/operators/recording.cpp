@@ -2,7 +2,6 @@
 // it costs more than the rest of a call on a small tensor.
 #include "operators/recording.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/function.h>
@@ -12,6 +11,8 @@
 
 #include <array>
 #include <utility>
+
+#include "operators/dispatch.h"
 
 namespace fusedgrad::operators {
 namespace {
@@ -23,11 +24,6 @@ using OptionalTensor = std::optional<Tensor>;
 std::function<DifferentiableBackward>& differentiable_backward() {
   static auto* function = new std::function<DifferentiableBackward>;  // outlives the interpreter
   return *function;
-}
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name, const char* overload = "") {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload).typed<Signature>();
 }
 
 // An undefined tensor stands for an operand that is absent.
