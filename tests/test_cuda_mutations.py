@@ -12,6 +12,7 @@ import torch
 import test_cuda_kernels as suite
 from cuda_backend import CSRC, Emulated, LaunchError, misaligned
 from cuda_emulator import EmulationError
+from cuda_mutation import Mutation
 
 # What is compiled of csrc: enough of its operations for the checks below.
 LAUNCHERS = {
@@ -41,13 +42,9 @@ def _sums(backend: Emulated) -> None:
 
 
 @dataclass(frozen=True)
-class Mutation:
-    """``old``, which stands once in a file of csrc/cuda, replaced by ``new``."""
+class KernelMutation(Mutation):
+    """With the checks that must notice it."""
 
-    title: str
-    file: str
-    old: str
-    new: str
     checks: Callable[[Emulated], None] = _elementwise
 
     @property
@@ -56,103 +53,111 @@ class Mutation:
 
 
 MUTATIONS = (
-    Mutation("the tail is dropped", "elementwise.cuh", "full_tiles + (rest != 0)", "full_tiles"),
-    Mutation("the tail ends early", "elementwise_kernel.cuh", "index < rest;", "index + 1 < rest;"),
-    Mutation(
+    KernelMutation(
+        "the tail is dropped", "elementwise.cuh", "full_tiles + (rest != 0)", "full_tiles"
+    ),
+    KernelMutation(
+        "the tail ends early", "elementwise_kernel.cuh", "index < rest;", "index + 1 < rest;"
+    ),
+    KernelMutation(
         "the tail skips", "elementwise_kernel.cuh", "index += kThreads", "index += 2 * kThreads"
     ),
-    Mutation(
+    KernelMutation(
         "a tile too many",
         "elementwise_kernel.cuh",
         "blockIdx.x < full_tiles",
         "blockIdx.x <= full_tiles",
     ),
-    Mutation(
+    KernelMutation(
         "outputs are swapped",
         "elementwise_kernel.cuh",
         "operands.store(place, i, c, outputs[i])",
         "operands.store(place, i, c, outputs[kOutputs - 1 - i])",
     ),
-    Mutation(
+    KernelMutation(
         "dimensions are swapped",
         "packing.h",
         "static_cast<int32_t>(elements.strides[i][d])",
         "static_cast<int32_t>(elements.strides[i][elements.ndim - 1 - d])",
     ),
-    Mutation(
+    KernelMutation(
         "operands share strides", "operands.cuh", "strides[dimension][i];", "strides[dimension][0];"
     ),
-    Mutation(
+    KernelMutation(
         "alignment is not asked for",
         "packing.h",
         "if (reinterpret_cast<uintptr_t>(elements.data[i]) % kPackBytes != 0) return false;",
         "",
     ),
-    Mutation(
+    KernelMutation(
         "spaced operands are taken for contiguous",
         "packing.h",
         "if (stride != bytes) return false;",
         "",
     ),
-    Mutation(
+    KernelMutation(
         "a scalar is taken for a row",
         "operands.cuh",
         "return kInputs > 1 && (this->scalars >> (kOutputs + i) & 1) != 0;",
         "return false;",
     ),
-    Mutation("a quotient is one too small", "packing.h", "* rest / d + 1)", "* rest / d)"),
-    Mutation(
+    KernelMutation("a quotient is one too small", "packing.h", "* rest / d + 1)", "* rest / d)"),
+    KernelMutation(
         "packs overlap",
         "operands.cuh",
         "return tile * (kTile * sizeof(Element)) + threadIdx.x * kPackBytes;",
         "return tile * (kTile * sizeof(Element)) + threadIdx.x * (kPackBytes / 2);",
     ),
-    Mutation("the barrier is missing", "reduction.cuh", "__syncthreads();", "", _sums),
-    Mutation(
+    KernelMutation("the barrier is missing", "reduction.cuh", "__syncthreads();", "", _sums),
+    KernelMutation(
         "half a warp is left out",
         "reduction.cuh",
         "distance = kWarp / 2",
         "distance = kWarp / 4",
         _sums,
     ),
-    Mutation(
+    KernelMutation(
         "a warp is left out",
         "reduction.cuh",
         "warp < kBlock / kWarp",
         "warp < kBlock / kWarp - 1",
         _sums,
     ),
-    Mutation(
+    KernelMutation(
         "every block adds the tail",
         "reduction.cuh",
         "if (blockIdx.x == full_tiles % gridDim.x) {",
         "{",
         _sums,
     ),
-    Mutation("tiles are summed twice", "reduction.cuh", "tile += gridDim.x", "tile += 1", _sums),
-    Mutation(
+    KernelMutation(
+        "tiles are summed twice", "reduction.cuh", "tile += gridDim.x", "tile += 1", _sums
+    ),
+    KernelMutation(
         "a partial sum is read before it is written",
         "reduction.cuh",
         "if (!first_part) ",
         "",
         _sums,
     ),
-    Mutation("a partial sum is left out", "reduction.cuh", "i < count;", "i + 1 < count;", _sums),
-    Mutation(
+    KernelMutation(
+        "a partial sum is left out", "reduction.cuh", "i < count;", "i + 1 < count;", _sums
+    ),
+    KernelMutation(
         "what rounding took is forgotten",
         "reduction.cuh",
         "low += (high - (sum - added)) + (x - added);",
         "",
         _sums,
     ),
-    Mutation(
+    KernelMutation(
         "infinity is compensated",
         "reduction.cuh",
         "isfinite(high) ? static_cast<double>(high) + static_cast<double>(low) : high",
         "static_cast<double>(high) + static_cast<double>(low)",
         _sums,
     ),
-    Mutation(
+    KernelMutation(
         "the scale is forgotten", "reduction.cuh", "sum.value() * scale", "sum.value()", _sums
     ),
 )
@@ -190,11 +195,8 @@ def test_the_checks_pass_unbroken_kernels(
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.title)
-def test_a_broken_kernel_is_noticed(tmp_path: Path, mutation: Mutation) -> None:
+def test_a_broken_kernel_is_noticed(tmp_path: Path, mutation: KernelMutation) -> None:
     csrc = _copy(tmp_path, mutation.source)
-    path = csrc / "cuda" / mutation.file
-    text = path.read_text()
-    assert text.count(mutation.old) == 1
-    path.write_text(text.replace(mutation.old, mutation.new))
+    mutation.apply(csrc)
     with pytest.raises((AssertionError, EmulationError, LaunchError)):
         mutation.checks(Emulated(csrc=csrc))

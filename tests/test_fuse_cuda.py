@@ -37,6 +37,7 @@ from cuda_backend import (
     spaced,
 )
 from cuda_emulator import EmulationError
+from cuda_mutation import Mutation
 from exact_expressions import evaluate
 from fused_functions import CASES, columns, rows
 from fusedgrad import _C, activations
@@ -276,19 +277,17 @@ def test_as_many_operands_as_the_cpu_takes(kind: str) -> None:
         _check(FusedEmulated(), graph, [place(v, dtype) for v in values])
 
 
-def _copy_of_csrc(folder: Path, file: str, old: str, new: str) -> Path:
+def _mutated(folder: Path, mutation: Mutation) -> Path:
     csrc = folder / "csrc"
     shutil.copytree(CSRC, csrc)
-    path = csrc / "cuda" / file
-    assert path.read_text().count(old) == 1
-    path.write_text(path.read_text().replace(old, new))
+    mutation.apply(csrc)
     return csrc
 
 
 def test_offsets_beyond_32_bits_are_launched_in_parts(tmp_path: Path) -> None:
     """With the limit brought down to what a small tensor exceeds."""
-    csrc = _copy_of_csrc(tmp_path, "tuning.h", "kMaxOffset = INT32_MAX", "kMaxOffset = 1000")
-    device = FusedEmulated(csrc=csrc)
+    lower = Mutation("lower", "tuning.h", "kMaxOffset = INT32_MAX", "kMaxOffset = 1000")
+    device = FusedEmulated(csrc=_mutated(tmp_path, lower))
     inputs = [permuted(values, torch.float32, (1, 0)) for values in _values(2)]
     _check(device, _scaled(), [inputs[0], contiguous(_values(2)[1], torch.float32)], PARAMETERS)
     assert len(device.device.launches) > 4
@@ -680,16 +679,6 @@ def test_the_target_is_of_the_device_that_tensors_share(
 # ------------------------------------------------------------------------------------- mutations
 
 
-@dataclass(frozen=True)
-class Mutation:
-    """``old``, which stands once in a file of csrc/cuda, replaced by ``new``."""
-
-    title: str
-    file: str
-    old: str
-    new: str
-
-
 MUTATIONS = (
     Mutation(
         "operands share strides",
@@ -734,7 +723,7 @@ def test_the_checks_pass_unbroken_kernels() -> None:
 def test_a_broken_launcher_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutation: Mutation
 ) -> None:
-    csrc = _copy_of_csrc(tmp_path, mutation.file, mutation.old, mutation.new)
+    csrc = _mutated(tmp_path, mutation)
     monkeypatch.setattr(nvrtc, "include_folder", lambda: csrc)
     monkeypatch.setattr(nvrtc, "headers_digest", lambda *_: mutation.title.encode())
     with pytest.raises((AssertionError, EmulationError, LaunchError)):
