@@ -18,6 +18,9 @@ JSON file as they come; --from makes tables and pictures of such a file again.
 
 import argparse
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -265,6 +268,16 @@ def measured(options: argparse.Namespace) -> Report:
     return report
 
 
+def printed_by(page: Path) -> str:
+    """What the first block of code of a page prints in a new process, as a block of text."""
+    block = re.search(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    if block is None:
+        raise ValueError(f"{page} holds no block of Python")
+    command = [sys.executable, "-c", block[1]]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return f"```text\n{done.stdout}```"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if options.source:
@@ -280,6 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.write:
         write_between_markers("speed", short_table(report), README)
         write_between_markers("speed", long_tables(report), DOCS / "speed.md")
+    if options.write and not options.source:
+        page = DOCS / "speed.md"
+        write_between_markers("limits", printed_by(page), page)
 
 
 if __name__ == "__main__":

@@ -370,6 +370,18 @@ def test_write_fills_readme_and_docs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "accuracy.png").exists()
 
 
+def test_what_a_page_prints(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Text\n```python\nx = 6\nprint(7 * x)\n```\nMore\n```python\n1 / 0\n```\n")
+    assert speed.printed_by(page) == "```text\n42\n```"
+    page.write_text("Text\n")
+    with pytest.raises(ValueError, match="no block of Python"):
+        speed.printed_by(page)
+    page.write_text("```python\n1 / 0\n```\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        speed.printed_by(page)
+
+
 def test_interrupted_run_leaves_its_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
