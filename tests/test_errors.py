@@ -22,6 +22,7 @@ LOGITS, THEIR_LOGITS = (
     F.binary_cross_entropy_with_logits,
 )
 
+OUTSIDE_TARGET = "all elements of target should be between 0 and 1"
 OUTSIDE = "all elements of input should be between 0 and 1"
 INTEGERS = "input has dtype torch.int64, expected float64"
 
@@ -106,6 +107,19 @@ CASES = {
     "probability outside that needs a gradient": (
         LOSS, THEIR_LOSS, ((X * 3).requires_grad_(), X), {},
         OUTSIDE,
+    ),
+    "target above 1": (
+        LOSS, THEIR_LOSS, (X, X * 3), {}, OUTSIDE_TARGET,
+    ),
+    "target below 0": (
+        LOSS, THEIR_LOSS, (X, -X), {"reduction": "sum"}, OUTSIDE_TARGET,
+    ),
+    "target NaN": (
+        LOSS, THEIR_LOSS, (X, X * float("nan")), {"weight": X}, OUTSIDE_TARGET,
+    ),
+    "one target of many outside": (
+        LOSS, THEIR_LOSS, (torch.rand(70004), torch.cat([torch.rand(70001), X * 3])),
+        {"reduction": "none"}, OUTSIDE_TARGET,
     ),
     "target of another dtype": (
         LOSS, THEIR_LOSS, (X, X.double()), {},

@@ -621,3 +621,43 @@ def test_show_config_names_versions_and_instruction_sets() -> None:
     assert any(f"CPU: {name} in use" in text for name in ("baseline", "avx2", "avx512"))
     assert "CUDA: " in text
     assert ("CUDA device: none" in text) == (not torch.cuda.is_available())
+
+
+WRITES: dict[str, tuple[Call, Call]] = {
+    "sigmoid": (lambda x, o: fusedgrad.sigmoid(x, out=o), lambda x, o: torch.sigmoid(x, out=o)),
+    "tanh": (lambda x, o: fusedgrad.tanh(x, out=o), lambda x, o: torch.tanh(x, out=o)),
+    "pow": (lambda x, o: fusedgrad.pow(x, 2, out=o), lambda x, o: torch.pow(x, 2, out=o)),
+    "pow of a number": (
+        lambda x, o: fusedgrad.pow(2.0, x, out=o),
+        lambda x, o: torch.pow(2.0, x, out=o),
+    ),
+    "pow of tensors": (
+        lambda x, o: fusedgrad.pow(x, x, out=o),
+        lambda x, o: torch.pow(x, x, out=o),
+    ),
+}
+
+
+@pytest.mark.parametrize("who", ["fusedgrad", "patched()"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+@pytest.mark.parametrize("name", WRITES)
+def test_out_counts_as_a_write(name: str, who: str, dtype: torch.dtype) -> None:
+    ours, theirs = WRITES[name]
+    saved = torch.full((3,), 2.0, dtype=dtype, requires_grad=True) * 1
+    product = (saved * saved).sum().abs()
+    with torch.no_grad(), fusedgrad.patched() if who != "fusedgrad" else torch.no_grad():
+        (ours if who == "fusedgrad" else theirs)(torch.ones(3, dtype=dtype), saved)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_out_of_inference_is_not_written_outside_of_it(name: str) -> None:
+    with torch.inference_mode():
+        frozen = torch.full((3,), 7.0)
+    with pytest.raises(RuntimeError, match="Inplace update to inference tensor"):
+        WRITES[name][0](torch.ones(3), frozen)
+    assert frozen.tolist() == [7.0] * 3
+    with torch.inference_mode():
+        WRITES[name][0](torch.ones(3), frozen)
+    assert frozen[0] != 7

@@ -132,7 +132,8 @@ constexpr T kLeastVariance = T(1e-12);
 
 template <class T>
 FUSEDGRAD_HOST_DEVICE T binary_cross_entropy(T p, T t) {
-  return fma(t, detail::minus_log(p), (1 - t) * detail::minus_log_complement(p));
+  const T loss = fma(t, detail::minus_log(p), (1 - t) * detail::minus_log_complement(p));
+  return t >= 0 && t <= 1 ? loss : T(__builtin_nanf(""));
 }
 
 template <class T>

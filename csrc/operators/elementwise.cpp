@@ -32,13 +32,18 @@ at::TensorIterator iterator(const std::vector<Tensor>& outputs, const std::vecto
   return config.build();
 }
 
-void check_first_input(const Operation& operation, FirstInput required, DType dtype,
-                       const char* data, int64_t stride0, int64_t stride1, int64_t size0,
-                       int64_t size1) {
-  if (required == FirstInput::Any) return;
-  for (int64_t row = 0; row < size1; ++row) {
-    TORCH_CHECK(cpu::all_in_unit_interval(dtype, data + row * stride1, stride0, size0),
-                operation.name, ": all elements of input should be between 0 and 1");
+// The first two of the inputs whose data and strides (of elements, then, `operands` on, of rows)
+// begin here.
+void check_inputs(const Operation& operation, Domain domain, DType dtype, char* const* data,
+                  const int64_t* strides, int operands, int64_t size0, int64_t size1) {
+  if (domain == Domain::Any) return;
+  constexpr const char* kNames[] = {"input", "target"};
+  for (int i = 0; i < 2; ++i) {
+    for (int64_t row = 0; row < size1; ++row) {
+      const char* const begin = data[i] + row * strides[operands + i];
+      TORCH_CHECK(cpu::all_in_unit_interval(dtype, begin, strides[i], size0), operation.name,
+                  ": all elements of ", kNames[i], " should be between 0 and 1");
+    }
   }
 }
 
@@ -65,8 +70,7 @@ const Tensor* alike(const std::vector<Tensor>& inputs) {
 }
 
 std::vector<Tensor> elementwise_of_alike(const Operation& operation, const Tensor& first,
-                                         const std::vector<Tensor>& inputs,
-                                         FirstInput first_input) {
+                                         const std::vector<Tensor>& inputs, Domain domain) {
   const DType dtype = dtype_of(operation.name, first.scalar_type());
   const int outputs = operation.cpu.outputs;
   const int64_t bytes = size_of(dtype);
@@ -86,8 +90,8 @@ std::vector<Tensor> elementwise_of_alike(const Operation& operation, const Tenso
   at::parallel_for(0, first.numel(), at::internal::GRAIN_SIZE, [&](int64_t begin, int64_t end) {
     std::array<char*, cpu::kMaxOperands> part;
     for (size_t i = 0; i < outputs + inputs.size(); ++i) part[i] = data[i] + begin * strides[i];
-    check_first_input(operation, first_input, dtype, part[outputs], strides[outputs], 0,
-                      end - begin, 1);
+    check_inputs(operation, domain, dtype, &part[outputs], &strides[outputs], cpu::kMaxOperands,
+                 end - begin, 1);
     cpu::elementwise(operation.cpu, dtype, {part.data(), strides.data(), end - begin, 1});
   });
   return results;
@@ -127,11 +131,15 @@ DType dtype_of(const char* name, at::ScalarType type) {
 }
 
 std::vector<Tensor> elementwise(const Operation& operation, std::vector<Tensor> outputs,
-                                const std::vector<Tensor>& inputs, FirstInput first_input) {
+                                const std::vector<Tensor>& inputs, Domain domain) {
   const auto fresh = [](const Tensor& output) { return !output.defined(); };
   const Tensor* const first = alike(inputs);
   if (first != nullptr && std::all_of(outputs.begin(), outputs.end(), fresh)) {
-    return elementwise_of_alike(operation, *first, inputs, first_input);
+    return elementwise_of_alike(operation, *first, inputs, domain);
+  }
+  for (const Tensor& output : outputs) {
+    // A write, for what saved the old value; an inference tensor refuses it.
+    if (!fresh(output)) output.unsafeGetTensorImpl()->bump_version();
   }
   at::TensorIterator iter = iterator(outputs, inputs);
   const DType dtype = dtype_of(operation.name, iter.common_dtype());
@@ -151,21 +159,20 @@ std::vector<Tensor> elementwise(const Operation& operation, std::vector<Tensor> 
 #endif
   iter.for_each([&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
     const int first = iter.noutputs();
-    check_first_input(operation, first_input, dtype, data[first], strides[first],
-                      strides[iter.ntensors() + first], size0, size1);
+    check_inputs(operation, domain, dtype, data + first, strides + first, iter.ntensors(), size0,
+                 size1);
     cpu::elementwise(operation.cpu, dtype, {data, strides, size0, size1});
   });
   iter.cast_outputs();
   return outputs;
 }
 
-Tensor elementwise(const Operation& operation, const std::vector<Tensor>& inputs,
-                   FirstInput first_input) {
-  return elementwise(operation, {Tensor()}, inputs, first_input)[0];
+Tensor elementwise(const Operation& operation, const std::vector<Tensor>& inputs, Domain domain) {
+  return elementwise(operation, {Tensor()}, inputs, domain)[0];
 }
 
 Tensor scaled_sum(const Summable& operation, const std::vector<Tensor>& inputs, double scale,
-                  FirstInput first_input) {
+                  Domain domain) {
   at::TensorIterator iter = iterator({}, inputs);
   const DType dtype = dtype_of(operation.name, iter.common_dtype());
 #ifdef FUSEDGRAD_CUDA
@@ -173,8 +180,7 @@ Tensor scaled_sum(const Summable& operation, const std::vector<Tensor>& inputs, 
 #endif
   const double total =
       summed(iter, [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
-        check_first_input(operation, first_input, dtype, data[0], strides[0],
-                          strides[iter.ntensors()], size0, size1);
+        check_inputs(operation, domain, dtype, data, strides, iter.ntensors(), size0, size1);
         return cpu::sum(operation.cpu, dtype, {data, strides, size0, size1});
       });
   return rounded(total * scale, at::device(iter.device()).dtype(iter.common_dtype()));

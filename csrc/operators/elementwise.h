@@ -25,24 +25,23 @@ DType dtype_of(const char* name, at::ScalarType type);
 // tensor takes part as a number, as in PyTorch.
 std::vector<Tensor> on_one_device(const std::vector<Tensor>& inputs);
 
-// What an operation asks of its first input, checked before the kernel reads it. On a CUDA device,
-// where no kernel can raise, an element outside gives NaN.
-enum class FirstInput { Any, UnitInterval };
+// What an operation asks of its first two inputs, checked before the kernel reads them. On a CUDA
+// device, where no kernel can raise, an element outside gives NaN.
+enum class Domain { Any, UnitInterval };
 
 // Applies the operation and returns its outputs, the undefined ones of `outputs` freshly allocated
 // with PyTorch's strides, the defined ones resized and cast as PyTorch does for `out=`.
 std::vector<Tensor> elementwise(const Operation& operation, std::vector<Tensor> outputs,
-                                const std::vector<Tensor>& inputs,
-                                FirstInput first_input = FirstInput::Any);
+                                const std::vector<Tensor>& inputs, Domain domain = Domain::Any);
 
 // One fresh output.
 Tensor elementwise(const Operation& operation, const std::vector<Tensor>& inputs,
-                   FirstInput first_input = FirstInput::Any);
+                   Domain domain = Domain::Any);
 
 // scale * the sum of the operation over the broadcast inputs, a 0-dim tensor of their common dtype.
 // Accumulated in float64, bit for bit the same for any number of threads.
 Tensor scaled_sum(const Summable& operation, const std::vector<Tensor>& inputs, double scale,
-                  FirstInput first_input = FirstInput::Any);
+                  Domain domain = Domain::Any);
 
 // The sum of what `sum` finds for the rectangles of the iterator (csrc/cpu/walk.h), in an order
 // that does not depend on the number of threads.

@@ -35,9 +35,9 @@ Tensor or_one(const OptionalTensor& weight, const Tensor& input) {
 }
 
 Tensor loss(const Summable& operation, const std::vector<Tensor>& inputs, int64_t reduction,
-            double scale, FirstInput first_input = FirstInput::Any) {
-  if (reduction == at::Reduction::None) return elementwise(operation, inputs, first_input);
-  return scaled_sum(operation, inputs, scale, first_input);
+            double scale, Domain domain = Domain::Any) {
+  if (reduction == at::Reduction::None) return elementwise(operation, inputs, domain);
+  return scaled_sum(operation, inputs, scale, domain);
 }
 
 Tensor binary_cross_entropy_with_logits(const Tensor& input, const Tensor& target,
@@ -96,10 +96,10 @@ Tensor binary_cross_entropy(const Tensor& input, const Tensor& target, const Opt
   const double scale = scale_of("binary_cross_entropy", input, target, {weight}, reduction);
   if (!weight) {
     return loss(FUSEDGRAD_SUMMABLE(binary_cross_entropy), {input, target}, reduction, scale,
-                FirstInput::UnitInterval);
+                Domain::UnitInterval);
   }
   return loss(FUSEDGRAD_SUMMABLE(binary_cross_entropy_weighted), {input, target, *weight},
-              reduction, scale, FirstInput::UnitInterval);
+              reduction, scale, Domain::UnitInterval);
 }
 
 std::vector<Tensor> binary_cross_entropy_backward(const Tensor& grad, const Tensor& input,

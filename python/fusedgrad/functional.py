@@ -187,8 +187,9 @@ def binary_cross_entropy(
 
     Raises:
         ValueError: the shape of `target` is not that of `input`; an unknown `reduction`.
-        RuntimeError: an element of `input` outside [0, 1]; a dtype of `target` other than the
-            dtype of `input`; a complex `weight`, or one that does not broadcast to `input`.
+        RuntimeError: an element of `input` or `target` outside [0, 1], on a CUDA device NaN
+            instead; a dtype of `target` other than that of `input`; a complex `weight`, or one
+            that does not broadcast to `input`.
         NotImplementedError: a dtype without a loss, integers among them.
         TypeError: an argument that is not a tensor.
     """

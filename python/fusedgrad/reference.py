@@ -312,13 +312,14 @@ def binary_cross_entropy_with_logits_double_backward(
 # binary_cross_entropy(p, t) = -w (t max(ln p, -100) + (1 - t) max(ln(1 - p), -100))
 
 
-def _check_probabilities(input: Tensor) -> None:
+def _check_probabilities(input: Tensor, target: Tensor) -> None:
     if transforms_active():  # the assertion has no batching rule
         return
-    inside = ((input >= 0) & (input <= 1)).all()  # false for NaN, as in PyTorch
-    torch._assert_async(
-        inside, "binary_cross_entropy: all elements of input should be between 0 and 1"
-    )
+    for name, value in {"input": input, "target": target}.items():
+        inside = ((value >= 0) & (value <= 1)).all()  # false for NaN, as in PyTorch
+        torch._assert_async(
+            inside, f"binary_cross_entropy: all elements of {name} should be between 0 and 1"
+        )
 
 
 # PyTorch's clamps of the logarithms and of the gradient's denominator. Functions, because
@@ -362,7 +363,7 @@ def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None, reduction: int
 ) -> Tensor:
     """The loss of probabilities, elementwise or reduced."""
-    _check_probabilities(input)
+    _check_probabilities(input, target)
     loss = _probability_loss(input, target)
     return reduced(loss if weight is None else weight * loss, reduction)
 
