@@ -17,6 +17,7 @@
 #include "cpu/kernel.h"
 #include "operators/calls.h"
 #include "operators/fused.h"
+#include "operators/patch.h"
 #include "operators/recording.h"
 
 #ifdef FUSEDGRAD_CUDA
@@ -88,6 +89,12 @@ std::vector<at::Tensor> call(PyObject* function, const Arguments&... arguments) 
   }
 }
 
+pybind11::object to_python(const c10::IValue& value) {
+  if (value.isTensor()) return to_python(value.toTensor());
+  if (value.isScalar()) return to_python(value.toScalar());
+  return pybind11::none();
+}
+
 // The functions below are never released: a backward may run until the process ends.
 
 // `function` takes and returns what DifferentiableBackward does, None for an undefined tensor.
@@ -100,6 +107,26 @@ void set_differentiable_backward(pybind11::object function) {
                                                 const std::vector<bool>& mask) {
     const pybind11::gil_scoped_acquire gil;
     return call(held, operation, to_python(grad), to_python(operands), to_python(parameter), mask);
+  });
+}
+
+// `function` takes the name of an operator of PyTorch, its overload and a tuple of its arguments,
+// and returns its result in a sequence, or an empty one.
+void set_patched_call(pybind11::object function) {
+  PyObject* const held = function.release().ptr();
+  operators::set_patched_call([held](const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+    const pybind11::gil_scoped_acquire gil;
+    const size_t count = op.schema().arguments().size();
+    pybind11::tuple arguments(count);
+    for (size_t i = 0; i < count; ++i) {
+      arguments[i] = to_python(torch::jit::peek(*stack, i, count));
+    }
+    const std::vector<at::Tensor> results =
+        call(held, op.operator_name().name, op.operator_name().overload_name, arguments);
+    if (results.empty()) return false;
+    torch::jit::drop(*stack, count);
+    torch::jit::push(*stack, results[0]);
+    return true;
   });
 }
 
@@ -136,6 +163,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("add_fused_cuda_kernel", operators::add_fused_cuda_kernel);
 #endif
   m.def("set_differentiable_backward", set_differentiable_backward);
+  m.def("set_patched", operators::set_patched);
+  m.def("is_patched", operators::is_patched);
+  m.def("set_patched_call", set_patched_call);
   m.def("set_fused_backward", set_fused_backward);
   m.def("set_fused_differentiable_backward", set_fused_differentiable_backward);
   m.attr("max_operands") = static_cast<int>(cpu::kMaxOperands);

@@ -2,7 +2,9 @@
 // it costs more than the rest of a call on a small tensor.
 #include "operators/recording.h"
 
+#include <ATen/SavedTensorHooks.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -13,6 +15,7 @@
 #include <utility>
 
 #include "operators/dispatch.h"
+#include "operators/patch.h"
 
 namespace fusedgrad::operators {
 namespace {
@@ -52,6 +55,11 @@ class Node final : public torch::autograd::Node {
       : torch::autograd::Node(torch::autograd::collect_next_edges(operands)),
         operation_(operation),
         parameter_(std::move(parameter)) {
+    // What a checkpoint recomputes on PyTorch saves as many tensors, of the same sizes: mark ours,
+    // first, where a hook counts, so that it raises its error about a recomputation that differs.
+    if (is_patched() && at::SavedTensorDefaultHooks::get_hooks()) {
+      marker_ = torch::autograd::SavedVariable(at::empty({0}, at::kByte), /*is_output=*/false);
+    }
     for (const Tensor& operand : operands) saved_.emplace_back(operand, /*is_output=*/false);
   }
 
@@ -62,6 +70,7 @@ class Node final : public torch::autograd::Node {
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (torch::autograd::SavedVariable& operand : saved_) operand.reset_data();
+    marker_.reset_data();
   }
 
   variable_list apply(variable_list&& grads) override {
@@ -95,6 +104,7 @@ class Node final : public torch::autograd::Node {
 
   const Operation& operation_;
   at::Scalar parameter_;
+  torch::autograd::SavedVariable marker_;
   std::vector<torch::autograd::SavedVariable> saved_;
 };
 

@@ -22,6 +22,11 @@ def binary_cross_entropy_with_logits(input: Any, target: Any, reduction: Any, /)
 
 # The backwards that csrc/operators/recording.h leaves to Python.
 
+def is_patched() -> bool: ...
+def set_patched(patched: bool) -> bool: ...
+def set_patched_call(
+    function: Callable[[str, str, tuple[Any, ...]], tuple[Tensor, ...]],
+) -> None: ...
 def set_differentiable_backward(
     function: Callable[
         [str, Tensor, list[Tensor], int | float | complex, list[bool]], Sequence[Tensor | None]
