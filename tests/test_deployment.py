@@ -105,3 +105,23 @@ def test_convert_refuses_a_module_of_torch_jit_and_leaves_it_whole(make: Any) ->
             fusedgrad.convert(module)
     assert torch.equal(fixed(X), expected)
     assert type(outer[0]) is nn.Tanh
+
+
+class Loss(nn.Module):
+    def __init__(self, **weights: Any) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return fusedgrad.binary_cross_entropy_with_logits(x, target, **self.weights)
+
+
+@pytest.mark.parametrize("batch", [3, 4])
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+def test_weight_of_each_class_is_exported_with_a_dynamic_batch(name: str, batch: int) -> None:
+    loss = Loss(**{name: torch.rand(3)})
+    shapes = ({0: torch.export.Dim("batch")},) * 2
+    x, target = torch.rand(2, batch, 3)
+    exported = torch.export.export(loss, (x, target), dynamic_shapes=shapes, strict=False).module()
+    x, target = torch.rand(2, 5, 3)
+    torch.testing.assert_close(exported(x, target), loss(x, target))

@@ -45,7 +45,9 @@ def _being_differentiated() -> bool:
 
 
 def _sum_to(grad: Tensor, operand: Tensor) -> Tensor:
-    return grad if grad.shape == operand.shape else grad.sum_to_size(operand.shape)
+    # Ranks first: sizes of different dimensions compared are a guard of torch.export.
+    same = grad.dim() == operand.dim() and grad.shape == operand.shape
+    return grad if same else grad.sum_to_size(operand.shape)
 
 
 def _spread(values: Sequence[Tensor | None], mask: Sequence[bool]) -> _Gradients:

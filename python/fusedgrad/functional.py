@@ -451,7 +451,7 @@ def _weight(name: str, argument: str, weight: Any, input: Tensor) -> Tensor:
             f"{name}(): {argument} has dtype {weight.dtype}, "
             f"which can't be cast to the dtype of input, {input.dtype}"
         )
-    if weight.shape != input.shape and not _broadcasts_to(weight.shape, input.shape):
+    if not _broadcasts_to(weight.shape, input.shape):
         raise RuntimeError(
             f"{name}(): {argument} has size {tuple(weight.shape)}, "
             f"expected one that broadcasts to the size of input, {tuple(input.shape)}"
