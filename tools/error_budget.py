@@ -17,9 +17,9 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -520,7 +520,11 @@ class Found:
     at: float
 
 
-def library_scan(*names_and_parameters: tuple[str, float]) -> Callable[[str, int], Found]:
+# By the type that is scanned, of a stride
+Scans = Mapping[str, Callable[[int], Found]]
+
+
+def library_scan(*names_and_parameters: tuple[str, float]) -> Scans:
     """Of kernels of the library, against the C library in a wider type (csrc/accuracy)."""
 
     def scan(type_name: str, stride: int) -> Found:
@@ -537,7 +541,7 @@ def library_scan(*names_and_parameters: tuple[str, float]) -> Callable[[str, int
         worst = max(results, key=lambda errors: errors.max_ulp)
         return Found(worst.max_ulp, worst.input)
 
-    return scan
+    return {type_name: partial(scan, type_name) for type_name in DIGITS}
 
 
 def _bits(value: float) -> int:
@@ -550,12 +554,10 @@ def fused_scan(
     least: float,
     most: float,
     order: int = 0,
-) -> Callable[[str, int], Found | None]:
-    """Of a fused function between two sizes, against double; nothing for double itself."""
+) -> Scans:
+    """Of a fused function between two sizes, in float, against double."""
 
-    def scan(type_name: str, stride: int) -> Found | None:
-        if type_name == "double":
-            return None
+    def scan(stride: int) -> Found:
         fused = fusedgrad.fuse(function)
         kernel = fused.derivative(*[0] * order) if order else fused
         low, high = (int(np.float32(limit).view(np.uint32)) for limit in (least, most))
@@ -574,7 +576,7 @@ def fused_scan(
                     worst = Found(float(error[at]), float(x[at]))
         return worst
 
-    return scan
+    return {"float": scan}
 
 
 def _exact_softplus(x: Tensor) -> Tensor:
@@ -603,7 +605,7 @@ class Row:
 
     title: str
     budgets: tuple[Callable[[Arithmetic], Budget], ...]
-    scan: Callable[[str, int], Found | None]
+    scans: Scans
 
     def worst(self, type_name: str) -> dict[str, float]:
         """The terms of the largest budget."""
@@ -651,9 +653,9 @@ def table(stride: int) -> str:
     for row in tqdm(ROWS, file=sys.stderr):
         for type_name in DIGITS:
             if row.budgets == (sine,) and type_name == "double":
-                continue  # the C library's
+                continue  # the C library's beyond moderate arguments
             terms = row.worst(type_name)
-            found = row.scan(type_name, stride)
+            found = row.scans[type_name](stride) if type_name in row.scans else None
             cells = [row.title, type_name, *(f"{terms[term]:.2f}" for term in TERMS)]
             cells.append(f"{sum(terms.values()):.2f}")
             at = _ZEROS.sub("p", found.at.hex()) if found else ""
