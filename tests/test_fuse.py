@@ -5,7 +5,6 @@ import functools
 import math
 import pickle
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any, cast
 
 import mpmath
@@ -31,7 +30,7 @@ BOUND = 8.0
 
 def _check(case: Case, fused: Fused, order: tuple[int, ...], values: Tensor, tensors: Any) -> None:
     """Every value of the derivative of this order is within the bound."""
-    graph = fused._graph_of((Tensor,) * len(order))[0]
+    graph = fused._example()
     for name, times in zip(graph.inputs, order, strict=True):
         graph = graph.derivative(*[name] * times)
     with mp.workdps(60):
@@ -216,7 +215,7 @@ def test_one_output_may_be_used_without_the_other() -> None:
     torch.testing.assert_close(grad, -torch.sin(x))
 
 
-@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), Fraction(1, 2), np.int64(3)])
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.int64(3)])
 def test_numbers_of_other_types_are_numbers(number: Any) -> None:
     x = torch.ones(2)
     for f in (lambda x, s: x * s, lambda x, s: x * number):

@@ -11,7 +11,6 @@ from torch import Tensor
 
 import fusedgrad
 from fusedgrad import FuseError
-from fusedgrad.fuse.errors import FuseTypeError
 
 X = torch.randn(4)
 
@@ -32,43 +31,33 @@ def _item(x: Tensor) -> Tensor:
     return x
 
 
-OUTER = torch.ones(4)
-
 # function, a part of the message
 REFUSED: list[tuple[Callable[..., Any], str]] = [
     (lambda x: torch.where(x > 0, x, -x) if x > 0 else x, "torch.where"),
     (_loop, "control flow that depends on a tensor's values"),
-    (_in_place, "in-place operation"),
-    (_item, "in-place operation"),
+    (_in_place, "changes its tensor in place"),
+    (_item, "assignment to elements"),
     (lambda x: x.add_(1), r"Tensor.add_ changes its tensor in place"),
-    (lambda x: torch.relu_(x), "relu_ is no elementwise operation that fuse knows"),
+    (lambda x: torch.relu_(x), "torch.relu_ changes its tensor in place"),
     (lambda x: torch.exp(x, out=x), "writes into a tensor"),
-    (lambda x: torch.nn.functional.silu(x, inplace=True), "writes into a tensor"),
+    (lambda x: torch.nn.functional.silu(x, inplace=True), "changes its tensor in place"),
     (lambda x: x.sum(), r"Tensor.sum is no elementwise operation"),
     (lambda x: torch.softmax(x, 0), r"torch.softmax is no elementwise operation"),
-    (lambda x: x @ x, "operator.matmul is no elementwise operation"),
+    (lambda x: x @ x, "Tensor.matmul is no elementwise operation"),
     (lambda x: x * x.shape[0], "shape"),
-    (lambda x: x[0] * x, "operator.getitem is no elementwise operation"),
+    (lambda x: x[0] * x, "Tensor.__getitem__ is no elementwise operation"),
     (lambda x: x.view(2, 2), "Tensor.view"),
-    (lambda x: x * OUTER, "uses a tensor that is none of its arguments"),
-    (lambda x: x + torch.tensor(2.0), "uses a tensor that is none of its arguments"),
     (lambda x: 3.0, "returns float"),
     (lambda x: None, "returns NoneType"),
-    (lambda x: [x, "text"], "returns str"),
-    (lambda x: (), "depends on none"),
-    (lambda x: x > 0, "returns a tensor of bool"),
+    (lambda x: (), "returns tuple"),
+    (lambda x: x * 10**400, "1024 bits"),
     (lambda x: float(x) * x, "cannot become a Python number"),
     (lambda x: list(x), "iterating over a tensor"),
     (lambda x: x * len(x), "len()"),
-    (lambda x: torch.clamp(x), "one of min and max must not be None"),
     (lambda x: torch.div(x, x, rounding_mode="floor"), "rounding_mode"),
-    (lambda x: x // 2, "operator.floordiv is no elementwise operation"),
-    (lambda x: torch.nn.functional.gelu(x, approximate="quick"), "approximate is 'quick'"),
+    (lambda x: x // 2, "Tensor.__floordiv__: it is no elementwise operation"),
     (lambda x: torch.nn.functional.binary_cross_entropy_with_logits(x, x), "reduction='none'"),
-    (lambda x: torch.where(x, x, x), "no comparison"),
-    (lambda x: x.clamp(least=2), "unexpected keyword argument"),
     (lambda x: torch.nn.functional.dropout(x), "dropout"),
-    (lambda x: x + "text", "an operand is str"),
     (lambda x: x * 2j, "an operand is complex"),
 ]
 
@@ -79,10 +68,49 @@ def test_refusal_names_the_operation_and_the_line(
 ) -> None:
     with pytest.raises(FuseError, match=message) as caught:
         fusedgrad.fuse(function)(X)
-    assert isinstance(caught.value, (TypeError, ValueError))
+    assert isinstance(caught.value, (TypeError, ValueError, OverflowError))
     # What a function returns has no line of its own.
     if "returns" not in message and "depends on" not in message:
         assert f"{__file__}:" in str(caught.value)
+
+
+# function: PyTorch's own error is as good as it gets
+ERRORS: list[tuple[Callable[..., Any], type[Exception]]] = [
+    (lambda x: torch.clamp(x), RuntimeError),
+    (lambda x: torch.nn.functional.gelu(x, approximate="quick"), RuntimeError),
+    (lambda x: torch.where(x, x, x), RuntimeError),
+    (lambda x: x.clamp(least=2), TypeError),
+    (lambda x: x + "text", TypeError),
+    (lambda x: x * None, TypeError),
+    (lambda x: x * Decimal(2), TypeError),
+    (lambda x: x.to(torch.float8_e4m3fn) * x, RuntimeError),
+    (lambda x: x.long() ** -1, RuntimeError),
+    (lambda x: x.undefined, AttributeError),
+    (lambda x: [][1], IndexError),
+]
+
+
+@pytest.mark.parametrize(("function", "kind"), ERRORS)
+def test_an_error_of_the_function_itself_is_raised_as_it_is(
+    function: Callable[..., Any], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind) as eager:
+        function(X)
+    with pytest.raises(kind) as fused:
+        fusedgrad.fuse(function)(X)
+    assert type(fused.value) is type(eager.value)
+    assert str(fused.value) == str(eager.value)
+
+
+def test_a_refusal_that_the_function_catches_is_raised_all_the_same() -> None:
+    def function(x: Tensor) -> Tensor:
+        try:
+            return x * x.shape[0]
+        except Exception:
+            return x
+
+    with pytest.raises(FuseError, match=r"Tensor\.shape"):
+        fusedgrad.fuse(function)(X)
 
 
 def test_the_line_is_the_one_with_the_operation() -> None:
@@ -118,12 +146,9 @@ def test_python_recursion_without_end() -> None:
         ((), {}, "missing a required argument: 'x'"),
         ((X, X, X), {}, "too many positional arguments"),
         ((X,), {"y": X}, "unexpected keyword argument 'y'"),
-        ((1.0,), {}, "at least one tensor"),
-        (([X],), {}, "list"),
-        ((X, np.ones(4)), {}, "ndarray"),
-        ((X.long(), 2), {}, "result of dtype torch.int64"),
+        ((1.0,), {}, "returns float"),
+        ((X, np.ones(4)), {}, "__array__"),
         ((X.to(torch.complex64),), {}, "dtype torch.complex64"),
-        ((X, X.to(torch.float8_e4m3fn)), {}, "z has dtype torch.float8_e4m3fn"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -135,17 +160,6 @@ def test_call_with_wrong_arguments(
     with pytest.raises(FuseError, match=message) as caught:
         f(*arguments, **keywords)
     assert isinstance(caught.value, (TypeError, ValueError))
-
-
-def test_an_argument_of_no_use_is_named() -> None:
-    @fusedgrad.fuse
-    def gate(x: Tensor, scale: Any) -> Any:
-        return x * scale
-
-    with pytest.raises(FuseTypeError, match=r"gate\(\): scale is None: operator.mul"):
-        gate(X, None)
-    with pytest.raises(FuseTypeError, match=r"gate\(\): scale is Decimal.*an operand is Decimal"):
-        gate(X, Decimal(2))
 
 
 def test_shapes_that_do_not_broadcast_raise_as_in_pytorch() -> None:
@@ -183,8 +197,10 @@ def test_kernels_refuse_what_they_were_not_checked_for(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(kernel, "_kernels", {})
     monkeypatch.setattr(kernel, "_graphs", {})
-    fusedgrad.fuse(lambda x, a=1.5: x * a)(X)
-    (number,) = kernel._graphs
+    f = fusedgrad.fuse(lambda x, a=1.5: x * a)
+    f(X)
+    f(X, 2.5)  # the second kernel takes the number as a parameter
+    _, number = kernel._graphs
     op, dtypes = torch.ops.fusedgrad.fused, [torch.float32]
     for arguments, message in (
         ((10**6, [X], [1.0], dtypes), "there is no kernel"),

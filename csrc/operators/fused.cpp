@@ -224,9 +224,10 @@ const c10::TypedOperatorHandle<FusedReductionOperator>& fused_reduction_operator
 // A fused function under autograd: keeps its inputs, and nothing else.
 class FusedNode final : public torch::autograd::Node {
  public:
+  // No gradient goes to the inputs that are not among `moving`, as under no_grad.
   FusedNode(int64_t number, at::TensorList inputs, at::ArrayRef<double> parameters,
-            int64_t reduction)
-      : torch::autograd::Node(torch::autograd::collect_next_edges(inputs)),
+            int64_t reduction, uint64_t moving)
+      : torch::autograd::Node(torch::autograd::collect_next_edges(only(inputs, moving))),
         number_(number),
         parameters_(parameters.vec()),
         reduction_(reduction) {
@@ -258,6 +259,14 @@ class FusedNode final : public torch::autograd::Node {
   }
 
  private:
+  static variable_list only(at::TensorList inputs, uint64_t moving) {
+    variable_list result(inputs.size());
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (moving >> i & 1) result[i] = inputs[i];
+    }
+    return result;
+  }
+
   variable_list unpack() {
     const std::lock_guard<std::mutex> lock(mutex_);
     variable_list inputs;
@@ -352,7 +361,12 @@ auto record(int64_t number, at::TensorList inputs, at::ArrayRef<double> paramete
   }
   c10::intrusive_ptr<FusedNode> node;
   if (requiring != 0 && at::GradMode::is_enabled()) {
-    node = c10::make_intrusive<FusedNode>(number, inputs, parameters, reduction);
+    uint64_t moving = 0;
+    for (uint64_t used : kernel_of(number).used) moving |= used;
+    requiring &= moving;
+    if (requiring != 0) {
+      node = c10::make_intrusive<FusedNode>(number, inputs, parameters, reduction, moving);
+    }
   }
   auto result = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;

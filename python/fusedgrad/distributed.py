@@ -159,9 +159,9 @@ def _dispatch(
 def _register() -> None:
     from torch.distributed.tensor import DTensor
 
-    from fusedgrad.fuse import function
+    from fusedgrad.fuse import trace
 
-    function.PLAIN.add(DTensor)
+    trace.PLAIN.add(DTensor)
     for name in (*operators._IMPLEMENTATIONS, "fused", "fused_reduction"):
         torch.library.register_torch_dispatch(f"fusedgrad::{name}", DTensor, _dispatch)
 

@@ -47,10 +47,19 @@ class _Fused(_Function):
         ctx.graph, ctx.parameters, ctx.dtypes, *tensors = inputs
         ctx.set_materialize_grads(False)
         _save(ctx, *tensors)
+        if ctx.graph.moves is not None:
+            transformed = is_transformed()  # where tangents count too
+            requiring = {
+                name
+                for name, tensor in zip(ctx.graph.inputs, tensors, strict=True)
+                if transformed or tensor.requires_grad
+            }
+            still = zip(output, ctx.graph.moves, strict=True)
+            ctx.mark_non_differentiable(*(o for o, moves in still if not moves & requiring))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        needed = tuple(ctx.needs_input_grad[3:])
+        needed = _reached(ctx.graph, ctx.needs_input_grad[3:])
         found = gradients(ctx.graph, ctx.parameters, ctx.saved_tensors, grads, needed)
         return None, None, None, *_spread(found, needed)
 
@@ -75,6 +84,14 @@ class _Fused(_Function):
         graph = arguments[0]
         outputs = _Fused.apply(*_aligned(in_dims, arguments))
         return outputs, (0,) * len(graph.outputs)
+
+
+def _reached(graph: Graph, needed: Sequence[bool]) -> tuple[bool, ...]:
+    """Those of the needed inputs that a gradient reaches: the others have none, and no zeros."""
+    if graph.moves is None:
+        return tuple(needed)
+    moving = frozenset().union(*graph.moves)
+    return tuple(need and name in moving for name, need in zip(graph.inputs, needed, strict=True))
 
 
 def is_transformed() -> bool:

@@ -11,3 +11,7 @@ class FuseTypeError(FuseError, TypeError):
 
 class FuseValueError(FuseError, ValueError):
     """A FuseError about a value or a shape."""
+
+
+class FuseOverflowError(FuseError, OverflowError):
+    """A FuseError about a number beyond what a tensor holds."""

@@ -386,6 +386,11 @@ def _loss_pos_weight_derivative(e: Expression, g: Expression) -> tuple[Expressio
 OPERATIONS: dict[str, Operation] = {
     "constant": Operation("", "", _no_gradient),
     "input": Operation("", "", _no_gradient),
+    # The argument as a constant, in both modes; or in reverse mode alone, as under no_grad.
+    "detach": Operation("", "", _no_gradient),
+    "no_grad": Operation("", "", _no_gradient),
+    # The value of the first, with the derivative of the second
+    "replaced": Operation("", "", lambda e, g: (None, g)),
     "parameter": Operation("", "", _no_gradient),
     "number": Operation("number({0})", "static_cast<T>({0})", _no_gradient),
     "negate": Operation("-{0}", "-{0}", lambda e, g: (-g,), None, NEGATION),

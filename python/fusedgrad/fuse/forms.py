@@ -28,6 +28,11 @@ tanh = torch.tanh
 where = torch.where
 
 
+def constant(value: float) -> Tensor:
+    """A number of the expression."""
+    return torch.tensor(value, dtype=torch.float64)
+
+
 def _tensor(value: Any) -> Tensor:
     """A number as a tensor that takes the dtype of those it meets."""
     return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)

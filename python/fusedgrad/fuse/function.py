@@ -3,52 +3,122 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import inspect
 import math
-import numbers
 import pickle
 import sys
+import types
+import warnings
+import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, cast, overload
 
+import numpy as np
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.fx
-from torch import Tensor
+import torch.overrides
+from torch import Tensor, get_default_dtype, is_grad_enabled
+from torch import is_inference_mode_enabled as is_inference
 from torch._C import _are_functorch_transforms_active as transforms_active
+from torch._C import _get_tracing_state as jit_tracing
 from torch._C import _is_any_autocast_enabled as autocasting
+from torch._C import _len_torch_function_stack as count_of_modes
 from torch.compiler import is_dynamo_compiling
-from torch.nn import Parameter
 
-from fusedgrad import operators, reference
+from fusedgrad import reference
 from fusedgrad.fuse import autograd, generate, kernel
-from fusedgrad.fuse.captures import PLAIN as UNCHANGING
-from fusedgrad.fuse.captures import Captures, token
 from fusedgrad.fuse.errors import FuseError, FuseTypeError, FuseValueError
-from fusedgrad.fuse.expression import Expression, wrap
 from fusedgrad.fuse.graph import Graph
-from fusedgrad.fuse.trace import trace
-
-# The kinds of a call's arguments: Tensor, float, or the value of any other argument.
-_Kinds = tuple[Any, ...]
-# Types of tensors that kernels take; fusedgrad.distributed adds DTensor.
-PLAIN: set[type] = {Tensor, Parameter}
+from fusedgrad.fuse.program import Program, RowError, compiled, replay, structure_of
+from fusedgrad.fuse.proof import ATOMS, Guards, NotPlain, prove
+from fusedgrad.fuse.trace import (
+    PLAIN,
+    Recorder,
+    flattened,
+    line_of_caller,
+    record,
+    unflattened,
+)
 
 _Reduction = Literal["none", "mean", "sum"]
 _REDUCTIONS = {"none": reference.NONE, "mean": reference.MEAN, "sum": reference.SUM}
+# Structures of one function before it is said that it keeps changing, and runs by operations
+MOST_STRUCTURES = 64
+# Kinds of calls of one function that are remembered, and proofs of each
+MOST_ENTRIES = 256
+MOST_PROOFS = 8
+# Nodes of an expression above which compilation would take more than seconds
+MOST_NODES = 1500
 
 
-@dataclass(slots=True)
-class _Plan:
-    """What is known of a call before its values and shapes are."""
+class _Call:
+    """A record of one call, the nodes of its outputs, and how to put them together."""
 
-    graph: Graph
-    single: bool
-    dtypes: tuple[torch.dtype, ...]  # of the outputs
-    casts: tuple[torch.dtype | None, ...] | None  # of integer tensors
-    number: int | None = None  # of a kernel that reads all tensors, for CPU tensors of any shape
+    def __init__(self, recorder: Recorder, result: Any, name: str) -> None:
+        self.recorder = recorder
+        leaves, self.structure = flattened(result)
+        self.leaves = leaves
+        self.tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        if not self.tensors:
+            raise FuseTypeError(
+                f"{name} returns {type(result).__name__}, expected a tensor or a tuple of tensors"
+            )
+        self.outputs = [recorder.node_of(leaves[i]) for i in self.tensors]
+        if not recorder.operands:
+            raise FuseTypeError(f"{name}(): expected at least one tensor among the arguments")
+
+
+class _Structure:
+    """The programs of records that differ in their numbers alone: never more than two compiled."""
+
+    def __init__(self, numbers: tuple[float, ...], program: Program) -> None:
+        self.numbers = numbers
+        self.fixed = program
+        self.varying: Program | None = None
+        self.has_warned = False
+
+
+class _Entry:
+    """A record that is served again as long as its guards hold."""
+
+    def __init__(
+        self,
+        guards: Guards,
+        program: Program,
+        structure: Any,
+        inputs: list[tuple[Any, torch.dtype | None]],
+        others: list[Any],
+        parameters: tuple[float, ...],
+        references: list[tuple[int, Any]],
+        call: _Call | None,
+        of_node: dict[int, Any],
+    ) -> None:
+        self.guards = guards
+        self.program = program
+        self.structure = structure
+        self.inputs = inputs  # the place of an argument or a tensor, and the dtype it is cast to
+        self.others = others  # the same of outputs that no kernel computes
+        self.parameters = parameters
+        self.references = references  # to objects whose identities are in the key
+        # Where more than a kernel runs, the record, and the sources of its operands
+        self.call = call
+        self.of_node = of_node
+        self.casts = any(dtype is not None for _, dtype in inputs)
+        self.single = structure is None and program.places == [0]
+
+    def is_of(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+        """Whether a call with this key does what is recorded."""
+        for place, refers in self.references:  # an identity may have passed to another object
+            if place < 0:
+                value = function.__self__
+            else:
+                value = (*arguments, *keywords.values())[place] if keywords else arguments[place]
+            if refers() is not value:
+                return False
+        return self.guards.hold()
 
 
 class Fused:
@@ -56,6 +126,8 @@ class Fused:
 
     See `fuse`.
     """
+
+    _whole = False  # whether results have the shape of all arguments broadcast together
 
     def __init__(self, function: Callable[..., Any], reduction: str = "none") -> None:
         """`function` takes tensors and numbers, and returns one tensor or a tuple of them."""
@@ -68,253 +140,426 @@ class Fused:
         self._reduction = reduction
         self._name = getattr(function, "__name__", type(function).__name__)
         self._signature = _signature_of(function)
-        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         self._names = tuple(self._signature.parameters)
-        self._is_plain = all(p.kind in positional for p in self._signature.parameters.values())
         if self._name == "<lambda>" or not self._name.isidentifier():
             self._name = "f"
-        self._graphs: dict[_Kinds, tuple[Graph, bool]] = {}
-        self._plans: dict[tuple[Any, ...], _Plan] = {}
-        self._captures: Captures | None = None  # found on the first call
+        self._structures: dict[tuple[Any, ...], _Structure] = {}
+        self._entries: dict[tuple[Any, ...], _Entry] = {}
+        # Proofs left of each kind of call, and what it did last
+        self._attempts: dict[tuple[Any, ...], tuple[int, Any]] = {}
+        self._reason = ""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """As a function in a class: bound to the instance it is taken of."""
+        descriptor = getattr(type(self._function), "__get__", None)
+        if descriptor is None or isinstance(self._function, functools.partial):
+            return self
+        bound = descriptor(self._function, instance, owner)
+        if isinstance(bound, types.MethodType):
+            return Bound(self, bound)
+        return self
+
+    @property
+    def __code__(self) -> Any:
+        """The function's own, which others may replace."""
+        return self._function.__code__
+
+    @__code__.setter
+    def __code__(self, code: Any) -> None:
+        self._function.__code__ = code
+
+    @property
+    def __defaults__(self) -> Any:
+        """The function's own, which others may replace."""
+        return self._function.__defaults__
+
+    @__defaults__.setter
+    def __defaults__(self, defaults: Any) -> None:
+        self._function.__defaults__ = defaults
+
+    @property
+    def __kwdefaults__(self) -> Any:
+        """The function's own, which others may replace."""
+        return self._function.__kwdefaults__
+
+    @__kwdefaults__.setter
+    def __kwdefaults__(self, defaults: Any) -> None:
+        self._function.__kwdefaults__ = defaults
 
     # ------------------------------------------------------------------------------------ calling
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """The function's value, differentiable to any order."""
-        if is_dynamo_compiling():
-            return self._body(*arguments, **keywords)
-        values: Sequence[Any] = arguments
-        if keywords or not self._is_plain or len(arguments) != len(self._names):
-            values = self._values(arguments, keywords)
-        found = self._planned(values)
-        if found is None:
-            return self._called_on_others(values, arguments, keywords)
-        plan, tensors, parameters = found
-        if (
-            plan.number is not None
-            and not transforms_active()
-            and forward_ad._current_level < 0
-            and all([tensor.is_cpu for tensor in tensors])  # noqa: C419  (half a generator's time)
-        ):
-            if self._reduction == "none":
-                outputs = kernel.fused(plan.number, tensors, parameters, plan.dtypes)
-                return outputs[0] if plan.single else tuple(outputs)
-            code = _REDUCTIONS[self._reduction]
-            return kernel.fused_reduction(plan.number, tensors, parameters, plan.dtypes[0], code)
-        return self._evaluated(plan, tensors, parameters)
+        return self._called(self._function, arguments, keywords)
 
-    def _body(self, *arguments: Any, **keywords: Any) -> Any:
-        result = self._function(*arguments, **keywords)
+    def _called(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Any:
+        if is_dynamo_compiling() or jit_tracing() is not None:
+            return self._body(function, arguments, keywords)
+        if count_of_modes() and _in_a_record():
+            if self._reduction != "none":
+                raise FuseValueError(
+                    f"{self._name}(): its reduction is {self._reduction!r}: only the outermost may "
+                    f"be, at {line_of_caller()}"
+                )
+            return self._body(function, arguments, keywords)
+        for value in (*arguments, *keywords.values()):
+            kind = type(value)
+            if kind not in PLAIN:
+                if isinstance(value, torch.fx.Proxy):  # another function is being traced
+                    return value.tracer.create_proxy("call_function", self, arguments, keywords)
+                if isinstance(value, Tensor):
+                    # A subclass of Tensor, which does with operations as it likes
+                    return self._body(function, arguments, keywords)
+        key = _key(function, arguments, keywords)
+        if key is not None:
+            entry = self._entries.get(key)
+            if entry is not None and entry.is_of(function, arguments, keywords):
+                return self._served(entry, arguments, keywords)
+        call = self._recorded(function, arguments, keywords)
+        program, _ = self._program(call, function, arguments, keywords, whole=self._whole)
+        if key is not None:
+            self._prove(key, call, program, function, arguments, keywords)
+        return self._run(program, call)
+
+    def _prove(
+        self,
+        key: tuple[Any, ...],
+        call: _Call,
+        program: Program,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+    ) -> None:
+        """Keep the record, if the next such call can do without running the function."""
+        done = (structure_of(call.recorder, call.outputs), tuple(call.recorder.numbers))
+        known = self._attempts.get(key)
+        if known is not None and (known[0] <= 0 or known[1] != done):
+            # What changed may change again: it is proved once it has stayed.
+            self._attempts[key] = (known[0], done)
+            return
+        if known is None and len(self._attempts) >= MOST_ENTRIES:
+            return
+        left = MOST_PROOFS if known is None else known[0]
+        self._attempts[key] = (left - 1, done)
+        try:
+            references = _references(function, arguments, keywords)
+            recorder, result, guards = prove(function, arguments, keywords)
+            again = _Call(recorder, result, self._name)
+            if (structure_of(recorder, again.outputs), tuple(recorder.numbers)) != done:
+                raise NotPlain("its second run did something else")
+            if again.structure != call.structure or len(again.leaves) != len(again.tensors):
+                raise NotPlain("it returns more than tensors")
+            given = [*arguments, *keywords.values()]
+            sources: list[Any] = []
+            for first, second in zip(call.recorder.operands, recorder.operands, strict=True):
+                tensor = call.recorder.nodes[first]
+                if recorder.nodes[second] is not tensor:
+                    raise NotPlain("its second run took another tensor")
+                places = [i for i, value in enumerate(given) if value is tensor]
+                sources.append(places[0] if places else tensor)
+        except FuseError as error:
+            self._reason = str(error)
+            self._attempts[key] = (0, done)
+            return
+        except NotPlain as reason:
+            self._reason = str(reason)
+            # Most reasons stay; those that do not are found again by the next key.
+            self._attempts[key] = (0, done)
+            return
+        self._reason = ""
+        of_node = dict(zip(call.recorder.operands, sources, strict=True))
+        self._entries[key] = _Entry(
+            guards,
+            program,
+            call.structure,
+            [(of_node.get(n), dtype) for n, dtype in program.inputs],
+            [
+                of_node.get(n) if place is None else None
+                for n, place in zip(call.outputs, program.places, strict=True)
+            ],
+            tuple([float(call.recorder.numbers[i]) for i in program.parameters]),
+            references,
+            again if program.replayed or recorder.equal_shapes else None,
+            of_node,
+        )
+
+    def _served(self, entry: _Entry, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        given = (*arguments, *keywords.values()) if keywords else arguments
+        program = entry.program
+        if entry.call is not None:
+            return self._served_again(entry, given)
+        tensors = [given[s] if type(s) is int else s for s, _ in entry.inputs]
+        if entry.casts:
+            tensors = [
+                t if dtype is None or t.dtype is dtype else t.to(dtype)
+                for t, (_, dtype) in zip(tensors, entry.inputs, strict=True)
+            ]
+        graph = program.graph
+        computed: Sequence[Tensor] = ()
+        if graph is not None:
+            if program.requires_grad and not torch.is_grad_enabled():
+                with torch.enable_grad():
+                    computed = self._computed(program, graph, tensors, entry.parameters)
+            else:
+                computed = self._computed(program, graph, tensors, entry.parameters)
+            if self._reduction != "none" or entry.single:
+                return computed[0]
+        leaves = [
+            (given[source] if type(source) is int else source) if place is None else computed[place]
+            for source, place in zip(entry.others, program.places, strict=True)
+        ]
+        return unflattened(leaves, entry.structure)
+
+    def _served_again(self, entry: _Entry, given: Sequence[Any]) -> Any:
+        """As `_served`, of a record of which PyTorch computes a part."""
+        recorder = copy.copy(cast(_Call, entry.call).recorder)
+        recorder.nodes = list(recorder.nodes)
+        for node, source in entry.of_node.items():
+            recorder.nodes[node] = given[source] if type(source) is int else source
+        call = copy.copy(cast(_Call, entry.call))
+        call.recorder = recorder
+        return self._run(entry.program, call)
+
+    def explain(self, *arguments: Any, **keywords: Any) -> str:
+        """Whether such a call runs the function again, and why."""
+        self(*arguments, **keywords)
+        key = _key(self._function, arguments, keywords)
+        if key is None:
+            return f"{self._name} runs again on each call under a mode, a transform or autocast"
+        entry = self._entries.get(key)
+        if entry is None:
+            return f"{self._name} runs again on each call: {self._reason or 'it keeps changing'}"
+        count = len(entry.guards.items) + len(entry.guards.attributes) + len(entry.guards.cells)
+        return f"{self._name} is served without running again, after {count} comparisons"
+
+    def plain_function(self) -> Callable[..., Any]:
+        """The function that a function being proved calls in its place."""
+        if self._reduction != "none" or type(self) is not Fused:
+            raise NotPlain("it calls a derivative or a reduced function")
+        return self._function
+
+    def _body(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Any:
+        result = function(*arguments, **keywords)
         if self._reduction == "none":
             return result
         return result.mean() if self._reduction == "mean" else result.sum()
 
-    def _called_on_others(
-        self, values: Sequence[Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> Any:
-        others = [v for v in values if isinstance(v, (Tensor, torch.fx.Proxy))]
-        foreign = next(value for value in others if type(value) not in PLAIN)
-        if isinstance(foreign, torch.fx.Proxy):  # another function is being traced
-            return foreign.tracer.create_proxy("call_function", self, arguments, keywords)
-        # A subclass of Tensor, which does with operations as it likes
-        return self._body(*arguments, **keywords)
-
-    def _planned(
-        self, values: Sequence[Any]
-    ) -> tuple[_Plan, Sequence[Tensor], tuple[float, ...]] | None:
-        """The plan of a call, its tensors and its floats; None for other kinds of tensors."""
-        key: list[Any] = []
-        tensors: list[Tensor] = []
-        parameters: list[float] = []
-        for value in values:
-            if type(value) in PLAIN:
-                key.append(value.dtype)
-                key.append(value.dim() == 0)
-                tensors.append(value)
-            elif isinstance(value, float):
-                key.append(float)
-                parameters.append(value)
-            elif isinstance(value, (Tensor, torch.fx.Proxy)):
-                return None
-            else:
-                kind = _kind(value)
-                key.append(kind)
-                if kind is float:
-                    parameters.append(float(value))
-        captured = self._captured()
-        place = len(key)
-        if captured:
-            key.append(captured)
-        if autocasting() and tensors:
-            device = tensors[0].device.type
-            enabled = torch.is_autocast_enabled(device)
-            key.append((device, enabled and torch.get_autocast_dtype(device)))
+    def _recorded(self, function: Callable[..., Any], arguments: Any, keywords: Any) -> _Call:
         try:
-            plan = self._plans.get(tuple(key))
-        except TypeError:
-            unhashable = (v for v in values if type(v).__hash__ is None)
-            others = ", ".join(type(value).__name__ for value in unhashable)
-            raise FuseTypeError(
-                f"{self._name}(): among the arguments are {others}, expected tensors and numbers; "
-                "pass what a list or an array holds as arguments of their own"
-            ) from None
-        if plan is None:
-            if captured:
-                key[place] = self._captured_anew()
-            plan = self._plans[tuple(key)] = self._plan(values, tensors)
-        if plan.casts is not None:
-            pairs = zip(tensors, plan.casts, strict=True)
-            tensors = [t if dtype is None else t.to(dtype) for t, dtype in pairs]
-        return plan, tensors, tuple(parameters)
+            return _Call(*record(function, self._name, arguments, keywords), self._name)
+        except TypeError as error:
+            if isinstance(error, FuseError):
+                raise
+            try:
+                inspect.signature(function).bind(*arguments, **keywords)
+            except TypeError as wrong:
+                raise FuseTypeError(f"{self._name}(): {wrong}") from None
+            except ValueError:
+                pass
+            raise
 
-    def _plan(self, values: Sequence[Any], tensors: Sequence[Tensor]) -> _Plan:
-        graph, single = self._graph_of(tuple(map(_kind, values)))
-        if self._reduction != "none" and not single:
+    def _program(
+        self,
+        call: _Call,
+        function: Callable[..., Any],
+        arguments: Any,
+        keywords: Any,
+        *,
+        whole: bool = False,
+    ) -> tuple[Program, _Structure]:
+        recorder = call.recorder
+        build = functools.partial(
+            self._built,
+            call,
+            function=function,
+            arguments=arguments,
+            keywords=keywords,
+            whole=whole,
+        )
+        key = (whole, *structure_of(recorder, call.outputs))
+        numbers = tuple(recorder.numbers)
+        found = self._structures.get(key)
+        if found is None:
+            changing = len(self._structures) >= MOST_STRUCTURES
+            if changing:
+                _warn_once(
+                    self,
+                    f"{self._name}() has done {MOST_STRUCTURES} different things by now, and "
+                    "runs operation by operation where it does another: what it does depends on "
+                    "something that keeps changing, such as a Python value it branches on",
+                )
+            program = build({}, interpreted=changing)
+            found = _Structure(numbers, program)
+            if not changing:
+                self._structures[key] = found
+            return program, found
+        first = found.numbers
+        if numbers == first and (0 not in first or repr(numbers) == repr(first)):
+            return found.fixed, found
+        varied = [i for i, n in enumerate(numbers) if repr(n) != repr(first[i])]
+        if not varied:
+            return found.fixed, found
+        if found.varying is None:
+            positions = self._varying(recorder, varied)
+            taken = {i: f"p{i}" for i in positions}
+            found.varying = build(taken)
+        if set(varied) <= set(found.varying.parameters):
+            return found.varying, found
+        if not found.has_warned:
+            found.has_warned = True
+            told = ", ".join(repr(numbers[i]) for i in varied)
+            warnings.warn(
+                f"{self._name}() runs operation by operation, for its numbers keep changing and "
+                f"this kernel takes them as constants: {told}",
+                stacklevel=4,
+            )
+        return build({}, interpreted=True), found
+
+    def _varying(self, recorder: Recorder, varied: list[int]) -> list[int]:
+        """The positions of numbers that a second kernel takes anew each time."""
+        most = kernel.MAX_PARAMETERS
+        exponents = _exponents(recorder)
+        others = [
+            i
+            for i, n in enumerate(recorder.numbers)
+            if i not in varied and i not in exponents and isinstance(n, float)
+        ]
+        return sorted([*varied, *others[: max(0, most - len(varied))]])
+
+    def _built(
+        self,
+        call: _Call,
+        parameters: dict[int, str],
+        function: Callable[..., Any],
+        arguments: Any,
+        keywords: Any,
+        *,
+        interpreted: bool = False,
+        whole: bool = False,
+    ) -> Program:
+        recorder = call.recorder
+        names = self._operand_names(recorder, function, arguments, keywords)
+        taken = {*names.values()}
+        parameters = {i: n if n not in taken else f"{n}_number" for i, n in parameters.items()}
+        try:
+            program = compiled(
+                recorder,
+                call.outputs,
+                self._name,
+                names,
+                parameters,
+                interpreted=interpreted,
+                whole=whole,
+            )
+        except RowError as wrong:
+            # Once more, to find the line.
+            again = Recorder()
+            again.stop = sum(row is not None for row in recorder.rows[: wrong.row]), wrong.error
+            again.run(self._name, function, arguments, keywords)
+            raise FuseTypeError(f"{self._name}(): {wrong.error}") from None
+        if self._reduction != "none" and (call.structure is not None or program.places != [0]):
             raise FuseTypeError(
                 f"{self._name}() returns a tuple, expected one tensor to take the "
                 f"{self._reduction} of"
             )
-        dtypes = self._dtypes(graph, values, tensors)
-        wide = torch.float64 in (*(tensor.dtype for tensor in tensors), *dtypes)
-        number = torch.float64 if wide else torch.float32
-        casts = tuple(number if _is_integer(tensor.dtype) else None for tensor in tensors)
-        return _Plan(graph, single, dtypes, casts if any(casts) else None)
+        return program
 
-    def _dtypes(
-        self, graph: Graph, values: Sequence[Any], tensors: Sequence[Tensor]
-    ) -> tuple[torch.dtype, ...]:
-        """The dtypes of the outputs: those that PyTorch's operations one by one would give."""
-        for name, tensor in zip(graph.inputs, tensors, strict=True):
-            if not (tensor.dtype in operators.KERNEL_DTYPES or _is_integer(tensor.dtype)):
-                raise kernel.without_kernel(graph, name, tensor.dtype)
-        given = {tensor.dtype for tensor in tensors}
-        if len(given) == 1 and given <= operators.KERNEL_DTYPES and not autocasting():
-            return (*given,) * len(graph.outputs)
-        dtypes = self._dtypes_of_operations(values)
-        if dtypes is None:
-            dtypes = kernel.result_dtypes(graph, tensors)
-        for dtype in dtypes:
-            if dtype not in operators.KERNEL_DTYPES:
-                raise FuseTypeError(
-                    f"{self._name}() of these arguments has a result of dtype {dtype}, for which "
-                    "there is no kernel: pass one of them as torch.float32"
-                )
-        return dtypes
+    def _operand_names(
+        self, recorder: Recorder, function: Callable[..., Any], arguments: Any, keywords: Any
+    ) -> dict[int, str]:
+        by_id: dict[int, str] = {}
+        for value, name in self._named_arguments(function, arguments, keywords):
+            by_id.setdefault(id(value), name)
+        names: dict[int, str] = {}
+        taken: set[str] = set()
+        for place, number in enumerate(recorder.operands):
+            name = by_id.get(id(recorder.nodes[number]), f"captured_{place}")
+            if name in generate.RESERVED:
+                name = f"{name}_"
+            while name in taken:
+                name = f"{name}_"
+            taken.add(name)
+            names[number] = name
+        return names
 
-    def _dtypes_of_operations(self, values: Sequence[Any]) -> tuple[torch.dtype, ...] | None:
-        """None where they refuse what fuse does not, as a loss does a target of another shape."""
-        from torch._subclasses.fake_tensor import FakeTensorMode  # which takes a while
+    def _named_arguments(
+        self, function: Callable[..., Any], arguments: Any, keywords: Any
+    ) -> list[tuple[Any, str]]:
+        signature = self._signature if function is self._function else _signature_of(function)
+        try:
+            bound = signature.bind(*arguments, **keywords)
+        except TypeError:
+            return []
+        found = []
+        for name, value in bound.arguments.items():
+            kind = signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                found += [(v, f"{name}_{i}") for i, v in enumerate(value)]
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                found += [(v, key) for key, v in value.items()]
+            else:
+                found.append((value, name))
+        return found
 
-        with FakeTensorMode(), torch.no_grad():
-            fakes = [
-                torch.empty(value.shape, dtype=value.dtype, device=value.device)
-                if type(value) in PLAIN
-                else value
-                for value in values
-            ]
-            names = self._argument_names(len(values))
-            try:
-                result = self._call_with(self._function, dict(zip(names, fakes, strict=True)))
-            except (TypeError, ValueError, RuntimeError):
-                return None
-        outputs = result if isinstance(result, (tuple, list)) else [result]
-        return tuple(output.dtype for output in outputs)
+    def _inputs(
+        self, program: Program, recorder: Recorder
+    ) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """The kernel's operands, and what PyTorch computed for them and the outputs."""
+        values = replay(recorder, program) if program.replayed else {}
+        if recorder.equal_shapes:
+            _check_shapes(recorder, self._name)
+        nodes = recorder.nodes
+        tensors = [values[n] if n in values else nodes[n] for n, _ in program.inputs]
+        return [
+            t if dtype is None or t.dtype is dtype else t.to(dtype)
+            for t, (_, dtype) in zip(tensors, program.inputs, strict=True)
+        ], values
 
-    def _evaluated(
-        self, plan: _Plan, tensors: Sequence[Tensor], parameters: tuple[float, ...]
-    ) -> Any:
-        graph = plan.graph
-        if plan.number is None and graph.reads_all:
-            plan.number = autograd.recording_kernel(graph, tensors)
+    def _run(self, program: Program, call: _Call) -> Any:
+        recorder = call.recorder
+        graph = program.graph
+        computed: Sequence[Tensor] = ()
+        tensors, values = self._inputs(program, recorder)
+        if graph is not None:
+            parameters = tuple([float(recorder.numbers[i]) for i in program.parameters])
+            if program.requires_grad and not torch.is_grad_enabled():
+                with torch.enable_grad():
+                    computed = self._computed(program, graph, tensors, parameters)
+            else:
+                computed = self._computed(program, graph, tensors, parameters)
+            if self._reduction != "none":
+                return computed[0]
+        leaves = list(call.leaves)
+        for i, node, place in zip(call.tensors, call.outputs, program.places, strict=True):
+            if place is not None:
+                leaves[i] = computed[place]
+            else:
+                leaves[i] = values[node] if node in values else recorder.nodes[node]
+        return unflattened(leaves, call.structure)
+
+    def _computed(
+        self, program: Program, graph: Graph, tensors: list[Tensor], parameters: tuple[float, ...]
+    ) -> Sequence[Tensor]:
+        if program.number is None and graph.reads_all and not graph.interpreted:
+            program.number = autograd.recording_kernel(graph, tensors)
         if self._reduction == "none":
-            outputs = _outputs(graph, tensors, parameters, plan.dtypes)
-            return outputs[0] if plan.single else outputs
+            if (
+                program.number is not None
+                and not transforms_active()
+                and forward_ad._current_level < 0
+                and all([tensor.is_cpu for tensor in tensors])  # noqa: C419
+            ):
+                return kernel.fused(program.number, tensors, parameters, program.dtypes)
+            return _outputs(graph, tensors, parameters, program.dtypes)
         if not graph.has_one_shape:
             tensors = [t for n, t in zip(graph.inputs, tensors, strict=True) if n in graph.used[0]]
             graph = graph.part((0,))
         code = _REDUCTIONS[self._reduction]
-        return autograd.apply_reduced(graph, parameters, plan.dtypes[0], code, tensors)
-
-    def _values(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Sequence[Any]:
-        """The values of all arguments, in the order of `_argument_names`."""
-        if self._is_plain and not keywords and len(arguments) == len(self._names):
-            return arguments
-        try:
-            bound = self._signature.bind(*arguments, **keywords)
-        except TypeError as error:
-            raise FuseTypeError(f"{self._name}(): {error}") from None
-        bound.apply_defaults()
-        return (*bound.args, *bound.kwargs.values())
-
-    def _argument_names(self, count: int) -> list[str]:
-        names: list[str] = []
-        for name, parameter in self._signature.parameters.items():
-            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-                extra = count - len(self._signature.parameters) + 1
-                names += [f"{name}_{i}" for i in range(extra)]
-            else:
-                names.append(name)
-        return [f"{name}_" if name in generate.RESERVED else name for name in names]
-
-    def _graph_of(self, kinds: _Kinds) -> tuple[Graph, bool]:
-        key = (*kinds, self._captured())
-        found = self._graphs.get(key)
-        if found is None:
-            found = self._graphs[key] = self._traced(kinds)
-        return found
-
-    def _captured(self) -> tuple[Any, ...]:
-        """What the function takes from outside, which may change between calls."""
-        captured = None if self._captures is None else self._captures.key()
-        return self._captured_anew() if captured is None else captured
-
-    def _captured_anew(self) -> tuple[Any, ...]:
-        """As `_captured`, and what was found before is forgotten where it calls other functions."""
-        captures = Captures(self._function)
-        if self._captures is None or not captures.is_as(self._captures):
-            self._captures = captures
-            self._graphs.clear()
-            self._plans.clear()
-        return self._captures.key() or ()
-
-    def _traced(self, kinds: _Kinds) -> tuple[Graph, bool]:
-        names = self._argument_names(len(kinds))
-        if Tensor not in kinds:
-            raise FuseTypeError(f"{self._name}(): expected at least one tensor among the arguments")
-        arguments = dict(zip(names, (_value_of(kind) for kind in kinds), strict=True))
-        try:
-            return trace(self._function, self._name, arguments, self._call_with)
-        except FuseError as error:
-            given = [f"{n} is {v!r}" for n, v in arguments.items() if not isinstance(v, type)]
-            if not given:
-                raise
-            raise type(error)(f"{self._name}(): {', '.join(given)}: {error}") from None
-
-    def _call_with(self, function: Callable[..., Any], values: dict[str, Any]) -> Any:
-        keyword_only = [
-            name
-            for name, parameter in self._signature.parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        ]
-        ordered = list(values.values())
-        count = len(ordered) - len(keyword_only)
-        return function(*ordered[:count], **dict(zip(keyword_only, ordered[count:], strict=True)))
-
-    def expressions_of_call(self, *arguments: Any, **keywords: Any) -> Any:
-        """The outputs as expressions of arguments that are expressions: a call inside a trace."""
-        if self._reduction != "none":
-            raise FuseValueError(f"its reduction is {self._reduction!r}: only the outermost may be")
-        values = self._values(arguments, keywords)
-        kinds = tuple(_kind(Tensor if isinstance(v, (Expression, float)) else v) for v in values)
-        graph, single = self._graph_of(kinds)
-        names = self._argument_names(len(values))
-        given = {
-            n: wrap(v)
-            for n, v in zip(names, values, strict=True)
-            if isinstance(v, (Expression, float))
-        }
-        outputs = graph.called(given)
-        return outputs[0] if single else outputs
+        return [autograd.apply_reduced(graph, parameters, program.dtypes[0], code, tensors)]
 
     # -------------------------------------------------------------------------------- derivatives
 
@@ -324,42 +569,60 @@ class Fused:
         One kernel, one pass over memory; a gradient of a broadcast argument is then summed to its
         shape. Both results are differentiable.
         """
-        values = self._values(arguments, keywords)
-        found = self._planned(values)
-        if found is None:
+        return self._value_and_grad(self._function, arguments, keywords)
+
+    def _value_and_grad(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[Any, tuple[Tensor, ...]]:
+        arguments, keywords = _apart(arguments, keywords)
+        given = [v for v in (*arguments, *keywords.values()) if isinstance(v, Tensor)]
+        name = f"{self._name}.value_and_grad()"
+        if any(type(tensor) not in PLAIN for tensor in given):
             raise FuseTypeError(
-                f"{self._name}.value_and_grad(): among the arguments is a tensor of a subclass, "
-                "expected plain tensors and numbers"
+                f"{name}: among the arguments is a tensor of a subclass, expected plain tensors "
+                "and numbers"
             )
-        plan, tensors, parameters = found
-        graph = plan.graph
-        if plan.casts is not None:
+        if not all(tensor.is_floating_point() for tensor in given):
             raise FuseTypeError(
-                f"{self._name}.value_and_grad(): among the tensors are integers, by which there is "
-                "no gradient: pass them as torch.float32"
+                f"{name}: among the tensors are integers, by which there is no gradient: pass them "
+                "as torch.float32"
             )
+        call = self._recorded(function, arguments, keywords)
+        program, _ = self._program(call, function, arguments, keywords, whole=True)
+        graph, recorder = program.graph, call.recorder
+        if graph is None or None in program.places:
+            raise FuseTypeError(f"{name}: among the outputs is one that is no kernel's")
+        tensors, _ = self._inputs(program, recorder)
+        parameters = tuple([float(recorder.numbers[i]) for i in program.parameters])
         shape = kernel.broadcast(tensors)
         shapes = _output_shapes(graph, tensors)
         if set(shapes) != {shape}:
             told = ", ".join(str(tuple(shape)) for shape in shapes)
             raise FuseValueError(
-                f"{self._name}.value_and_grad(): the outputs do not all have the shape of all "
-                f"arguments broadcast together, but {told}; give each a function of its own"
+                f"{name}: the outputs do not all have the shape of all arguments broadcast "
+                f"together, but {told}; give each a function of its own"
             )
         if self._reduction != "none":
-            value = self._evaluated(plan, tensors, parameters)
+            value = self._computed(program, graph, tensors, parameters)[0]
             count = shape.numel() if self._reduction == "mean" else 1
             dtype, device = kernel.computed(tensors), value.device
             weight = torch.full((), 1 / count if count else math.nan, dtype=dtype, device=device)
             weights = weight.expand(shape)
             needed = (True,) * len(tensors)
-            found_grads = autograd.gradients(graph, parameters, tensors, [weights], needed)
-            return value, cast(tuple[Tensor, ...], tuple(found_grads))
-        dtypes = (*plan.dtypes, *(autograd.accumulated(tensor, shape) for tensor in tensors))
-        results = tuple(autograd.apply(_value_and_grad(graph), parameters, dtypes, tensors))
+            partials = autograd.gradients(graph, parameters, tensors, [weights], needed)
+            found: dict[int, Tensor] = {}
+            for (n, _), partial in zip(program.inputs, partials, strict=True):
+                found[n] = cast(Tensor, partial)
+            return value, _of_arguments(given, recorder, found)
+        dtypes = (*program.dtypes, *(autograd.accumulated(tensor, shape) for tensor in tensors))
+        results = tuple(autograd.apply(_graph_with_grads(graph), parameters, dtypes, tensors))
         count = len(graph.outputs)
-        grads = tuple(map(autograd.fitted, results[count:], tensors))
-        return results[0] if plan.single else results[:count], grads
+        grads = map(autograd.fitted, results[count:], tensors)
+        found = {n: grad for (n, _), grad in zip(program.inputs, grads, strict=True)}
+        leaves = list(call.leaves)
+        for i, place in zip(call.tensors, program.places, strict=True):
+            leaves[i] = results[cast(int, place)]
+        return unflattened(leaves, call.structure), _of_arguments(given, recorder, found)
 
     def derivative(self, *argnums: int) -> Fused:
         """The exact partial derivative of every output, by one argument after the other.
@@ -407,11 +670,39 @@ class Fused:
 
     def _example(self) -> Graph:
         """The graph for tensors where no default says otherwise."""
-        kinds = []
-        for parameter in self._signature.parameters.values():
-            default = parameter.default
-            kinds.append(_kind(Tensor if default is inspect.Parameter.empty else default))
-        return self._graph_of(tuple(kinds))[0]
+        return self._graph_of(*self._example_arguments())
+
+    def _example_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        arguments: list[Any] = []
+        keywords: dict[str, Any] = {}
+        for name, parameter in self._signature.parameters.items():
+            value = parameter.default
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                continue
+            if value is inspect.Parameter.empty:
+                value = torch.ones(1)
+            elif type(value) is float:
+                value = _NamedFloat(value)
+                value.name = f"{name}_" if name in generate.RESERVED else name
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                keywords[name] = value
+            else:
+                arguments.append(value)
+        return tuple(arguments), keywords
+
+    def _graph_of(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Graph:
+        """The graph of a call of such arguments; floats with a name are parameters."""
+        call = self._recorded(self._function, arguments, keywords)
+        lines = call.recorder.number_names
+        taken: dict[str, int] = {}
+        for i, name in enumerate(lines):
+            if name:
+                taken.setdefault(name, i)
+        named = {i: name for i, name in enumerate(lines) if name}
+        program = self._built(call, named, self._function, arguments, keywords, whole=True)
+        if program.graph is None:
+            raise FuseTypeError(f"{self._name}() computes nothing in a kernel")
+        return replace_parameters(program.graph, tuple(taken))
 
     def source(self, backend: Literal["cpu", "cuda"], *, gradients: bool = False) -> str:
         """The generated code of the value's kernel, or of the value's and all gradients'.
@@ -420,7 +711,7 @@ class Fused:
         """
         graph = self._example()
         if gradients:
-            graph = _value_and_grad(graph)
+            graph = _graph_with_grads(graph)
         if backend == "cpu":
             return generate.cpu_source(graph, graph.inputs, wide=False)
         if backend == "cuda":
@@ -441,43 +732,217 @@ class Fused:
         return f"<fused function {self._name}>"
 
 
+class Bound:
+    """A fused function of a class, bound to an instance or the class as a method is."""
+
+    def __init__(self, fused: Fused, method: types.MethodType) -> None:
+        """`method` is the function's, so bound."""
+        self._fused = fused
+        self._method = method
+        functools.update_wrapper(self, method.__func__)
+
+    def plain_function(self) -> Callable[..., Any]:
+        """As `Fused.plain_function`."""
+        self._fused.plain_function()
+        return self._method
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """As the fused function, of the instance first."""
+        return self._fused._called(self._method, arguments, keywords)
+
+    def value_and_grad(self, *arguments: Any, **keywords: Any) -> tuple[Any, tuple[Tensor, ...]]:
+        """See `Fused.value_and_grad`."""
+        return self._fused._value_and_grad(self._method, arguments, keywords)
+
+    def derivative(self, *argnums: int) -> Fused:
+        """See `Fused.derivative`; the instance does not count."""
+        return Fused(self._method, self._fused._reduction).derivative(*argnums)
+
+    def source(self, backend: Literal["cpu", "cuda"], *, gradients: bool = False) -> str:
+        """See `Fused.source`."""
+        return Fused(self._method, self._fused._reduction).source(backend, gradients=gradients)
+
+    def __str__(self) -> str:
+        """The expression, in Python's notation."""
+        return str(Fused(self._method, self._fused._reduction))
+
+    def __reduce__(self) -> Any:
+        """By the instance and the name, as a method."""
+        return getattr, (self._method.__self__, self._method.__func__.__name__)
+
+
+class _NamedFloat(float):
+    """A number that is a parameter of the graph that is shown."""
+
+    name = ""
+
+
 class _Derivative(Fused):
     """A partial derivative of a fused function."""
+
+    _whole = True
 
     def __init__(self, parent: Fused, argnums: tuple[int, ...]) -> None:
         super().__init__(parent._function, parent._reduction)
         self._parent = parent
+        # A derivative of a derivative is one of the function, by more arguments.
         self._argnums = argnums
+        above: tuple[int, ...] = parent._all if isinstance(parent, _Derivative) else ()
+        self._all: tuple[int, ...] = (*above, *argnums)
         by = "".join(f"_{self._names[number]}" for number in argnums)
         self._name = self.__name__ = f"{parent._name}{by}"
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Not a method: its arguments are counted."""
+        return self
 
     def _made_of(self) -> tuple[Any, ...]:
         return self._parent, self._argnums
 
-    def _graph_of(self, kinds: _Kinds) -> tuple[Graph, bool]:
-        graph, single = self._parent._graph_of(kinds)
-        found = self._graphs.get((graph,))
-        if found is None:
-            names = self._argument_names(len(kinds))
-            for number in self._argnums:
-                if kinds[number] is not Tensor and kinds[number] is not float:
-                    raise FuseTypeError(
-                        f"{self._name}: argument {names[number]!r} is neither a tensor nor a float"
-                    )
-            by = [names[number] for number in self._argnums]
-            found = self._graphs[(graph,)] = graph.derivative(*by), single
-        return found
+    def _called(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Any:
+        if is_dynamo_compiling() or jit_tracing() is not None:
+            return self._by_autograd(function, arguments, keywords)
+        if count_of_modes() and _in_a_record():
+            return self._inlined(arguments, keywords)
+        given = (*arguments, *keywords.values())
+        for value in given:
+            if isinstance(value, torch.fx.Proxy):
+                return value.tracer.create_proxy("call_function", self, arguments, keywords)
+        if any(isinstance(v, Tensor) and type(v) not in PLAIN for v in given):
+            return self._by_autograd(function, arguments, keywords)
+        return super()._called(function, *self._apart(arguments, keywords))
 
-    def _body(self, *arguments: Any, **keywords: Any) -> Any:
-        values = self._values(arguments, keywords)
-        graph, single = self._graph_of(tuple(map(_kind, values)))
-        tensors = [value for value in values if isinstance(value, Tensor)]
-        parameters = [float(value) for value in values if _kind(value) is float]
-        dtypes = kernel.result_dtypes(graph, tensors)
-        outputs = kernel.evaluate(graph, tensors, parameters, dtypes)
+    def _apart(
+        self, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Each argument by which it is derived a tensor of its own."""
+        bound = self._bound(arguments, keywords)
+        for number in self._all:
+            name, value = self._argument(bound, number)
+            if type(value) is float:
+                bound.arguments[name] = torch.tensor(value, dtype=torch.float64)
+            elif not isinstance(value, Tensor):
+                raise FuseTypeError(
+                    f"{self._name}: argument {name!r} is neither a tensor nor a float"
+                )
+        return _apart(bound.args, bound.kwargs)
+
+    def _argument(self, bound: inspect.BoundArguments, number: int) -> tuple[str, Any]:
+        name = self._names[number]
+        value = bound.arguments[name]
+        is_many = self._signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+        return name, value[0] if is_many and value else value
+
+    def _bound(self, arguments: Any, keywords: Any) -> inspect.BoundArguments:
+        try:
+            bound = self._signature.bind(*arguments, **keywords)
+        except TypeError as error:
+            raise FuseTypeError(f"{self._name}(): {error}") from None
+        bound.apply_defaults()
+        return bound
+
+    def _built(
+        self,
+        call: _Call,
+        parameters: dict[int, str],
+        function: Callable[..., Any],
+        arguments: Any,
+        keywords: Any,
+        *,
+        interpreted: bool = False,
+        whole: bool = False,
+    ) -> Program:
+        program = super()._built(
+            call,
+            parameters,
+            function,
+            arguments,
+            keywords,
+            interpreted=interpreted,
+            whole=True,
+        )
+        if program.graph is None or None in program.places:
+            raise FuseTypeError(f"{self._name}: among the outputs is one that is no kernel's")
+        bound = self._bound(arguments, keywords)
+        by: list[str] = []
+        for number in self._all:
+            name, value = self._argument(bound, number)
+            if isinstance(value, _NamedFloat):
+                by.append(value.name)
+            elif not isinstance(value, Tensor):
+                raise FuseTypeError(
+                    f"{self._name}: argument {name!r} is neither a tensor nor a float"
+                )
+            for (node, _), own in zip(program.inputs, program.graph.inputs, strict=True):
+                if call.recorder.nodes[node] is value:
+                    by.append(own)
+        graph = program.graph.derivative(*by)
+        program.graph = dataclasses.replace(graph, name=self._name)
+        program.requires_grad = program.requires_grad or any(
+            call.recorder.nodes[n].requires_grad for n in call.recorder.operands
+        )
+        return program
+
+    def _inlined(self, arguments: Any, keywords: Any) -> Any:
+        """The derivative as one operation of the function that is recorded."""
+        recorder = _record_on_this_thread()
+        stand_ins: dict[int, Any] = {}
+
+        def stand_in(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            shape = () if recorder.is_scalar(value) else (1,)
+            made = torch.ones(shape, dtype=value.dtype)
+            stand_ins[id(made)] = (made, value)
+            return made
+
+        with torch.overrides._pop_mode_temporarily():
+            own = [stand_in(a) for a in arguments]
+            others = {key: stand_in(value) for key, value in keywords.items()}
+            given, named = self._apart(tuple(own), others)
+            call = self._recorded(self._function, given, named)
+            program = self._built(call, {}, self._function, given, named)
+            graph = program.graph
+            if graph is None or len(program.places) != 1 or program.replayed:
+                raise recorder.refuse(
+                    f"{self._name}(): of several outputs, or of integers, inside another"
+                )
+            operands = []
+            for n, _ in program.inputs:
+                node = call.recorder.nodes[n]
+                operands.append(stand_ins[id(node)][1] if id(node) in stand_ins else node)
+            return recorder.graph(graph, operands, program.dtypes[0])
+
+    def _by_autograd(self, function: Callable[..., Any], arguments: Any, keywords: Any) -> Any:
+        """The derivative as PyTorch's transforms take it, where no kernel can run."""
+        bound = self._bound(arguments, keywords)
+        arguments = bound.args
+
+        def derived(body: Callable[..., Any], number: int) -> Callable[..., Any]:
+            def slope(*values: Any) -> Any:
+                tangent = [torch.ones_like(values[number])]
+
+                def moved(value: Any) -> Any:
+                    return body(*values[:number], value, *values[number + 1 :])
+
+                return torch.func.jvp(moved, (values[number],), tuple(tangent))[1]
+
+            return slope
+
+        def body(*values: Any) -> Any:
+            return function(*values, **bound.kwargs)
+
+        for number in self._all:
+            body = derived(body, number)
+        result = body(*arguments)
+        shape = kernel.broadcast([v for v in arguments if isinstance(v, Tensor)])
+        if isinstance(result, Tensor):
+            result = result.expand(shape)
         if self._reduction == "none":
-            return outputs[0] if single else tuple(outputs)
-        return kernel.reduced(outputs[0], dtypes[0], _REDUCTIONS[self._reduction])
+            return result
+        return result.mean() if self._reduction == "mean" else result.sum()
 
 
 @overload
@@ -541,27 +1006,6 @@ def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
         return inspect.Signature([any_number])
 
 
-def _kind(value: Any) -> Any:
-    """What of an argument its graph depends on: no two kinds are equal but the same."""
-    if value is Tensor or isinstance(value, Tensor):
-        return Tensor
-    if value is float or isinstance(value, float):
-        return float
-    if isinstance(value, numbers.Real) and type(value) not in UNCHANGING:  # of NumPy too
-        return (int, int(value)) if isinstance(value, numbers.Integral) else float
-    if type(value) in UNCHANGING:
-        return (type(value), value)  # 1 and True are equal, and not the same
-    return (type(value), value, token(value))
-
-
-def _value_of(kind: Any) -> Any:
-    return kind[1] if isinstance(kind, tuple) else kind
-
-
-def _is_integer(dtype: torch.dtype) -> bool:
-    return not (dtype.is_floating_point or dtype.is_complex)
-
-
 def _output_shapes(graph: Graph, tensors: Sequence[Tensor]) -> list[torch.Size]:
     by_name = dict(zip(graph.inputs, tensors, strict=True))
     return [
@@ -570,8 +1014,138 @@ def _output_shapes(graph: Graph, tensors: Sequence[Tensor]) -> list[torch.Size]:
     ]
 
 
+def _key(
+    function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> tuple[Any, ...] | None:
+    """What a record depends on besides what is read from outside; None where it is not served."""
+    if count_of_modes() or transforms_active() or autocasting() or forward_ad._current_level >= 0:
+        return None
+    key: list[Any] = [id(function), is_grad_enabled(), is_inference(), get_default_dtype()]
+    if type(function) is types.MethodType:
+        key[0] = (id(function.__func__), id(function.__self__))
+    if keywords:
+        key.append(tuple(keywords))
+        arguments = (*arguments, *keywords.values())
+    first: Any = None
+    for value in arguments:
+        kind = type(value)
+        if kind in PLAIN:
+            if value.__dict__:
+                return None
+            key += (value.dtype, value.dim() == 0, value.requires_grad, value.device)
+            if first is None:
+                first = value
+            else:  # which arguments are one object
+                key.append(next(i for i, v in enumerate(arguments) if v is value))
+        elif kind is float:
+            key += (float, value or repr(value))
+        elif kind in ATOMS and kind is not slice:
+            key += (kind, value)
+        elif kind.__module__ == "numpy" and isinstance(value, np.generic):
+            key += (kind, repr(value))
+        else:
+            key += (kind, id(value))
+    return tuple(key)
+
+
+def _references(
+    function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> list[tuple[int, Any]]:
+    """To the objects whose identities are in the key, which an entry does not keep alive."""
+    found: list[tuple[int, Any]] = []
+    values = [(i, value) for i, value in enumerate((*arguments, *keywords.values()))]
+    if type(function) is types.MethodType:
+        values.append((-1, function.__self__))
+    for place, value in values:
+        if type(value) in PLAIN or type(value) in ATOMS or isinstance(value, (type, np.generic)):
+            continue
+        try:
+            found.append((place, weakref.ref(value)))
+        except TypeError:
+            raise NotPlain(f"a {type(value).__name__} is among the arguments") from None
+    return found
+
+
+def replace_parameters(graph: Graph, names: tuple[str, ...]) -> Graph:
+    """The graph with each of its parameters once."""
+    return dataclasses.replace(graph, parameters=names)
+
+
+def _record_on_this_thread() -> Recorder:
+    """The record of another fused function that is being made."""
+    stack = (torch._C._get_function_stack_at(i) for i in range(count_of_modes()))
+    return next(mode for mode in stack if isinstance(mode, Recorder))
+
+
+def _in_a_record() -> bool:
+    stack = range(count_of_modes())
+    return any(isinstance(torch._C._get_function_stack_at(i), Recorder) for i in stack)
+
+
+_warned: weakref.WeakSet[Fused] = weakref.WeakSet()
+
+
+def _warn_once(fused: Fused, message: str) -> None:
+    if fused not in _warned:
+        _warned.add(fused)
+        warnings.warn(message, stacklevel=5)
+
+
+def _exponents(recorder: Recorder) -> set[int]:
+    """The positions of numbers that are exponents."""
+    result: set[int] = set()
+    position = 0
+    for row in recorder.rows:
+        if row is not None:
+            for place, value in enumerate((*row[1], *(v for _, v in row[2]))):
+                if value is float or value is int:
+                    if row[0] == "pow" and place == 1:
+                        result.add(position)
+                    position += 1
+    return result
+
+
+def _check_shapes(recorder: Recorder, name: str) -> None:
+    """That a record that is served again holds for these operands too."""
+    if len({recorder.nodes[n].shape for n in recorder.operands}) <= 1:
+        return
+    shapes = recorder.shapes()
+    for a, b in recorder.equal_shapes:
+        if shapes[a] != shapes[b]:
+            raise FuseValueError(
+                f"{name}(): an operation takes tensors of one shape, and in place keeps it, got "
+                f"{tuple(shapes[a])} and {tuple(shapes[b])}"
+            )
+
+
+def _apart(
+    arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments, where one tensor given twice is two."""
+    seen: set[int] = set()
+
+    def own(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if id(value) in seen:
+                return value.view_as(value)
+            seen.add(id(value))
+        return value
+
+    return tuple(own(a) for a in arguments), {key: own(v) for key, v in keywords.items()}
+
+
+def _of_arguments(
+    given: Sequence[Tensor], recorder: Recorder, found: dict[int, Tensor]
+) -> tuple[Tensor, ...]:
+    """The gradient by each argument, 0 by one that the function does not use."""
+    by_id = {id(recorder.nodes[n]): grad for n, grad in found.items()}
+    return tuple(
+        by_id[id(tensor)] if id(tensor) in by_id else torch.zeros_like(tensor) for tensor in given
+    )
+
+
 @functools.lru_cache(maxsize=1024)
-def _value_and_grad(graph: Graph) -> Graph:
+def _graph_with_grads(graph: Graph) -> Graph:
     return graph.value_and_grad()
 
 

@@ -19,8 +19,10 @@ from fusedgrad.fuse.expression import (
 from fusedgrad.fuse.graph import Graph
 
 _LEAVES = ("constant", "input", "parameter")
+_SAME = ("detach", "no_grad", "replaced")  # whose value is their argument's
 _POWER = CALL - 1  # `**` binds tighter than a sign
 _LINE = 80
+_LONGEST = 5000
 
 # What no argument of a function may be called in the text
 _CPP_KEYWORDS = (
@@ -127,6 +129,9 @@ class _Writer:
             if e.operation in ("input", "parameter"):
                 written[e] = e.value, CALL
                 continue
+            if e.operation in _SAME:
+                written[e] = written[e.arguments[0]]
+                continue
             text, binding = write(e, [written[argument] for argument in e.arguments])
             if e.operation != "constant" and (uses[e] > 1 or len(text) > _LINE):
                 name = f"t{len(self.statements) + 1}"
@@ -140,21 +145,37 @@ class _Writer:
 
 
 def expression_text(graph: Graph) -> str:
-    """The outputs in Python's notation, unabridged."""
+    """The outputs in Python's notation; what is used twice has a name where the text is long."""
+    order = in_order(graph.outputs)
+    length: dict[Expression, int] = {}
+    for e in order:
+        length[e] = 12 + sum(length[argument] for argument in e.arguments)
+    arguments = ", ".join((*graph.inputs, *graph.parameters))
+    if sum(length[output] for output in graph.outputs) > _LONGEST:
+        writer = _Writer(graph, _python, "{name} = {text}")
+        lines = [*writer.statements, f"{graph.name}({arguments}) = {', '.join(writer.results)}"]
+        return "\n".join(lines)
     written: dict[Expression, _Written] = {}
-    for e in in_order(graph.outputs):
+    for e in order:
         if e.operation in ("input", "parameter"):
             written[e] = e.value, CALL
+        elif e.operation in _SAME:
+            written[e] = written[e.arguments[0]]
         else:
             written[e] = _python(e, [written[argument] for argument in e.arguments])
-    arguments = ", ".join((*graph.inputs, *graph.parameters))
     results = ", ".join(written[output][0] for output in graph.outputs)
     return f"{graph.name}({arguments}) = {results}"
 
 
+def _evaluated(e: Expression, arguments: Sequence[_Written]) -> _Written:
+    text, binding = _python(e, arguments)
+    # PyTorch's functions take tensors alone.
+    return (f"constant({text})", CALL) if e.operation == "constant" else (text, binding)
+
+
 def python_source(graph: Graph) -> str:
     """A Python function `evaluate` of the inputs and parameters that returns a tuple."""
-    writer = _Writer(graph, _python, "    {name} = {text}")
+    writer = _Writer(graph, _evaluated, "    {name} = {text}")
     arguments = ", ".join((*graph.inputs, *graph.parameters))
     results = "".join(f"{result}, " for result in writer.results)
     lines = [f"def evaluate({arguments}):", *writer.statements, f"    return ({results})"]
@@ -170,7 +191,7 @@ def _functor(graph: Graph, used: Sequence[str]) -> list[str]:
     """A functor template Fused<T> of the elements `used`, which carries the parameters."""
     reduction = ", class Reduction = math::AnyArgument" if _reduced(graph) else ""
     writer = _Writer(graph, _cpp, "    const {type} {name} = {text};")
-    made_of = frozenset().union(*graph.used)
+    made_of = frozenset().union(*graph.made_of)
     arguments = ", ".join(f"T {name}" if name in made_of else "T" for name in used)
     count = len(graph.outputs)
     if count == 1:
@@ -178,7 +199,7 @@ def _functor(graph: Graph, used: Sequence[str]) -> list[str]:
     else:
         returned = f"math::Values<T, {count}>"
         result = "    return {{" + (",\n" + " " * 13).join(writer.results) + "}};"
-    text = expression_text(graph)
+    text = expression_text(graph).splitlines()[-1]
     comment = text if len(text) < 200 else f"{text[:200]}..."
     return [
         f"// {comment}",
@@ -203,7 +224,7 @@ def _is_moderate(graph: Graph, used: Sequence[str], type_name: str) -> list[str]
     """A predicate IsModerate of the elements: whether all of `_reduced` are moderate."""
     reduced = Graph(graph.name, graph.inputs, graph.parameters, _reduced(graph), whole=True)
     writer = _Writer(reduced, _cpp, "    const {type} {name} = {text};")
-    made_of = frozenset().union(*reduced.used)
+    made_of = frozenset().union(*reduced.made_of)
     arguments = ", ".join(f"T {name}" if name in made_of else "T" for name in used)
     checks = [f"Reduction::is_moderate({result})" for result in writer.results]
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fusedgrad.fuse.expression import (
     Expression,
@@ -30,8 +30,8 @@ def parameter_named(name: str) -> Expression:
 class Graph:
     """The outputs of a function of tensors (`inputs`) and Python numbers (`parameters`).
 
-    An output has the shape of the inputs it is made of, broadcast together; of all inputs, if the
-    graph is `whole`.
+    An output has the shape of the inputs in `shapes`, by default those it is made of, broadcast
+    together; of all inputs, if the graph is `whole`. A gradient reaches those in `moves`.
     """
 
     name: str
@@ -39,10 +39,20 @@ class Graph:
     parameters: tuple[str, ...]
     outputs: tuple[Expression, ...]
     whole: bool = False
+    shapes: tuple[frozenset[str], ...] | None = None
+    moves: tuple[frozenset[str], ...] | None = None
+    interpreted: bool = False  # operation by operation, without a compiler
 
     @functools.cached_property
     def used(self) -> tuple[frozenset[str], ...]:
-        """For each output the names of the inputs it is made of."""
+        """For each output the names of the inputs that it takes its shape from."""
+        if self.shapes is not None:
+            return self.shapes
+        return self.made_of
+
+    @functools.cached_property
+    def made_of(self) -> tuple[frozenset[str], ...]:
+        """For each output the names of the inputs in its expression."""
         return tuple(
             frozenset(e.value for e in in_order([output]) if e.operation == "input")
             for output in self.outputs
@@ -66,7 +76,11 @@ class Graph:
             used: frozenset[str] = frozenset().union(*(self.used[i] for i in indices))
             inputs = tuple(name for name in self.inputs if self.whole or name in used)
             outputs = tuple(self.outputs[i] for i in indices)
-            return Graph(self.name, inputs, self.parameters, outputs, self.whole)
+            shapes, moves = (
+                None if given is None else tuple(given[i] for i in indices)
+                for given in (self.shapes, self.moves)
+            )
+            return replace(self, inputs=inputs, outputs=outputs, shapes=shapes, moves=moves)
 
         return functools.cache(build)
 
@@ -77,7 +91,18 @@ class Graph:
             leaf = self._leaf(name)
             outputs = tuple(gradients([o], [constant(1)], [leaf])[0] for o in outputs)
         by = "".join(f"_{name}" for name in names)
-        return Graph(f"{self.name}{by}", self.inputs, self.parameters, outputs, whole=True)
+        return Graph(
+            f"{self.name}{by}",
+            self.inputs,
+            self.parameters,
+            outputs,
+            whole=True,
+            interpreted=self.interpreted,
+        )
+
+    def _made(self, name: str, inputs: tuple[str, ...], outputs: tuple[Expression, ...]) -> Graph:
+        parameters, interpreted = self.parameters, self.interpreted
+        return Graph(name, inputs, parameters, outputs, whole=True, interpreted=interpreted)
 
     def _leaf(self, name: str) -> Expression:
         return parameter_named(name) if name in self.parameters else input_named(name)
@@ -89,7 +114,9 @@ class Graph:
         partials = gradients(self.outputs, ones, leaves)
         outputs = (*self.outputs, *partials)
         name = f"{self.name}_value_and_grad"
-        return Graph(name, self.inputs, self.parameters, outputs, whole=True)
+        return Graph(
+            name, self.inputs, self.parameters, outputs, whole=True, interpreted=self.interpreted
+        )
 
     @functools.cached_property
     def pull_back(self) -> functools._lru_cache_wrapper[Graph]:
@@ -110,7 +137,14 @@ class Graph:
             found = gradients(outputs, [input_named(name) for name in names], leaves)
             inputs = (*names, *self.inputs)
             name = f"{self.name}_backward"
-            return Graph(name, inputs, self.parameters, tuple(found), whole=True)
+            return Graph(
+                name,
+                inputs,
+                self.parameters,
+                tuple(found),
+                whole=True,
+                interpreted=self.interpreted,
+            )
 
         return functools.cache(build)
 
@@ -133,7 +167,14 @@ class Graph:
                 outputs.append(sum(terms[1:], start=terms[0]) if terms else constant(0))
             inputs = (*names, *self.inputs)
             name = f"{self.name}_forward"
-            return Graph(name, inputs, self.parameters, tuple(outputs), whole=True)
+            return Graph(
+                name,
+                inputs,
+                self.parameters,
+                tuple(outputs),
+                whole=True,
+                interpreted=self.interpreted,
+            )
 
         return functools.cache(build)
 

@@ -21,9 +21,10 @@ from fusedgrad.fuse.generate import cpu_source, cuda_source, python_source
 from fusedgrad.fuse.graph import Graph
 
 fused = _C.fused
+MAX_PARAMETERS: int = _C.max_parameters
 fused_reduction = operators._ops.fused_reduction.default
 _lock = threading.RLock()
-_kernels: dict[str, int] = {}
+_kernels: dict[Any, int] = {}
 _graphs: dict[int, Graph] = {}  # of each kernel, with the inputs that it reads
 
 # What a call depends on besides values: dtypes, the dtypes asked for, what is read.
@@ -49,19 +50,6 @@ def _plans_of(graph: Graph) -> _Plans:
         with _lock:
             plans = _plans.setdefault(graph, _Plans(graph))
     return plans
-
-
-def result_dtypes(graph: Graph, tensors: Sequence[Tensor]) -> tuple[torch.dtype, ...]:
-    """The dtype that PyTorch gives each output: tensors of no dimensions give way to others."""
-    by_name = dict(zip(graph.inputs, tensors, strict=True))
-    result = []
-    for used in graph.used:
-        operands = [by_name[name] for name in used] or list(tensors)
-        candidates = [operand.dtype for operand in operands if operand.dim()]
-        dtypes = candidates or [operand.dtype for operand in operands]
-        dtype = functools.reduce(torch.promote_types, dtypes)
-        result.append(dtype if dtype.is_floating_point else torch.get_default_dtype())
-    return tuple(result)
 
 
 def broadcast(tensors: Sequence[Tensor]) -> torch.Size:
@@ -170,24 +158,31 @@ def _warned(of: str) -> bool:
 def _compiled(graph: Graph, read: Sequence[int], wide: bool) -> int | None:
     """The number of the CPU kernel, None where the graph must be evaluated."""
     inputs, parameters = len(read), len(graph.parameters)
-    if len(graph.outputs) + inputs > _C.max_operands or parameters > _C.max_parameters:
+    if (
+        graph.interpreted
+        or len(graph.outputs) + inputs > _C.max_operands
+        or parameters > _C.max_parameters
+    ):
         return None
     names = [graph.inputs[i] for i in read]
     source = cpu_source(graph, names, wide)
-    used = [sum((name in own) << i for i, name in enumerate(names)) for own in graph.used]
+    moves = graph.used if graph.moves is None else graph.moves
+    used = [sum((name in own) << i for i, name in enumerate(names)) for own in moves]
 
     def add() -> int:
-        address = block_address(source)
+        address = _kernels.get(source)  # of another graph, whose derivatives may differ
+        if address is None:
+            address = _kernels[source] = block_address(source)
         return _C.add_fused_kernel(address, wide, used, inputs, parameters)
 
-    return _number_of(source, graph, read, add, "a C++ compiler")
+    return _number_of((source, wide), graph, read, add, "a C++ compiler")
 
 
 def _compiled_for_cuda(
     graph: Graph, read: Sequence[int], dtypes: Sequence[torch.dtype], wide: bool, target: str
 ) -> int | None:
     """The number of the CUDA kernel, None where the graph must be evaluated."""
-    if len(dtypes) > _C.max_operands:
+    if graph.interpreted or len(dtypes) > _C.max_operands:
         return None
     used = [graph.inputs[i] for i in read]
     source = cuda_source(graph, used, nvrtc.types(dtypes), "double" if wide else "float")
@@ -197,13 +192,22 @@ def _compiled_for_cuda(
         outputs, parameters = len(graph.outputs), len(graph.parameters)
         return _C.add_fused_cuda_kernel(code, wide, outputs, dtypes, parameters)
 
-    return _number_of(f"{target} {source}", graph, read, add, "CUDA's run-time compiler")
+    return _number_of((source, target), graph, read, add, "CUDA's run-time compiler")
 
 
 def _number_of(
-    key: str, graph: Graph, read: Sequence[int], add: Callable[[], int], compiler: str
+    made_of: tuple[Any, ...],
+    graph: Graph,
+    read: Sequence[int],
+    add: Callable[[], int],
+    compiler: str,
 ) -> int | None:
-    """The number of the kernel that `add` adds, once for each key; None where none is compiled."""
+    """The number of the kernel that `add` adds; None where none is compiled.
+
+    Graphs of equal text may have other derivatives, as clamp and maximum: a number is one graph's.
+    """
+    names = (graph.inputs, graph.parameters, graph.whole, graph.shapes, graph.moves)
+    key = (*made_of, tuple(read), graph.outputs, names)
     with _lock:
         if key not in _kernels:
             try:

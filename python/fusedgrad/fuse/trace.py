@@ -1,29 +1,44 @@
-"""From a Python function to a graph: torch.fx records the calls, and each becomes an expression."""
+"""From a Python function to a record: the function runs, and a mode notes its operations.
+
+It runs on the caller's own tensors, so that Python and PyTorch themselves answer what it asks of
+their type, identity, dtype, attributes and grad mode. What an operation returns is a token: a
+tensor on the meta device, which has a dtype, requires_grad and no value, so that nothing can be
+read of it that the next call would not give. A tensor that no operation returned is one from
+outside, and becomes an operand.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import linecache
 import numbers
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
-import torch.fx
+import torch.overrides
 from torch import Tensor
-from torch.fx.node import Argument
+from torch._C import _are_functorch_transforms_active as transforms_active
+from torch.nn import Parameter
+from torch.utils import _pytree
 
-from fusedgrad.fuse.errors import FuseError, FuseTypeError, FuseValueError
-from fusedgrad.fuse.expression import Expression
-from fusedgrad.fuse.graph import Graph, input_named, parameter_named
-from fusedgrad.fuse.vocabulary import FUNCTIONS, METHODS
+from fusedgrad.fuse.errors import FuseError, FuseOverflowError, FuseTypeError, FuseValueError
+from fusedgrad.fuse.vocabulary import RULES, Rule
 
+_saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 _OURS = str(Path(__file__).parents[1])
 _TORCH = str(Path(torch.__file__).parent)
+# Types of tensors that are operands; fusedgrad.distributed adds DTensor's way out.
+PLAIN: set[type] = {Tensor, Parameter}
+# A row: the rule, its arguments and keywords (an int is a node, a type a number), its dtype,
+# whether it has no dimensions, requires a gradient, and lets gradients through.
+Row = tuple[Any, ...]
 
 
-def _line_of_caller() -> str:
+def line_of_caller() -> str:
     """Where the traced function stands: the innermost frame outside this package and torch."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
@@ -39,169 +54,491 @@ def _line_of_caller() -> str:
     return f"{path}:{line}{f': `{text}`' if text else ''}"
 
 
-def _refuse(message: str, kind: type[FuseError] = FuseTypeError) -> NoReturn:
-    raise kind(f"{message}, at {_line_of_caller()}")
+class _Refusal(Exception):
+    """Ends the function that is recorded; no TypeError, which Python's operators catch."""
 
 
-def _refuse_in_place(self: Any, *arguments: Any) -> NoReturn:
-    _refuse(
-        "an in-place operation cannot be fused: a fused function changes none of its arguments; "
-        "bind the result to a name instead"
-    )
+def name_of(function: Any) -> str:
+    """What a message calls a function of PyTorch."""
+    name = getattr(function, "__name__", repr(function))
+    owner: Any = getattr(function, "__self__", None)
+    if name in ("__get__", "__set__") and hasattr(owner, "__name__"):
+        return f"Tensor.{owner.__name__}"
+    if getattr(function, "__objclass__", None) is torch._C.TensorBase:
+        return f"Tensor.{name}"
+    qualified = getattr(function, "__qualname__", name)
+    if qualified.startswith(("Tensor.", "TensorBase.")):
+        return f"Tensor.{name}"
+    module = getattr(function, "__module__", None) or ""
+    module = {"torch._C._nn": "torch.nn.functional"}.get(module, module)
+    return f"{module}.{name}" if module else str(name)
 
 
-class _Proxy(torch.fx.Proxy):
-    """A tensor or a number while the function is traced."""
-
-    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = _refuse_in_place
-    __iand__ = __ior__ = __ixor__ = _refuse_in_place
-    __setitem__ = __delitem__ = _refuse_in_place
-
-    def __abs__(self) -> Any:
-        return cast(Any, torch.abs)(self)
-
-    def __bool__(self) -> NoReturn:
-        _refuse(
-            "control flow that depends on a tensor's values cannot be fused: "
-            "choose between values with torch.where"
-        )
-
-    def __iter__(self) -> NoReturn:
-        _refuse("iterating over a tensor cannot be fused: a fused function is elementwise")
-
-    def __len__(self) -> NoReturn:
-        _refuse("len() of a tensor cannot be fused: a fused function is elementwise")
-
-    def _refuse_number(self) -> NoReturn:
-        _refuse(
-            "a tensor or a float argument cannot become a Python number while it is traced: use "
-            "torch functions on it, or bind it as an int or a closure variable"
-        )
-
-    __float__ = __int__ = __index__ = __complex__ = _refuse_number
+def _getters(names: str) -> frozenset[Any]:
+    found = (getattr(torch.Tensor, name, None) for name in names.split())
+    return frozenset(getter.__get__ for getter in found if getter is not None)
 
 
-class _Tracer(torch.fx.Tracer):
-    """Records the calls of a function of proxies, and where each was made."""
+# What tokens answer as the tensors in their place would
+_ASKED = _getters("dtype requires_grad layout is_sparse is_quantized is_nested is_mkldnn names") | {
+    *(torch.is_floating_point, torch.is_complex, torch.is_signed),
+    *(Tensor.is_floating_point, Tensor.is_complex, Tensor.is_signed, Tensor.is_inference),
+    *(torch._C._set_grad_enabled, torch.is_inference),
+}
+# What is asked of a tensor from outside alone
+_ASKED_OF_OPERANDS = _getters("is_leaf grad grad_fn output_nr retains_grad is_meta")
+_PLACE = {
+    getattr(torch.Tensor, name).__get__: name
+    for name in ("device", "is_cuda", "is_cpu", "is_xpu", "is_mps", "is_meta")
+}
+# Those that make a tensor of no other
+_FACTORIES = frozenset(
+    {
+        *(torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, torch.zeros),
+        *(torch.ones, torch.empty, torch.full, torch.arange, torch.linspace, torch.eye),
+        *(torch.rand, torch.randn, torch.randint),
+    }
+)
+_ASKED_OF_KINDS = frozenset({torch.promote_types, torch.result_type, torch.can_cast})
+_LARGEST = int(sys.float_info.max)
+_CONVERSIONS = frozenset({"__bool__", "__float__", "__int__", "__index__", "__complex__", "item"})
+
+# The result of a rule by the kinds of what it is given: its dtype, dimensions and requires_grad
+_results: dict[Any, tuple[torch.dtype, bool, bool]] = {}
+_templates: dict[Any, Tensor] = {}
+
+
+def _token(dtype: torch.dtype, scalar: bool, requires_grad: bool) -> Tensor:
+    if transforms_active():
+        with torch._C._DisableFuncTorch():
+            return _requiring(_made(dtype, scalar)) if requires_grad else _made(dtype, scalar)
+    token = _made(dtype, scalar)
+    return token.requires_grad_() if requires_grad else token
+
+
+def _made(dtype: torch.dtype, scalar: bool) -> Tensor:
+    template = _templates.get((dtype, scalar))
+    if template is None:
+        shape = () if scalar else (1,)
+        with torch.inference_mode(False):
+            template = torch.empty(shape, dtype=dtype, device="meta")
+        _templates[dtype, scalar] = template
+    return template.detach()
+
+
+def _requiring(tensor: Tensor) -> Tensor:
+    """`requires_grad_()` inside a transform of torch.func, to which the tensor does not belong."""
+    functorch = torch._C._functorch
+    before = functorch.get_inplace_requires_grad_allowed()
+    functorch.set_inplace_requires_grad_allowed(True)
+    try:
+        return tensor.requires_grad_()
+    finally:
+        functorch.set_inplace_requires_grad_allowed(before)
+
+
+def _stand_in(value: Any) -> Any:
+    """A tensor of one element in the place of an operand or a token."""
+    if not isinstance(value, Tensor):
+        return value
+    made = torch.ones(() if value.dim() == 0 else (1,), dtype=value.dtype)
+    return _requiring(made) if value.requires_grad else made
+
+
+def _broadcast(*shapes: torch.Size) -> torch.Size:
+    return cast(torch.Size, torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+
+
+def _cast_of(args: tuple[Any, ...], kwargs: Any) -> tuple[tuple[Any, ...], Any]:
+    """The arguments of `to` for those of `type`."""
+    dtype = kwargs.get("dtype", args[1] if len(args) > 1 else None)
+    if not isinstance(dtype, torch.dtype):
+        dtype = torch.empty(0).type(dtype).dtype
+    return (args[0], dtype), {}
+
+
+class Recorder(torch.overrides.TorchFunctionMode):
+    """Notes the operations of the functions that run in it."""
 
     def __init__(self) -> None:
+        """Of no operation yet."""
         super().__init__()
-        self.root = torch.nn.Module()
-        self.graph = torch.fx.Graph(tracer_cls=type(self))
+        self.rows: list[Row | None] = []  # None for an operand
+        self.nodes: list[Tensor] = []  # the operand, or the row's token
+        self.operands: list[int] = []  # the nodes that are
+        self.numbers: list[float] = []
+        self.number_names: list[str] = []
+        self.calls: list[Any] = []  # of each row, the function that was called
+        self.shared: set[int] = set()  # nodes whose memory another one has
+        self.equal_shapes: list[tuple[int, int]] = []  # nodes that must have one shape
+        self.meta = False  # whether arguments are on the meta device, as tokens
+        self.refused: FuseError | None = None
+        self.stop: tuple[int, Exception] | None = None  # the operation to refuse, and why
+        self._known: dict[int, int] = {}
+        self._hooks = _saved_tensors_hooks(True)
 
-    def proxy(self, node: torch.fx.Node) -> _Proxy:
-        return _Proxy(node, self)
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Called by PyTorch in the place of its function `func`."""
+        if _saved_tensors_hooks(True) != self._hooks:
+            raise self.refuse("hooks of saved tensors, as of a checkpoint, inside a fused function")
+        rule = RULES.get(func)
+        if rule is None:
+            return self._other(func, args, kwargs or {})
+        return self._record(rule, func, args, kwargs)
 
-    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> torch.fx.Node:
-        node = super().create_node(kind, target, *args, **kwargs)
-        node.meta["line"] = _line_of_caller()
-        return node
+    def refuse(self, message: str, kind: type[FuseError] = FuseTypeError) -> _Refusal:
+        """To be raised: ends the function; the call raises the error whatever the function catches.
 
-    def create_arg(self, a: Any) -> Argument:
-        if isinstance(a, Tensor):
-            _refuse(
-                "the function uses a tensor that is none of its arguments: it may change after "
-                "tracing; pass it as an argument, or a Python number in its place"
+        It has the line of the function.
+        """
+        if self.refused is None:
+            self.refused = kind(f"{message}, at {line_of_caller()}")
+        return _Refusal()
+
+    # ---------------------------------------------------------------------------------- operations
+
+    def _record(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        if self.stop is not None and len(self.rows) - len(self.operands) == self.stop[0]:
+            error = self.stop[1]
+            kind = type(error) if isinstance(error, FuseError) else FuseTypeError
+            raise self.refuse(f"{name_of(func)}: {error}", kind)
+        before = len(self.numbers)
+        specs = tuple([self._spec(a) for a in args])
+        keywords: tuple[Any, ...] = ()
+        if kwargs:
+            if kwargs.pop("out", None) is not None:
+                raise self.refuse(f"{name_of(func)} writes into a tensor, which cannot be fused")
+            if kwargs.pop("inplace", False):
+                rule = dataclasses.replace(rule, in_place=True)
+            keywords = tuple([(key, self._spec(value)) for key, value in kwargs.items()])
+        if rule.in_place:
+            self._check_in_place(func, args[0])
+        if rule.name == "binary_cross_entropy_with_logits":
+            two = (specs[0], specs[1]) if len(specs) > 1 else (specs[0], dict(keywords)["target"])
+            self.equal_shapes.append(two)
+            self._check_one_shape(func, two[0], [two[1]])
+        grad = torch.is_grad_enabled()
+        kinds = self._kinds(specs, keywords)
+        numbers = None if kinds[1] else tuple(self.numbers[before:])
+        state = None
+        if torch._C._is_any_autocast_enabled():
+            state = (
+                torch.is_autocast_enabled("cpu"),
+                torch.get_autocast_dtype("cpu"),
+                torch.is_autocast_enabled("cuda"),
+                torch.get_autocast_dtype("cuda"),
             )
-        if isinstance(a, numbers.Real):  # of NumPy too
-            return int(a) if isinstance(a, numbers.Integral) else float(a)
-        try:
-            return super().create_arg(a)
-        except NotImplementedError:
-            _refuse(f"an operand is {type(a).__name__}, expected a tensor or a number")
+        key = (func, rule.in_place, kinds, numbers, grad, state, torch.get_default_dtype())
+        result = _results.get(key)
+        if result is None:
+            if len(_results) > 4096:
+                _results.clear()
+            with torch._C._DisableFuncTorch() if transforms_active() else nullcontext():
+                try:
+                    result = self._asked_of_torch(rule, func, args, kwargs or {}, grad)
+                except Exception:  # which the function may catch
+                    del self.numbers[before:], self.number_names[before:]
+                    raise
+            _results[key] = result
+        if result is NotImplemented:  # as an operator says of what it does not know
+            del self.numbers[before:], self.number_names[before:]
+            return result
+        dtype, scalar, requires_grad = result
+        if rule.same and isinstance(args[0], Tensor) and dtype is args[0].dtype:
+            if rule.same == "itself":
+                return args[0]
+            self.shared.update((specs[0], len(self.rows)))
+        if rule.in_place:
+            token = args[0]
+            if requires_grad and not token.requires_grad:
+                _requiring(token)
+            self.equal_shapes.append((specs[0], len(self.rows)))
+            others = [s for s in specs[1:] if type(s) is int]
+            self._check_one_shape(func, specs[0], [specs[0], *others])
+        else:
+            token = _token(dtype, scalar, requires_grad)
+        self._known[id(token)] = len(self.rows)
+        through = grad or rule.name == "detach"
+        self.rows.append((rule.name, specs, keywords, dtype, scalar, requires_grad, through))
+        self.nodes.append(token)
+        self.calls.append(func)
+        return token
 
+    def _spec(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is Tensor or kind is Parameter:
+            found = self._known.get(id(value))
+            return self._operand(value) if found is None else found
+        if kind is float or kind is int:
+            if kind is int and abs(value) > _LARGEST:
+                raise self.refuse(
+                    "an int of more than 1024 bits is no number of a tensor", FuseOverflowError
+                )
+            self.numbers.append(value)
+            self.number_names.append("")
+            return kind
+        if isinstance(value, Tensor):
+            return self._operand(value)
+        if kind is bool or value is None or isinstance(value, (str, torch.dtype, torch.device)):
+            return (value,)
+        if isinstance(value, numbers.Real):  # of NumPy too
+            number = int(value) if isinstance(value, numbers.Integral) else float(value)
+            self.numbers.append(number)
+            self.number_names.append(getattr(value, "name", ""))
+            return type(number)
+        if isinstance(value, torch.memory_format):
+            return (value,)
+        raise self.refuse(f"an operand is {kind.__name__}, expected a tensor or a number")
 
-def _name_of(target: Any) -> str:
-    if isinstance(target, str):
-        return f"Tensor.{target}"
-    module = getattr(target, "__module__", None) or ""
-    name = getattr(target, "__name__", repr(target))
-    prefix = {"_operator": "operator", "torch._C._nn": "torch.nn.functional"}.get(module, module)
-    return f"{prefix}.{name}" if prefix else str(name)
-
-
-def _expression_of(node: torch.fx.Node, known: dict[torch.fx.Node, Any]) -> Any:
-    """What the call that a node records is in the algebra."""
-
-    def value(argument: Any) -> Any:
-        return torch.fx.map_arg(argument, lambda n: known[n])
-
-    name, line = _name_of(node.target), node.meta["line"]
-    arguments = value(node.args)
-    keywords = {key: value(argument) for key, argument in node.kwargs.items()}
-    if keywords.pop("out", None) is not None or keywords.pop("inplace", False):
-        raise FuseTypeError(f"{name} writes into a tensor, which cannot be fused, at {line}")
-    if node.op == "call_function" and hasattr(node.target, "expressions_of_call"):
-        return node.target.expressions_of_call(*arguments, **keywords)
-    if node.op == "call_method":
-        build = METHODS.get(str(node.target))
-        if build is None and str(node.target).endswith("_") and str(node.target)[:-1] in METHODS:
-            raise FuseTypeError(
-                f"{name} changes its tensor in place, which cannot be fused, at {line}"
+    def _operand(self, tensor: Tensor) -> int:
+        if type(tensor) not in PLAIN:
+            raise self.refuse(f"an operand is a {type(tensor).__name__}, expected a plain tensor")
+        if tensor.is_meta and not self.meta:
+            raise self.refuse(
+                "an operand was computed from what the function computes by something that fuse "
+                "does not see, such as a scripted function or a torch.autograd.Function: fuse the "
+                "part before it and the part after it"
             )
-    else:
-        build = FUNCTIONS.get(node.target)
-    if build is None:
-        what = f"{name} of {arguments[1]!r}" if node.target is getattr else name
-        raise FuseTypeError(
-            f"{what} is no elementwise operation that fuse knows, at {line}; fuse the part before "
-            "it and the part after it, or write it with the operations in fuse's documentation"
+        number = len(self.rows)
+        self._known[id(tensor)] = number
+        self.rows.append(None)
+        self.nodes.append(tensor)
+        self.calls.append(None)
+        self.operands.append(number)
+        return number
+
+    def _kinds(self, specs: Any, keywords: Any) -> tuple[Any, bool]:
+        """What the dtype of a result depends on, and whether it is no matter what numbers are."""
+        result: list[Any] = []
+        is_float = True
+        for spec in (*specs, *keywords):
+            if type(spec) is int:
+                node, row = self.nodes[spec], self.rows[spec]
+                dtype = node.dtype
+                is_float = is_float and dtype.is_floating_point
+                if row is None:
+                    result.append((dtype, node.dim() == 0, node.requires_grad))
+                else:
+                    result.append((dtype, row[4], row[5]))
+            elif type(spec) is tuple and len(spec) == 2 and type(spec[1]) is int:
+                kinds, floats = self._kinds((spec[1],), ())
+                is_float = is_float and floats
+                result.append((spec[0], kinds))
+            else:
+                result.append(spec)
+        return tuple(result), is_float
+
+    def _asked_of_torch(
+        self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: Any, grad: bool
+    ) -> Any:
+        """What PyTorch says of the result, asked of tensors of one element."""
+        stand_in = _stand_in
+        func = rule.asked or func
+        stand_ins = [stand_in(a) for a in args]
+        others = {key: stand_in(value) for key, value in kwargs.items()}
+        if rule.in_place or rule.asked is not None:
+            requires = grad and any(
+                getattr(a, "requires_grad", False) for a in (*args, *others.values())
+            )
+            requires = requires or (rule.in_place and args[0].requires_grad)
+            with torch.no_grad():
+                made = func(
+                    *[a.detach() if isinstance(a, Tensor) else a for a in stand_ins], **others
+                )
+            requires = requires and made.is_floating_point()
+        else:
+            made = func(*stand_ins, **others)
+            if made is NotImplemented:
+                return made
+            requires = made.requires_grad
+        return made.dtype, made.dim() == 0, requires
+
+    def shapes(self) -> list[torch.Size]:
+        """Those of all nodes, in the call that is recorded."""
+        result: list[torch.Size] = []
+        for row, node in zip(self.rows, self.nodes, strict=True):
+            if row is None:
+                result.append(node.shape)
+            else:
+                used = [v for v in (*row[1], *(v for _, v in row[2])) if type(v) is int]
+                result.append(_broadcast(*(result[v] for v in used)))
+        return result
+
+    def _check_one_shape(self, func: Any, target: int, others: list[int]) -> None:
+        """That these nodes together have the shape of the target, here where PyTorch says so."""
+        if len({self.nodes[n].shape for n in self.operands}) <= 1:
+            return
+        shapes = self.shapes()
+        together = _broadcast(*(shapes[n] for n in others))
+        if together != shapes[target]:
+            raise self.refuse(
+                f"{name_of(func)}: tensors of shapes {tuple(shapes[target])} and "
+                f"{tuple(together)}, expected one shape",
+                FuseValueError,
+            )
+
+    def _check_in_place(self, func: Any, target: Any) -> None:
+        node = self._known.get(id(target)) if isinstance(target, Tensor) else None
+        if node is None or self.rows[node] is None:
+            raise self.refuse(
+                f"{name_of(func)} changes its tensor in place, which cannot be fused for an "
+                "argument or a tensor from outside: bind the result to a name instead"
+            )
+        if node in self.shared:
+            raise self.refuse(
+                f"{name_of(func)} changes in place a tensor that shares its memory with another, "
+                "which cannot be fused: bind the result to a name instead"
+            )
+
+    # ------------------------------------------------------------------------------------ the rest
+
+    def _other(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """What is no operation: answered as the caller's tensors would, or refused."""
+        if func in _ASKED:
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        what = name_of(func)
+        tensor = args[0] if args and isinstance(args[0], Tensor) else None
+        node = None if tensor is None else self._known.get(id(tensor))
+        is_outside = tensor is not None and (node is None or self.rows[node] is None)
+        if is_outside and (func in _ASKED_OF_OPERANDS or func in _PLACE):
+            return func(*args, **kwargs)
+        if func in _PLACE and node is not None:
+            return getattr(self._place(), _PLACE[func])
+        if func is Tensor.type and tensor is not None:
+            if len(args) == 1 and not kwargs:
+                return torch.empty(0, dtype=tensor.dtype, device=self._place().device).type()
+            return self._record(RULES[Tensor.to], Tensor.to, *_cast_of(args, kwargs))
+        if func in _ASKED_OF_KINDS:
+            return func(*map(_stand_in, args), **{k: _stand_in(v) for k, v in kwargs.items()})
+        if func is Tensor.requires_grad_ and is_outside:
+            if any(node in (*r[1], *(v for _, v in r[2])) for r in self.rows if r is not None):
+                raise self.refuse(f"{what} of a tensor that was used before cannot be fused")
+            return func(*args, **kwargs)
+        if func in _FACTORIES and not any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
+            return func(*args, **kwargs)
+        if name == "__set__":
+            raise self.refuse(f"{what} is set, which cannot be fused")
+        if name == "__bool__":
+            raise self.refuse(
+                "control flow that depends on a tensor's values cannot be fused: choose between "
+                "values with torch.where"
+            )
+        if name in _CONVERSIONS:
+            raise self.refuse(
+                f"{what}: a tensor cannot become a Python number while it is traced: use torch "
+                "functions on it"
+            )
+        if name == "__len__" or name == "__iter__" or name == "unbind":
+            verb = "len() of" if name == "__len__" else "iterating over"
+            raise self.refuse(f"{verb} a tensor cannot be fused: a fused function is elementwise")
+        if name == "__setitem__":
+            raise self.refuse(
+                "an assignment to elements cannot be fused: choose between values with torch.where"
+            )
+        raise self.refuse(
+            f"{what} is no elementwise operation that fuse knows; fuse the part before it and the "
+            "part after it, or write it with the operations in fuse's documentation"
         )
-    try:
-        return build(*arguments, **keywords)
-    except FuseError as error:
-        raise type(error)(f"{name}: {error}, at {line}") from None
-    except TypeError as error:
-        raise FuseTypeError(f"{name}: {error}, at {line}") from None
+
+    def _place(self) -> Tensor:
+        """An operand on the device of the result."""
+        for number in self.operands:
+            if self.nodes[number].dim():
+                return self.nodes[number]
+        return self.nodes[self.operands[0]]
+
+    def graph(self, graph: Any, operands: list[Any], dtype: torch.dtype) -> Tensor:
+        """A token of the only output of another function's graph, called of these operands."""
+        specs = tuple([self._spec(operand) for operand in operands])
+        used = [operand for operand in operands if isinstance(operand, Tensor)]
+        grad = torch.is_grad_enabled()
+        scalar = all(self.nodes[n].dim() == 0 for n in specs if type(n) is int)
+        requires_grad = grad and any(operand.requires_grad for operand in used)
+        token = _token(dtype, scalar, requires_grad)
+        self._known[id(token)] = len(self.rows)
+        keywords = (("graph", (graph,)),)
+        self.rows.append(("graph", specs, keywords, dtype, scalar, requires_grad, grad))
+        self.nodes.append(token)
+        self.calls.append(None)
+        return token
+
+    # ---------------------------------------------------------------------------------- the result
+
+    def run(self, name: str, function: Callable[..., Any], arguments: Any, keywords: Any) -> Any:
+        """What the function returns, in tokens."""
+        try:
+            with self:
+                result = function(*arguments, **keywords)
+        except RecursionError:
+            raise FuseValueError(
+                f"{name} calls itself without end: a fused function has no branch that could stop "
+                "it"
+            ) from None
+        except BaseException:
+            if self.refused is not None:
+                raise self.refused from None
+            raise
+        if self.refused is not None:
+            raise self.refused
+        self.check()
+        return result
+
+    def give(self, arguments: Any, keywords: Any) -> None:
+        """Make the tensors among the arguments the first operands."""
+        for value in (*arguments, *keywords.values()):
+            if type(value) in PLAIN and id(value) not in self._known:
+                self.meta = value.is_meta
+                self._operand(value)
+        self.meta = False
+
+    def is_scalar(self, tensor: Tensor) -> bool:
+        """Whether a token or an operand has no dimensions."""
+        row = self.rows[self.node_of(tensor)]
+        node = self.nodes[self.node_of(tensor)]
+        return node.dim() == 0 if row is None else bool(row[4])
+
+    def node_of(self, tensor: Tensor) -> int:
+        """The number of a node, of which an output is."""
+        found = self._known.get(id(tensor))
+        return self._operand(tensor) if found is None else found
+
+    def check(self) -> None:
+        """Raises where the record of a token was changed behind the mode's back."""
+        for row, node in zip(self.rows, self.nodes, strict=True):
+            if row is None or node.requires_grad is row[5]:
+                continue
+            last = self.rows[self._known[id(node)]]  # of one that was changed in place
+            if last is None or node.requires_grad is not last[5]:
+                raise FuseTypeError(
+                    "something inside changed how a tensor is differentiated, such as a "
+                    "torch.autograd.Function or requires_grad_(), which cannot be fused: fuse the "
+                    "part before it and the part after it"
+                )
 
 
-def _flattened(result: Any) -> tuple[Sequence[Any], bool]:
-    """The outputs, and whether there was one that was no tuple."""
-    if isinstance(result, (tuple, list)):
-        return result, False
-    return [result], True
+def record(
+    function: Callable[..., Any], name: str, arguments: Any, keywords: Any
+) -> tuple[Recorder, Any]:
+    """What a call does and returns, in tokens.
 
-
-def trace(
-    function: Callable[..., Any], name: str, arguments: dict[str, Any], call: Callable[..., Any]
-) -> tuple[Graph, bool]:
-    """The graph of a function, and whether it returns one tensor and no tuple.
-
-    `arguments` maps names to `Tensor` and `float`, the types, for tensors and parameters, and to
-    any other value for an argument that is part of the function; `call(function, values)` calls
-    it with a dictionary of such values.
+    Raises:
+        FuseError: for what cannot be fused; any other error is the function's own.
     """
-    tracer = _Tracer()
-    inputs = tuple(n for n, kind in arguments.items() if kind is Tensor)
-    parameters = tuple(n for n, kind in arguments.items() if kind is float)
-    proxies = {n: tracer.create_proxy("placeholder", n, (), {}) for n in (*inputs, *parameters)}
-    try:
-        result = call(function, arguments | proxies)
-    except RecursionError:
-        raise FuseValueError(
-            f"{name} calls itself without end: a fused function has no branch that could stop it"
-        ) from None
-    known: dict[torch.fx.Node, Any] = {}
-    leaves: Iterator[Expression] = iter(
-        [*map(input_named, inputs), *map(parameter_named, parameters)]
-    )
-    for node in tracer.graph.nodes:
-        known[node] = next(leaves) if node.op == "placeholder" else _expression_of(node, known)
-    results, single = _flattened(result)
-    outputs: list[Expression] = []
-    for each in results:
-        value = known[each.node] if isinstance(each, torch.fx.Proxy) else each
-        if not isinstance(value, Expression):
-            raise FuseTypeError(
-                f"{name} returns {type(value).__name__}, expected a tensor or a tuple of tensors"
-            )
-        if value.is_condition:
-            raise FuseTypeError(
-                f"{name} returns a tensor of bool, for which there is no kernel: "
-                "return torch.where(condition, 1.0, 0.0)"
-            )
-        outputs.append(value)
-    graph = Graph(name, inputs, parameters, tuple(outputs))
-    if not outputs or not all(graph.used):
-        raise FuseTypeError(f"{name} returns a value that depends on none of its tensors")
-    return graph, single
+    recorder = Recorder()
+    recorder.give(arguments, keywords)
+    return recorder, recorder.run(name, function, arguments, keywords)
+
+
+def flattened(result: Any) -> tuple[list[Any], Any]:
+    """The parts of a result, and its structure; None for one tensor."""
+    if isinstance(result, Tensor):
+        return [result], None
+    return _pytree.tree_flatten(result)
+
+
+def unflattened(parts: Any, structure: Any) -> Any:
+    """The result of its parts."""
+    return parts[0] if structure is None else _pytree.tree_unflatten(list(parts), structure)

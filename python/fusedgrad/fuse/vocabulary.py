@@ -6,9 +6,9 @@ The builders have the signatures of the PyTorch functions.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -228,47 +228,188 @@ _BUILDERS: dict[str, Builder] = {
     "where": _where_of,
 }
 
-METHODS: dict[str, Builder] = {
-    **_BUILDERS,
-    # input.where(condition, other)
-    "where": lambda input, condition, other: _where_of(condition, input, other),
-}
 
-FUNCTIONS: dict[Any, Builder] = {
-    **{getattr(torch, name): build for name, build in _BUILDERS.items() if hasattr(torch, name)},
-    operator.add: _add,
-    operator.and_: _logical("and"),
-    operator.eq: _binary("equal"),
-    operator.ge: _binary("greater_equal"),
-    operator.gt: _binary("greater"),
-    operator.invert: _logical("not"),
-    operator.le: _binary("less_equal"),
-    operator.lt: _binary("less"),
-    operator.mul: _multiply,
-    operator.ne: _binary("not_equal"),
-    operator.neg: _negative,
-    operator.or_: _logical("or"),
-    operator.pos: _positive,
-    operator.pow: _power_of,
-    operator.sub: _subtract,
-    operator.truediv: _divide,
-    abs: _unary("abs"),
-    torch.special.erf: _unary("erf"),
-    torch.special.expit: _unary("sigmoid"),
-    torch.special.expm1: _unary("expm1"),
-    torch.special.log1p: _unary("log1p"),
-    torch.special.ndtr: _unary("normal_cdf"),
-    _F.binary_cross_entropy_with_logits: _binary_cross_entropy_with_logits,
-    _F.gelu: _gelu,
-    _F.logsigmoid: _logsigmoid,
-    _F.mish: _mish,
-    _F.relu: _unary("relu"),
-    _F.sigmoid: _unary("sigmoid"),
-    _F.silu: _unary("silu"),
-    _F.softplus: _softplus,
-    _F.tanh: _unary("tanh"),
-    functional.binary_cross_entropy_with_logits: _binary_cross_entropy_with_logits,
-    functional.pow: _power_of,
-    functional.sigmoid: _unary("sigmoid"),
-    functional.tanh: _unary("tanh"),
+def _where_method(input: Value, condition: Value, other: Value) -> Expression:
+    return _where_of(condition, input, other)
+
+
+def _cast(input: Value, *_: Any, **__: Any) -> Expression:
+    return _number(input)
+
+
+def _detach(input: Value) -> Expression:
+    return apply("detach", _number(input))
+
+
+def _filled_like(value: float) -> Builder:
+    return lambda input, **_: wrap(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What is done with a call: `build` makes the expression of it."""
+
+    name: str
+    build: Builder
+    in_place: bool = False
+    # "itself" if the result is the argument where the dtype stays, "memory" if it shares memory
+    same: str = ""
+    asked: Any = None  # PyTorch's own, of which the result's dtype is asked
+
+
+_T = torch.Tensor
+# Of a bool result, these compare numbers, and those join conditions.
+COMPARISONS = frozenset({"eq", "ge", "gt", "le", "lt", "ne"})
+LOGICAL = frozenset({"logical_and", "logical_or", "logical_not"})
+
+_ALIASES = {
+    "greater": "gt",
+    "greater_equal": "ge",
+    "less": "lt",
+    "less_equal": "le",
+    "not_equal": "ne",
 }
+_DUNDERS = {
+    "__eq__": "eq",
+    "__ne__": "ne",
+    "__lt__": "lt",
+    "__le__": "le",
+    "__gt__": "gt",
+    "__ge__": "ge",
+    "__and__": "logical_and",
+    "__or__": "logical_or",
+    "__rand__": "logical_and",
+    "__ror__": "logical_or",
+    "__invert__": "logical_not",
+    "bitwise_and": "logical_and",
+    "bitwise_or": "logical_or",
+    "bitwise_not": "logical_not",
+    "__pow__": "pow",
+    "__add__": "add",
+    "__mul__": "mul",
+    "__sub__": "sub",
+    "__truediv__": "div",
+    "__div__": "div",
+    "__neg__": "neg",
+    "__pos__": "positive",
+    "__abs__": "abs",
+    "__radd__": "add",
+    "__rmul__": "mul",
+}
+_IN_PLACE_DUNDERS = {
+    "__iadd__": "add",
+    "__isub__": "sub",
+    "__imul__": "mul",
+    "__itruediv__": "div",
+    "__ipow__": "pow",
+    "__idiv__": "div",
+    "__iand__": "logical_and",
+    "__ior__": "logical_or",
+}
+_REFLECTED: dict[str, Builder] = {
+    "__rsub__": lambda input, other: _subtract(other, input),
+    "__rdiv__": lambda input, other: _divide(other, input),
+    "__rtruediv__": lambda input, other: _divide(other, input),
+    "__rpow__": lambda input, other: _power_of(other, input),
+}
+_CASTS = "to type_as float double half bfloat16"
+# What PyTorch alone computes, operation by operation: integers and bool.
+_BY_TORCH = (
+    "remainder fmod floor_divide bitwise_xor bitwise_left_shift bitwise_right_shift "
+    "__xor__ __rxor__ __floordiv__ __mod__ __lshift__ __rshift__ logical_xor long int short char "
+    "byte bool floor ceil round trunc isnan isinf isfinite"
+)
+
+
+def _only_by_torch(*_: Any, **__: Any) -> Expression:
+    raise FuseTypeError("it is no elementwise operation that fuse knows for floats")
+
+
+def _rules() -> dict[Any, Rule]:
+    rules: dict[Any, Rule] = {}
+
+    def add(owner: Any, name: str, rule: Rule) -> None:
+        function = getattr(owner, name, None)
+        if function is not None:
+            rules.setdefault(function, rule)
+
+    for name, build in _BUILDERS.items():
+        rule = Rule(_ALIASES.get(name, name), build, same="itself" if name == "positive" else "")
+        if name == "where":
+            add(torch, name, rule)
+            method = Rule(
+                "where", lambda input, condition, other: _where_of(condition, input, other)
+            )
+            add(_T, name, Rule("where_method", method.build))
+            continue
+        add(torch, name, rule)
+        add(_T, name, rule)
+        add(_F, name, rule)
+        for owner in (torch, _T, _F):
+            add(owner, f"{name}_", Rule(rule.name, build, in_place=True))
+    for name, target in _DUNDERS.items():
+        for owner in (torch, _T):
+            add(owner, name, Rule(target, _BUILDERS[target]))
+            if name.startswith("bitwise"):
+                add(owner, f"{name}_", Rule(target, _BUILDERS[target], in_place=True))
+    for name, target in _IN_PLACE_DUNDERS.items():
+        add(_T, name, Rule(target, _BUILDERS[target], in_place=True))
+    for name, build in _REFLECTED.items():
+        add(_T, name, Rule(name, build))
+    for name in _CASTS.split():
+        add(_T, name, Rule("cast", _cast, same="itself"))
+    for owner in (torch, _T):
+        add(owner, "detach", Rule("detach", _detach, same="memory"))
+        add(owner, "clone", Rule("clone", _cast))
+        add(owner, "fill_", Rule("fill", lambda input, value: _number(value), in_place=True))
+        add(owner, "copy_", Rule("copy", lambda input, src, *_: _number(src), in_place=True))
+        for name in _BY_TORCH.split():
+            add(owner, name, Rule(name, _only_by_torch))
+    add(torch, "zeros_like", Rule("zeros_like", _filled_like(0)))
+    add(torch, "ones_like", Rule("ones_like", _filled_like(1)))
+    add(torch, "full_like", Rule("full_like", lambda input, fill_value, **_: _number(fill_value)))
+    special: dict[str, Builder] = {
+        "erf": _unary("erf"),
+        "expit": _unary("sigmoid"),
+        "expm1": _unary("expm1"),
+        "log1p": _unary("log1p"),
+        "ndtr": _unary("normal_cdf"),
+    }
+    for name, build in special.items():
+        add(torch.special, name, Rule(f"special_{name}", build))
+    functions: dict[str, Builder] = {
+        "binary_cross_entropy_with_logits": _binary_cross_entropy_with_logits,
+        "gelu": _gelu,
+        "logsigmoid": _logsigmoid,
+        "mish": _inplace(_mish),
+        "relu": _inplace(_unary("relu")),
+        "silu": _inplace(_unary("silu")),
+        "softplus": _softplus,
+        "sigmoid": _unary("sigmoid"),
+        "tanh": _unary("tanh"),
+    }
+    for name, build in functions.items():
+        rules[getattr(_F, name)] = Rule(name, build)
+    for name in ("binary_cross_entropy_with_logits", "pow", "sigmoid", "tanh"):
+        own = getattr(_F, name, None) or getattr(torch, name)
+        rules[getattr(functional, name)] = Rule(name, functions.get(name, _power_of), asked=own)
+    return rules
+
+
+def _inplace(build: Builder) -> Builder:
+    return lambda input, inplace=False: build(input)
+
+
+RULES = _rules()
+BUILDERS: dict[str, Builder] = {rule.name: rule.build for rule in RULES.values()}
+BUILDERS.update({rule.name: rule.build for rule in RULES.values() if not rule.in_place})
+
+
+def _called(*operands: Value, graph: Any) -> Expression:
+    names = (*graph.inputs, *graph.parameters)
+    given = {name: wrap(operand) for name, operand in zip(names, operands, strict=True)}
+    (result,) = graph.called(given)
+    return cast(Expression, result)
+
+
+BUILDERS["graph"] = _called

@@ -1,0 +1,343 @@
+"""What a record comes to: a kernel's graph, and what PyTorch computes before it.
+
+Floats are the kernel's. Integers and bool that do not come of comparisons of floats are PyTorch's
+own arithmetic: their operations run again, and the kernel takes what they give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedgrad import operators
+from fusedgrad.fuse.errors import FuseError, FuseTypeError
+from fusedgrad.fuse.expression import Expression, apply, constant, make
+from fusedgrad.fuse.graph import Graph, input_named, parameter_named
+from fusedgrad.fuse.trace import Recorder
+from fusedgrad.fuse.vocabulary import BUILDERS, COMPARISONS, LOGICAL
+
+_BLOCKING = frozenset({"detach", "zeros_like", "ones_like", "full_like", "sign", "sgn"})
+
+
+class RowError(Exception):
+    """A row that cannot be fused; raised again where its line is known."""
+
+    def __init__(self, row: int, error: Exception) -> None:
+        """`row` is the number of the node."""
+        super().__init__(row, error)
+        self.row, self.error = row, error
+
+
+def structure_of(recorder: Recorder, outputs: Sequence[int]) -> tuple[Any, ...]:
+    """What is equal for records that differ in their numbers alone."""
+    rows = [
+        (node.dtype, node.dim() == 0) if row is None else row
+        for row, node in zip(recorder.rows, recorder.nodes, strict=True)
+    ]
+    return (*rows, *outputs)
+
+
+@dataclass(slots=True)
+class Program:
+    """How the outputs of records of one structure are computed."""
+
+    graph: Graph | None
+    inputs: list[tuple[int, torch.dtype | None]]  # node, and the dtype it is cast to
+    parameters: list[int]  # positions of numbers
+    replayed: list[int]  # rows that PyTorch computes
+    # For each output its place in the kernel's, or None for a node that is no kernel's
+    places: list[int | None]
+    dtypes: tuple[torch.dtype, ...]  # of the kernel's outputs
+    requires_grad: bool
+    number: int | None = None  # of a kernel that reads all tensors, for CPU tensors of any shape
+    graphs: dict[Any, Any] = field(default_factory=dict)
+
+
+class _Builder:
+    def __init__(
+        self, recorder: Recorder, names: dict[int, str], parameters: dict[int, str]
+    ) -> None:
+        self.recorder = recorder
+        self.names = names  # of operands
+        self.parameters = parameters  # of positions of numbers
+        self.inputs: dict[tuple[int, torch.dtype | None], str] = {}
+        self.replayed: set[int] = set()
+        count = len(recorder.rows)
+        self.in_kernel = [False] * count
+        self.shapes: list[frozenset[int]] = [frozenset()] * count  # operands that give the shape
+        self.moves: list[frozenset[int]] = [frozenset()] * count  # operands that gradients reach
+        self.expressions: dict[int, Expression] = {}
+        self.positions: list[int] = []  # of the first number of each row
+        self._prepare()
+
+    def _prepare(self) -> None:
+        rows, nodes = self.recorder.rows, self.recorder.nodes
+        position = 0
+        for i, row in enumerate(rows):
+            self.positions.append(position)
+            if row is None:
+                self.shapes[i] = self.moves[i] = frozenset((i,))
+                dtype = nodes[i].dtype
+                if not (dtype in operators.KERNEL_DTYPES or _is_integer(dtype)):
+                    raise FuseTypeError(
+                        f"{self.names[i]} has dtype {dtype}, for which there is no kernel, "
+                        "expected float64, float32, float16, bfloat16, an integer or bool: pass "
+                        f"{self.names[i]}.to(torch.float32)"
+                    )
+                continue
+            name, specs, keywords, dtype, _, _, through = row
+            values = (*specs, *(value for _, value in keywords))
+            position += sum(value is float or value is int for value in values)
+            used = [value for value in values if type(value) is int]
+            self.shapes[i] = frozenset().union(*(self.shapes[n] for n in used))
+            if through and name not in _BLOCKING and dtype.is_floating_point:
+                self.moves[i] = frozenset().union(*(self.moves[n] for n in used))
+            elif not through and row[5]:  # in place, which keeps the record of the old value
+                self.moves[i] = self.moves[specs[0]]
+            if dtype.is_floating_point:
+                self.in_kernel[i] = True
+            elif dtype is torch.bool and name in COMPARISONS:
+                self.in_kernel[i] = any(
+                    self.in_kernel[n] or nodes[n].dtype.is_floating_point for n in used
+                )
+            elif dtype is torch.bool and name in LOGICAL:
+                self.in_kernel[i] = any(self.in_kernel[n] for n in used) and all(
+                    nodes[n].dtype is torch.bool for n in used
+                )
+
+    def replay(self, node: int) -> None:
+        stack = [node]
+        while stack:
+            n = stack.pop()
+            row = self.recorder.rows[n]
+            if row is None or n in self.replayed:
+                continue
+            self.replayed.add(n)
+            stack += [v for v in (*row[1], *(v for _, v in row[2])) if type(v) is int]
+
+    def input(self, node: int, dtype: torch.dtype | None) -> Expression:
+        name = self.inputs.get((node, dtype))
+        if name is None:
+            name = self.names.get(node, f"v{node}")
+            if dtype is not None and any(n == node for n, _ in self.inputs):
+                name = f"{name}_{str(dtype)[6:]}"
+            self.inputs[node, dtype] = name
+            self.replay(node)
+        return input_named(name)
+
+    def build(self, outputs: Sequence[int]) -> None:
+        """The expressions of these nodes and of all that they need."""
+        rows = self.recorder.rows
+        needed: set[int] = set()
+        stack = [n for n in outputs if self.in_kernel[n]]
+        while stack:
+            n = stack.pop()
+            if n in needed:
+                continue
+            needed.add(n)
+            row = rows[n]
+            assert row is not None
+            values = (*row[1], *(v for _, v in row[2]))
+            stack += [v for v in values if type(v) is int and self.in_kernel[v]]
+        any_requires = any(row is not None and row[5] for row in rows)
+        for n in sorted(needed):
+            row = rows[n]
+            assert row is not None
+            try:
+                expression = self._expression(n, row)
+            except (FuseError, TypeError, ValueError) as error:
+                raise RowError(n, error) from None
+            if not row[6] and any_requires and not expression.is_condition:
+                expression = make("no_grad", expression)
+                if row[5]:  # changed in place, it keeps its record: PyTorch's, of the old value
+                    old = self._operand(row[1][0], row[3], as_condition=False)
+                    expression = make("replaced", expression, old)
+            self.expressions[n] = expression
+
+    def _expression(self, n: int, row: Any) -> Expression:
+        name, specs, keywords, dtype, _, _, _ = row
+        nodes = self.recorder.nodes
+        values = (*specs, *(value for _, value in keywords))
+        position = self.positions[n]
+        if dtype.is_floating_point:
+            promoted = dtype
+        else:
+            floats = [nodes[v] for v in values if type(v) is int]
+            promoted = nodes[n].dtype if not floats else floats[0].dtype
+            for other in floats[1:]:
+                promoted = torch.promote_types(promoted, other.dtype)
+            if len(floats) == 2:
+                promoted = torch.result_type(*floats)
+        chosen = {"where": 0, "where_method": 1}.get(name)
+        made: list[Any] = []
+        for place, value in enumerate(values):
+            if type(value) is int:
+                made.append(
+                    self._operand(value, promoted, as_condition=name in LOGICAL or place == chosen)
+                )
+            elif value is float or value is int:
+                named = self.parameters.get(position)
+                number = self.recorder.numbers[position]
+                if named is None:
+                    made.append(float(number) if value is int and abs(number) > 2**53 else number)
+                else:
+                    made.append(parameter_named(named))
+                position += 1
+            else:
+                made.append(value[0])
+        keys = {key: m for (key, _), m in zip(keywords, made[len(specs) :], strict=True)}
+        result = BUILDERS[name](*made[: len(specs)], **keys)
+        return result if isinstance(result, Expression) else constant(result)
+
+    def _operand(self, node: int, promoted: torch.dtype, *, as_condition: bool) -> Expression:
+        if self.in_kernel[node]:
+            return self.expressions[node]
+        dtype = self.recorder.nodes[node].dtype
+        if dtype.is_floating_point:
+            wide = promoted is torch.float64 and dtype is not torch.float64
+            row = self.recorder.rows[node]
+            return self.input(
+                node, torch.float64 if wide and row is None and self._narrow else None
+            )
+        if as_condition:
+            return apply("not_equal", self.input(node, torch.float32), constant(0))
+        return self.input(node, promoted)
+
+    @property
+    def _narrow(self) -> bool:
+        """Whether no operand would make the kernel compute in float64."""
+        nodes = self.recorder.nodes
+        return all(nodes[n].dtype is not torch.float64 for n in self.recorder.operands)
+
+
+def _is_integer(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex)
+
+
+def compiled(
+    recorder: Recorder,
+    outputs: Sequence[int],
+    name: str,
+    names: dict[int, str],
+    parameters: dict[int, str],
+    *,
+    interpreted: bool = False,
+    whole: bool = False,
+) -> Program:
+    """The program of a record.
+
+    `names` are those of operands, `parameters` those of the positions of numbers that the kernel
+    takes anew each time. A `whole` graph has all operands that are floats, and all outputs.
+
+    Raises:
+        RowError: a row that cannot be fused.
+        FuseTypeError: a dtype without a kernel.
+    """
+    builder = _Builder(recorder, names, parameters)
+    builder.build(outputs)
+    places: list[int | None] = []
+    made: list[int] = []
+    for n in outputs:
+        if whole and recorder.rows[n] is None and recorder.nodes[n].dtype.is_floating_point:
+            builder.expressions[n] = builder.input(n, None)
+            places.append(len(made))
+            made.append(n)
+        elif recorder.rows[n] is not None and recorder.nodes[n].dtype.is_floating_point:
+            if recorder.nodes[n].dtype not in operators.KERNEL_DTYPES:
+                raise FuseTypeError(
+                    f"{name}() has a result of dtype {recorder.nodes[n].dtype}, for which there is "
+                    "no kernel"
+                )
+            places.append(len(made))
+            made.append(n)
+        else:
+            places.append(None)
+            builder.replay(n)
+    requires_grad = any(
+        (row[5] if (row := recorder.rows[n]) is not None else False) for n in outputs
+    )
+    graph = None
+    if made:
+        if whole:
+            shaping = frozenset(recorder.operands)
+        else:
+            shaping = frozenset().union(*(builder.shapes[m] for m in made))
+        for n in sorted(shaping):
+            if not any(node == n for node, _ in builder.inputs):
+                dtype = recorder.nodes[n].dtype
+                integer = _is_integer(dtype)
+                if not integer or not _reaches(builder, n):
+                    builder.input(n, torch.float32 if integer else None)
+        order = sorted(builder.inputs, key=lambda key: key[0])
+        input_names = [builder.inputs[key] for key in order]
+
+        def named(operands: frozenset[int]) -> frozenset[str]:
+            return frozenset(
+                builder.inputs[key] for key in order if builder.shapes[key[0]] <= operands
+            )
+
+        graph = Graph(
+            name,
+            tuple(input_names),
+            tuple(parameters.values()),
+            tuple(builder.expressions[n] for n in made),
+            shapes=tuple(named(builder.shapes[n]) for n in made),
+            moves=tuple(
+                frozenset(builder.inputs[key] for key in order if key[0] in builder.moves[n])
+                for n in made
+            ),
+            interpreted=interpreted,
+        )
+    else:
+        order = []
+    return Program(
+        graph,
+        order,
+        sorted(parameters),
+        sorted(builder.replayed),
+        places,
+        tuple(recorder.nodes[n].dtype for n in made),
+        requires_grad,
+    )
+
+
+def _reaches(builder: _Builder, operand: int) -> bool:
+    """Whether a replayed input has the shape of the operand."""
+    return any(operand in builder.shapes[node] for node, _ in builder.inputs)
+
+
+def replay(recorder: Recorder, program: Program) -> dict[int, Tensor]:
+    """What PyTorch computes before the kernel, by the recorded calls."""
+    values: dict[int, Tensor] = {n: recorder.nodes[n] for n in recorder.operands}
+    positions: list[int] = []
+    position = 0
+    for row in recorder.rows:
+        positions.append(position)
+        if row is not None:
+            taken = (*row[1], *(v for _, v in row[2]))
+            position += sum(v is float or v is int for v in taken)
+    with torch.no_grad():
+        for n in program.replayed:
+            row = recorder.rows[n]
+            assert row is not None
+            at = positions[n]
+            made: list[Any] = []
+            for value in (*row[1], *(v for _, v in row[2])):
+                if type(value) is int:
+                    made.append(values[value])
+                elif value is float or value is int:
+                    made.append(recorder.numbers[at])
+                    at += 1
+                else:
+                    made.append(value[0])
+            count = len(row[1])
+            keys = {key: m for (key, _), m in zip(row[2], made[count:], strict=True)}
+            call = recorder.calls[n]
+            if getattr(call, "__name__", "").endswith("_") and not call.__name__.endswith("__"):
+                made[0] = made[0].clone()
+            values[n] = call(*made[:count], **keys)
+    return values
