@@ -50,8 +50,6 @@ MOST_STRUCTURES = 64
 # Kinds of calls of one function that are remembered, and proofs of each
 MOST_ENTRIES = 256
 MOST_PROOFS = 8
-# Nodes of an expression above which compilation would take more than seconds
-MOST_NODES = 1500
 
 
 class _Call:

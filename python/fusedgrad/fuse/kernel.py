@@ -17,10 +17,12 @@ from fusedgrad import _C, operators, reference
 from fusedgrad.fuse import forms, nvrtc
 from fusedgrad.fuse.compile import CompilerError, block_address
 from fusedgrad.fuse.errors import FuseTypeError
+from fusedgrad.fuse.expression import in_order
 from fusedgrad.fuse.generate import cpu_source, cuda_source, python_source
 from fusedgrad.fuse.graph import Graph
 
 fused = _C.fused
+MOST_NODES = 4000  # 1,563 took 1.9 s to compile on one core
 MAX_PARAMETERS: int = _C.max_parameters
 fused_reduction = operators._ops.fused_reduction.default
 _lock = threading.RLock()
@@ -155,11 +157,25 @@ def _warned(of: str) -> bool:
     return _warnings.count(of) > 1
 
 
+def _is_too_large(graph: Graph) -> bool:
+    """Whether compilation would take more than seconds; with one warning."""
+    if len(in_order(graph.outputs)) <= MOST_NODES:
+        return False
+    if not _warned("a smaller graph"):
+        warnings.warn(
+            f"{graph.name} has more than {MOST_NODES} operations and runs operation by operation: "
+            "fuse its parts",
+            stacklevel=2,
+        )
+    return True
+
+
 def _compiled(graph: Graph, read: Sequence[int], wide: bool) -> int | None:
     """The number of the CPU kernel, None where the graph must be evaluated."""
     inputs, parameters = len(read), len(graph.parameters)
     if (
         graph.interpreted
+        or _is_too_large(graph)
         or len(graph.outputs) + inputs > _C.max_operands
         or parameters > _C.max_parameters
     ):
@@ -182,7 +198,7 @@ def _compiled_for_cuda(
     graph: Graph, read: Sequence[int], dtypes: Sequence[torch.dtype], wide: bool, target: str
 ) -> int | None:
     """The number of the CUDA kernel, None where the graph must be evaluated."""
-    if graph.interpreted or len(dtypes) > _C.max_operands:
+    if graph.interpreted or _is_too_large(graph) or len(dtypes) > _C.max_operands:
         return None
     used = [graph.inputs[i] for i in read]
     source = cuda_source(graph, used, nvrtc.types(dtypes), "double" if wide else "float")

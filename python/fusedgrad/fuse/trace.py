@@ -118,8 +118,10 @@ def _token(dtype: torch.dtype, scalar: bool, requires_grad: bool) -> Tensor:
 
 def _made(dtype: torch.dtype, scalar: bool) -> Tensor:
     template = _templates.get((dtype, scalar))
+    shape = () if scalar else (1,)
+    if torch.is_inference_mode_enabled():
+        return torch.empty(shape, dtype=dtype, device="meta")
     if template is None:
-        shape = () if scalar else (1,)
         with torch.inference_mode(False):
             template = torch.empty(shape, dtype=dtype, device="meta")
         _templates[dtype, scalar] = template
@@ -141,7 +143,8 @@ def _stand_in(value: Any) -> Any:
     """A tensor of one element in the place of an operand or a token."""
     if not isinstance(value, Tensor):
         return value
-    made = torch.ones(() if value.dim() == 0 else (1,), dtype=value.dtype)
+    with torch.inference_mode(value.is_inference()):
+        made = torch.ones(() if value.dim() == 0 else (1,), dtype=value.dtype)
     return _requiring(made) if value.requires_grad else made
 
 
@@ -219,7 +222,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
             two = (specs[0], specs[1]) if len(specs) > 1 else (specs[0], dict(keywords)["target"])
             self.equal_shapes.append(two)
             self._check_one_shape(func, two[0], [two[1]])
-        grad = torch.is_grad_enabled()
+        grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         kinds = self._kinds(specs, keywords)
         numbers = None if kinds[1] else tuple(self.numbers[before:])
         state = None
@@ -319,9 +322,9 @@ class Recorder(torch.overrides.TorchFunctionMode):
                 dtype = node.dtype
                 is_float = is_float and dtype.is_floating_point
                 if row is None:
-                    result.append((dtype, node.dim() == 0, node.requires_grad))
+                    result.append((dtype, node.dim() == 0, node.requires_grad, node.is_inference()))
                 else:
-                    result.append((dtype, row[4], row[5]))
+                    result.append((dtype, row[4], row[5], node.is_inference()))
             elif type(spec) is tuple and len(spec) == 2 and type(spec[1]) is int:
                 kinds, floats = self._kinds((spec[1],), ())
                 is_float = is_float and floats
@@ -403,7 +406,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
         tensor = args[0] if args and isinstance(args[0], Tensor) else None
         node = None if tensor is None else self._known.get(id(tensor))
         is_outside = tensor is not None and (node is None or self.rows[node] is None)
-        if is_outside and (func in _ASKED_OF_OPERANDS or func in _PLACE):
+        if is_outside and (name == "__deepcopy__" or func in _ASKED_OF_OPERANDS or func in _PLACE):
             return func(*args, **kwargs)
         if func in _PLACE and node is not None:
             return getattr(self._place(), _PLACE[func])
@@ -454,7 +457,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
         """A token of the only output of another function's graph, called of these operands."""
         specs = tuple([self._spec(operand) for operand in operands])
         used = [operand for operand in operands if isinstance(operand, Tensor)]
-        grad = torch.is_grad_enabled()
+        grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         scalar = all(self.nodes[n].dim() == 0 for n in specs if type(n) is int)
         requires_grad = grad and any(operand.requires_grad for operand in used)
         token = _token(dtype, scalar, requires_grad)

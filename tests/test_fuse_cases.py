@@ -1,0 +1,588 @@
+"""What tracers have got wrong, each kind with its neighbours: fused is as plain, or an error."""
+
+import contextlib
+import contextvars
+import functools
+import types
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import fusedgrad
+from fusedgrad import FuseError
+from fusedgrad.fuse import compile as compilation
+from fusedgrad.fuse import proof
+
+X = torch.tensor([0.5, -1.0, 2.0])
+Function = Callable[..., Any]
+
+
+def _same(function: Function, *arguments: Any, fused: Any = None) -> None:
+    """Value, dtype, requires_grad and gradients, of two calls."""
+    fused = fused or fusedgrad.fuse(function)
+    for _ in range(2):
+        results = []
+        for call in (function, fused):
+            own = [
+                a.detach().clone().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a
+                for a in arguments
+            ]
+            result = call(*own)
+            leaves = [a for a in own if isinstance(a, Tensor) and a.requires_grad]
+            grads: Any = ()
+            if result.requires_grad:
+                grads = torch.autograd.grad(result.sum(), leaves, allow_unused=True)
+            results.append((result.detach(), result.requires_grad, result.dtype, grads))
+        (plain, *rest), (got, *others) = results
+        torch.testing.assert_close(got, plain)
+        assert rest[:2] == others[:2]
+        for ours, theirs in zip(others[2], rest[2], strict=True):
+            assert (ours is None) == (theirs is None)
+            if ours is not None:
+                torch.testing.assert_close(ours, theirs)
+
+
+# ------------------------------------------------------------------------------------- grad modes
+
+
+@torch.no_grad()
+def _weight(x: Tensor) -> Tensor:
+    return torch.sigmoid(x)
+
+
+def _blocked(context: Callable[[], Any]) -> Function:
+    def f(x: Tensor) -> Tensor:
+        with context():
+            w = torch.sigmoid(x)
+        return w * x
+
+    return f
+
+
+def _in_place_without_record(x: Tensor) -> Tensor:
+    y = x * 3
+    with torch.no_grad():
+        y.mul_(2)
+    return y * x
+
+
+GRAD_MODES: list[Function] = [
+    _blocked(torch.no_grad),
+    _blocked(torch.enable_grad),
+    _blocked(lambda: torch.set_grad_enabled(False)),
+    lambda x: _weight(x) * x,
+    lambda x: torch.sigmoid(x).detach() * x,
+    lambda x: (x.detach() * 2) + torch.no_grad()(torch.tanh)(x),
+    lambda x: x * 2 if torch.is_grad_enabled() else x * 3,
+    lambda x: x * 2 if (x * 1).requires_grad else x * 3,
+    _in_place_without_record,
+]
+
+
+@pytest.mark.parametrize("outside", [contextlib.nullcontext, torch.no_grad])
+@pytest.mark.parametrize("function", GRAD_MODES)
+def test_grad_modes_inside(function: Function, outside: Any) -> None:
+    with outside():
+        _same(function, X.clone().requires_grad_())
+
+
+def test_a_blocked_gradient_is_none_and_no_zeros() -> None:
+    x, w = X.clone().requires_grad_(), torch.ones(3, requires_grad=True)
+    fusedgrad.fuse(lambda x, w: x * w.detach())(x, w).sum().backward()
+    assert w.grad is None
+
+
+# ----------------------------------------------------------------- type, identity and attributes
+
+BRANCHES: dict[str, tuple[Function, tuple[Any, ...]]] = {
+    "float": (lambda x, a: x * a if isinstance(a, float) else x * 0, (X, 2.0)),
+    "tensor": (lambda x: x * 2 if isinstance(x, torch.Tensor) else x * 0, (X,)),
+    "type": (lambda x: x * 2 if type(x) is torch.Tensor else x * 0, (X,)),
+    "parameter": (
+        lambda x: x * 2 if isinstance(x, nn.Parameter) else x * 3,
+        (nn.Parameter(X.clone()),),
+    ),
+    "dtype": (lambda x: x + (1 if x.dtype is torch.float32 else 2), (X,)),
+    "one object": (lambda x, y: x * 2 if x is y else x * 3, (X, X)),
+    "attribute": (lambda x: x * 2 if hasattr(x, "scale") else x * 3, (X,)),
+    "leaf": (lambda x: x * 2 if x.is_leaf else x * 3, (X,)),
+    "device": (lambda x: x * 2 if x.device.type == "cpu" else x * 3, (X,)),
+    "result's device": (lambda x: x * 2 if (x * x).is_cpu else x * 3, (X,)),
+    "finfo": (lambda x: x * torch.finfo(x.dtype).eps, (X,)),
+    "floating": (lambda x: x * 2 if x.is_floating_point() else x * 3, (X,)),
+    "number": (lambda x, a: x * a if type(a) is np.float32 else x, (X, np.float32(3))),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_branches_see_what_they_see_without_fuse(name: str) -> None:
+    function, arguments = BRANCHES[name]
+    expected = function(*arguments)
+    fused = fusedgrad.fuse(function)
+    for _ in range(2):
+        torch.testing.assert_close(fused(*arguments), expected)
+
+
+def test_the_same_object_or_not_is_told_apart_on_each_call() -> None:
+    f = fusedgrad.fuse(lambda x, y: x * 2 if x is y else x * 3)
+    assert f(X, X).tolist() == (X * 2).tolist()
+    assert f(X, X.clone()).tolist() == (X * 3).tolist()
+    assert f(X, X).tolist() == (X * 2).tolist()
+
+
+def test_dictionaries_keyed_by_tensors() -> None:
+    scales = {X: 2.0}
+    f = fusedgrad.fuse(lambda x: x * scales[x])
+    assert f(X).tolist() == (2 * X).tolist()
+
+
+# ----------------------------------------------------------------------------------------- integers
+
+I = torch.tensor([16_777_216, 16_777_217, 16_777_218])  # noqa: E741
+M = torch.tensor([True, True, False])
+N = torch.tensor([True, False, False])
+U = torch.tensor([0, 128, 255], dtype=torch.uint8)
+INTEGERS: dict[str, tuple[Function, tuple[Tensor, ...]]] = {
+    "difference": (lambda a, b: torch.sigmoid(a - b), (I + 1, I)),
+    "product with a float": (lambda a, b, x: (a - b) * x, (I + 1, I, X)),
+    "comparison": (lambda a, x: torch.where(a == 16_777_217, x, 0.0), (I, X)),
+    "beyond 2^53": (lambda a, b, x: (a - b) * x, (I * 10**10 + 1, I * 10**10, X.double())),
+    "bool sum": (lambda m, n, x: (m + n) * x, (M, N, X)),
+    "sum of comparisons": (lambda x: ((x > 0) + (x > 0.5)) * x, (X,)),
+    "wraps around": (lambda u: (u - 128) / 128.0, (U,)),
+    "mask": (lambda x, m: torch.where(m, x, 0.0), (X, M)),
+    "inverted mask": (lambda x, m: torch.where(~m, x, 0.0), (X, M)),
+    "masks": (lambda x, m, n: torch.where(m & ~n | (x > 1), x, -x), (X, M, N)),
+    "of a comparison": (lambda x, i: (x > 0).long() * i + x, (X, I)),
+    "remainder": (lambda x, i: x * (i % 3), (X, I)),
+    "floor": (lambda x, i: x * (i // 5), (X, I)),
+    "result": (lambda i: i * 3 + 1, (I,)),
+    "cast": (lambda x, i: x * i.to(torch.float64), (X, I)),
+    "true division": (lambda i: i / 3, (I,)),
+    "exclusive or": (lambda x, m, n: x * (m ^ n), (X, M, N)),
+}
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_integers_and_bools_are_pytorchs(name: str) -> None:
+    function, arguments = INTEGERS[name]
+    expected = function(*arguments)
+    fused = fusedgrad.fuse(function)
+    for _ in range(2):
+        got = fused(*arguments)
+        assert got.dtype is expected.dtype
+        torch.testing.assert_close(got, expected)
+
+
+def test_integers_to_a_negative_power_are_pytorchs_error() -> None:
+    with pytest.raises(RuntimeError, match="negative integer powers"):
+        fusedgrad.fuse(lambda i: (i**-1) * 1.0)(I)
+
+
+# ------------------------------------------------------------------------------- state from outside
+
+
+class _Config:
+    alpha = 2.0
+
+
+class _Base:
+    alpha = 2.0
+
+    @property
+    def beta(self) -> float:
+        return self.alpha + 1
+
+
+class _Derived(_Base):
+    def by_super(self, x: Tensor) -> Tensor:
+        return super().alpha * x
+
+    def by_property(self, x: Tensor) -> Tensor:
+        return self.beta * x
+
+
+class _Slots:
+    __slots__ = ("alpha",)
+
+    def __init__(self) -> None:
+        self.alpha = 2.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.alpha * x
+
+
+def _scale(config: Any, x: Tensor) -> Tensor:
+    return cast(Tensor, config.alpha * x)
+
+
+def _defaults(x: Tensor, a: float = 2.0, *, b: float = 3.0) -> Tensor:
+    return a * x + b
+
+
+SETTINGS = types.ModuleType("settings")
+TABLE: dict[str, list[float]] = {"a": [2.0]}
+VARIABLE = contextvars.ContextVar("VARIABLE", default=2.0)
+
+
+def _changes() -> dict[str, tuple[Function, Callable[[], Any]]]:
+    SETTINGS.alpha = 2.0  # type: ignore[attr-defined]
+    _Config.alpha = _Base.alpha = 2.0
+    _defaults.__defaults__, _defaults.__kwdefaults__ = (2.0,), {"b": 3.0}
+    TABLE["a"] = [2.0]
+    VARIABLE.set(2.0)
+    hooked, slots, plain = nn.Tanh(), _Slots(), types.SimpleNamespace(alpha=2.0)
+
+    def by_alias(x: Tensor) -> Tensor:
+        c = _Config
+        return c.alpha * x
+
+    def add_hook() -> None:
+        hooked.register_forward_hook(lambda module, inputs, output: output * 2)
+
+    return {
+        "a class under another name": (by_alias, lambda: setattr(_Config, "alpha", 5.0)),
+        "a module handed on": (
+            lambda x: _scale(SETTINGS, x),
+            lambda: setattr(SETTINGS, "alpha", 5.0),
+        ),
+        "a partial": (functools.partial(_scale, _Config), lambda: setattr(_Config, "alpha", 8.0)),
+        "super": (_Derived().by_super, lambda: setattr(_Base, "alpha", 6.0)),
+        "a property": (_Derived().by_property, lambda: setattr(_Base, "alpha", 6.0)),
+        "a hook": (hooked, add_hook),
+        "a slot": (slots, lambda: setattr(slots, "alpha", 7.0)),
+        "a namespace": (lambda x: x * plain.alpha, lambda: setattr(plain, "alpha", 7.0)),
+        "vars": (lambda x: x * vars(plain)["alpha"], lambda: setattr(plain, "alpha", 7.0)),
+        "a default": (_defaults, lambda: setattr(_defaults, "__defaults__", (4.0,))),
+        "a keyword's default": (
+            _defaults,
+            lambda: cast(Any, _defaults).__kwdefaults__.update(b=9.0),
+        ),
+        "an item": (lambda x: x * TABLE["a"][0], lambda: TABLE["a"].__setitem__(0, 9.0)),
+        "a longer list": (lambda x: x * sum(TABLE["a"]), lambda: TABLE["a"].append(9.0)),
+        "a loop": (lambda x: x * len([v for v in TABLE["a"]]), lambda: TABLE["a"].append(9.0)),  # noqa: C416
+        "a context variable": (lambda x: x * VARIABLE.get(), lambda: VARIABLE.set(3.0)),
+        "its code": (
+            _defaults,
+            lambda: setattr(_defaults, "__code__", (lambda x, a, *, b: x - a + b).__code__),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", _changes())
+def test_a_change_outside_is_seen(name: str) -> None:
+    code = _defaults.__code__
+    function, change = _changes()[name]
+    try:
+        fused = fusedgrad.fuse(function)
+        for _ in range(3):
+            torch.testing.assert_close(fused(X), function(X))
+        before = fused(X)
+        change()
+        for _ in range(3):
+            torch.testing.assert_close(fused(X), function(X))
+        assert not torch.equal(before, fused(X))
+    finally:
+        _defaults.__code__ = code
+        _changes()
+
+
+def test_each_rule_of_the_whitelist_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a guard left out, or one wrong function known as plain, a stale value comes out."""
+
+    def stale(function: Function, change: Callable[[], Any]) -> bool:
+        fused = fusedgrad.fuse(function)
+        fused(X)
+        fused(X)
+        change()
+        return not torch.equal(fused(X), function(X))
+
+    cases = {
+        "item": _changes()["a class under another name"],
+        "attribute": _changes()["a slot"],
+    }
+    for guard, case in cases.items():
+        with monkeypatch.context() as broken:
+            broken.setattr(proof.Guards, guard, lambda *_: None)
+            assert stale(*case), guard
+    calls = iter(range(1, 100))
+
+    def count() -> int:
+        return next(calls)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(proof.Prover, "run", lambda self, f, a, k: f(*a, **k))
+        assert stale(lambda x: x * VARIABLE.get(), lambda: VARIABLE.set(3.0))
+    _changes()
+    assert not stale(lambda x: x * (count() * 0 + 1), lambda: None)
+
+
+def test_explain_says_why_a_function_runs_again() -> None:
+    served = fusedgrad.fuse(lambda x: torch.tanh(x) * _Config.alpha)
+    assert "served without running again" in served.explain(X)
+    again = fusedgrad.fuse(lambda x: x * VARIABLE.get())
+    assert "runs again on each call: ContextVar" in again.explain(X)
+
+
+def test_effects_happen_on_each_call() -> None:
+    seen: list[int] = []
+
+    def f(x: Tensor) -> Tensor:
+        seen.append(1)
+        return x * len(seen)
+
+    fused = fusedgrad.fuse(f)
+    for i in range(1, 5):
+        assert fused(X).tolist() == (X * i).tolist()
+        assert len(seen) == i
+
+
+# ------------------------------------------------------------------------------------------ kernels
+
+
+def _gradients(function: Function) -> list[Any]:
+    x = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True)
+    z = torch.tensor([-1.0, 0.0, 2.0], requires_grad=True)
+    return [g.tolist() for g in torch.autograd.grad(function(x, z).sum(), (x, z))]
+
+
+def test_kernels_of_one_text_have_their_own_gradients() -> None:
+    pairs: list[Function] = [
+        lambda x, z: torch.clamp(x, min=z),
+        lambda x, z: torch.maximum(x, z),
+        lambda x, z: torch.clamp(x, max=z),
+        lambda x, z: torch.minimum(x, z),
+        lambda x, z: x * z,
+        lambda x, z: x * z.detach() + 0 * z,
+    ]
+    for function in pairs:
+        assert _gradients(fusedgrad.fuse(function)) == _gradients(function)
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[str]:
+    monkeypatch.setenv("FUSEDGRAD_CACHE_DIR", str(tmp_path))
+    made: list[str] = []
+    compiled = compilation._compiled
+
+    def counted(command: Any, source: str) -> bytes:
+        made.append(source)
+        return compiled(command, source)
+
+    monkeypatch.setattr(compilation, "_compiled", counted)
+    return made
+
+
+ANNEALED: dict[str, Function] = {
+    "quotient": lambda x, a: torch.sigmoid(x / a) * torch.tanh(x),
+    "exponent": lambda x, a: (1 + x * x) ** a,
+    "bound": lambda x, a: torch.clamp(x, -a, a) * 0.75,
+    "threshold": lambda x, a: torch.where(x > a, x, 0.25 * x),
+    "both": lambda x, a: a * torch.tanh(x * (1 - a)),
+    "int": lambda x, a: x * round(100 * a),
+}
+
+
+@pytest.mark.parametrize("name", ANNEALED)
+def test_a_number_that_changes_is_compiled_twice(compilations: list[str], name: str) -> None:
+    function = ANNEALED[name]
+    fused = fusedgrad.fuse(function)
+    value = 0.9
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(30):
+            torch.testing.assert_close(fused(X, value), function(X, value))
+            value *= 0.97
+    assert len(compilations) <= 2
+    assert len(fused._structures) == 1
+
+
+def test_a_structure_that_keeps_changing_is_told_once_and_stays_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+    def f(x: Tensor, n: int) -> Tensor:
+        for _ in range(n):
+            x = torch.tanh(x)
+        return x
+
+    fused = fusedgrad.fuse(f)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for n in range(1, 80):
+            torch.testing.assert_close(fused(X, n), f(X, n))
+    assert sum("different things" in str(w.message) for w in caught) == 1
+
+
+# -------------------------------------------------------------------------------- ways of writing
+
+
+class _Gate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha = 2.0
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("shift", torch.full((3,), 0.5))
+        self.act = nn.Tanh()
+
+    @fusedgrad.fuse
+    def gate(self, x: Tensor) -> Any:
+        return self.alpha * torch.tanh(x)
+
+    @classmethod
+    @fusedgrad.fuse
+    def of_class(cls, x: Tensor) -> Any:
+        return torch.tanh(x) * 3
+
+    @staticmethod
+    @fusedgrad.fuse
+    def static(x: Tensor) -> Any:
+        return torch.tanh(x) * 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x * self.weight) + self.shift  # type: ignore[no-any-return]
+
+
+def test_methods_of_every_kind() -> None:
+    module = _Gate()
+    for got, scale in ((module.gate(X), 2), (module.of_class(X), 3), (module.static(X), 4)):
+        torch.testing.assert_close(got, scale * torch.tanh(X))
+    module.alpha = 5.0
+    torch.testing.assert_close(module.gate(X), 5 * torch.tanh(X))
+    value, (slope,) = module.gate.value_and_grad(X)
+    torch.testing.assert_close(value, 5 * torch.tanh(X))
+    torch.testing.assert_close(slope, 5 * (1 - torch.tanh(X) ** 2))
+    assert "tanh(x)" in str(module.gate)
+
+
+def test_a_module_gives_gradients_to_its_parameters() -> None:
+    module = _Gate()
+    fused = fusedgrad.fuse(module)
+    for _ in range(2):
+        module.weight.grad = None
+        fused(X).sum().backward()
+        got = module.weight.grad
+        module.weight.grad = None
+        module(X).sum().backward()
+        torch.testing.assert_close(got, module.weight.grad)
+    module.weight = nn.Parameter(torch.full((3,), 2.0))
+    torch.testing.assert_close(fused(X), module(X))
+
+
+@dataclass
+class _Record:
+    x: Tensor
+    scale: float
+
+
+class _Pair(NamedTuple):
+    first: Tensor
+    second: Tensor
+
+
+def test_arguments_and_results_of_any_shape() -> None:
+    f = fusedgrad.fuse(lambda a, *b, c=2.0, **d: a * c + sum(b) + d.get("e", 0))
+    torch.testing.assert_close(f(X, X, c=3.0, e=X), 5 * X)
+    torch.testing.assert_close(f(X), 2 * X)
+    g = fusedgrad.fuse(lambda r, d: {"a": r.x * r.scale, "b": _Pair(d["y"][0], d["y"][1] * 2)})
+    for scale in (2.0, 3.0):
+        result = g(_Record(X, scale), {"y": [X, X]})
+        torch.testing.assert_close(result["a"], scale * X)
+        assert result["b"].first is X
+        torch.testing.assert_close(result["b"].second, 2 * X)
+
+
+def test_in_place_on_an_intermediate_is_an_ordinary_operation() -> None:
+    def f(x: Tensor) -> Tensor:
+        y = x * 3
+        y += 1
+        y.mul_(x).sigmoid_()
+        return F.relu(y * 2, inplace=True)
+
+    _same(f, X.clone().requires_grad_())
+
+
+def test_jit_trace_and_compile() -> None:
+    f = fusedgrad.fuse(lambda x: torch.tanh(x) * x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for function in (f, f.derivative(0), fusedgrad.activations.silu):
+            traced = torch.jit.trace(function, X)  # type: ignore[no-untyped-call]
+            torch.testing.assert_close(traced(X), function(X))
+    compiled = torch.compile(f.derivative(0), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(X), f.derivative(0)(X))
+
+
+# ----------------------------------------------------------------------------------------- refusals
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+class _Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return -grads[0]
+
+
+def _scripted(x: Tensor) -> Tensor:
+    return torch.tanh(x) * 2
+
+
+REFUSED: dict[str, Function] = {
+    "a custom Function": lambda x: _StraightThrough.apply(x) * x,  # type: ignore[no-untyped-call]
+    "of a result": lambda x: _Reversed.apply(x * 2) * x,  # type: ignore[no-untyped-call]
+    "of an argument": lambda x: _Reversed.apply(x) * x,  # type: ignore[no-untyped-call]
+    "a checkpoint": lambda x: checkpoint(torch.tanh, x, use_reentrant=False),
+    "a derivative": lambda x: torch.autograd.grad(torch.tanh(x).sum(), x)[0],
+    "a transform": lambda x: torch.func.grad(lambda t: torch.tanh(t).sum())(x),
+    "a reduction": lambda x: x.sum(),
+    "a shape": lambda x: x * x.shape[0],
+    "a value": lambda x: x if x.sum() > 0 else -x,
+    "an item": lambda x: x * x[0],
+    "numpy": lambda x: np.exp(x),
+    "random": lambda x: F.dropout(x),
+    "an argument in place": lambda x: x.add_(1),
+    "a real part": lambda x: x.real,
+    "a transpose": lambda x: x.T,
+    "a hook": lambda x: (x * 2).register_hook(print),
+    "DLPack": lambda x: torch.utils.dlpack.from_dlpack(x * 2),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_elementwise_is_a_fuse_error(name: str) -> None:
+    x = X.clone().requires_grad_()
+    with pytest.raises(FuseError):
+        fusedgrad.fuse(REFUSED[name])(x)
+    assert x.tolist() == X.tolist()
+    assert x.grad is None
+
+
+def test_a_scripted_function_of_an_argument_is_as_without_fuse() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(_scripted)
+    _same(lambda x: scripted(x) * x, X.clone().requires_grad_())
+    with pytest.raises(FuseError):
+        fusedgrad.fuse(lambda x: scripted(x * 2) * x)(X)
