@@ -4,7 +4,11 @@
 
 import contextlib
 import copy
+import inspect
+import io
+import math
 import operator
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any, cast
@@ -300,20 +304,81 @@ def model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Sequential(nn.Sigmoid()), nn.ReLU())
 
 
-def test_convert_replaces_modules_at_any_depth_and_returns_the_model() -> None:
+def test_convert_reaches_modules_at_any_depth_and_returns_the_model() -> None:
     original = model()
     converted = fusedgrad.convert(original)
     assert converted is original
-    assert type(converted[1]) is fusedgrad.nn.Tanh
-    assert type(converted.get_submodule("2.0")) is fusedgrad.nn.Sigmoid
-    assert type(converted[3]) is nn.ReLU
+    assert isinstance(converted[1], fusedgrad.nn.Tanh)
+    assert isinstance(converted.get_submodule("2.0"), fusedgrad.nn.Sigmoid)
+    assert vars(converted[3]).keys() == vars(nn.ReLU()).keys()
     x = torch.randn(4, 2, requires_grad=True)
     assert len(functions_of_fusedgrad(converted(x))) == 2
 
 
 @pytest.mark.parametrize("name", ["Sigmoid", "Tanh", "BCELoss", "BCEWithLogitsLoss"])
-def test_convert_takes_the_module_itself(name: str) -> None:
-    assert type(fusedgrad.convert(getattr(nn, name)())) is getattr(fusedgrad.nn, name)
+def test_converted_module_keeps_its_class_and_is_an_instance_of_ours(name: str) -> None:
+    theirs, ours = getattr(nn, name), getattr(fusedgrad.nn, name)
+    module = theirs()
+    assert not isinstance(module, ours)
+    fusedgrad.convert(module)
+    assert type(module) is theirs
+    assert [kind for kind in KINDS if isinstance(module, kind)] == [ours]
+    assert repr(module) == repr(theirs())
+    assert inspect.signature(module.forward) == inspect.signature(theirs().forward)
+    del module.forward
+    assert not isinstance(module, ours)
+
+
+KINDS = [
+    fusedgrad.nn.Sigmoid,
+    fusedgrad.nn.Tanh,
+    fusedgrad.nn.BCELoss,
+    fusedgrad.nn.BCEWithLogitsLoss,
+]
+
+
+def saved(module: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    loaded: nn.Module = torch.load(file, weights_only=False)
+    return loaded
+
+
+COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda module: pickle.loads(pickle.dumps(module)),
+    "torch.save": saved,
+    "clone and convert": lambda module: fusedgrad.convert(copy.deepcopy(module)),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES.keys())
+def test_copy_of_a_converted_loss_reads_its_own_weights(
+    copied: Callable[[nn.Module], nn.Module],
+) -> None:
+    loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([2.0, 3.0]), weight=torch.ones(2))
+    original = fusedgrad.convert(loss)
+    other: Any = copied(nn.Sequential(original)).get_submodule("0")
+    x, target = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    other.reduction = "sum"
+    other.pos_weight = torch.tensor([5.0, 7.0])
+    other.double()
+    assert isinstance(other, fusedgrad.nn.BCEWithLogitsLoss)
+    torch.testing.assert_close(other(x, target) / math.log(2), torch.tensor(12.0).double())
+    torch.testing.assert_close(original(x.float(), target.float()) / math.log(2), torch.tensor(2.5))
+
+
+@pytest.mark.parametrize("copied", [*COPIES.values(), copy.copy], ids=[*COPIES.keys(), "copy"])
+def test_copy_of_a_converted_activation_is_converted(
+    copied: Callable[[nn.Module], nn.Module],
+) -> None:
+    x = torch.full((1,), 15.0, requires_grad=True)
+    converted = fusedgrad.convert(nn.Tanh())
+    other = copied(converted)
+    assert other is not converted
+    assert type(other) is nn.Tanh
+    assert len(functions_of_fusedgrad(other(x))) == 1
 
 
 def test_convert_keeps_buffers_options_and_mode() -> None:
@@ -344,12 +409,24 @@ def test_convert_leaves_subclasses_alone() -> None:
         def forward(self, input: Tensor) -> Tensor:
             return super().forward(input) + 1
 
-    assert type(fusedgrad.convert(Sigmoid())) is Sigmoid
+    converted = fusedgrad.convert(Sigmoid())
+    assert type(converted) is Sigmoid
+    assert converted(torch.zeros(1)) == 1.5
+    assert not isinstance(converted, fusedgrad.nn.Sigmoid)
 
 
 def test_convert_twice_is_convert_once() -> None:
     once = fusedgrad.convert(model())
-    assert type(fusedgrad.convert(once)[1]) is fusedgrad.nn.Tanh
+    forward = once[1].forward
+    assert fusedgrad.convert(once)[1].forward is forward
+
+
+def test_convert_leaves_a_forward_of_ones_own_alone() -> None:
+    module = nn.Tanh()
+    module.forward = torch.sin  # type: ignore[method-assign]
+    fusedgrad.convert(module)
+    assert torch.equal(module(torch.ones(1)), torch.sin(torch.ones(1)))
+    assert not isinstance(module, fusedgrad.nn.Tanh)
 
 
 def test_converted_model_has_the_state_dict_of_the_original() -> None:

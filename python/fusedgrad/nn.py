@@ -1,5 +1,7 @@
 """Modules of `torch.nn` that run on fusedgrad; their state dicts are interchangeable both ways."""
 
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -47,34 +49,41 @@ def _takes(*values: Any) -> bool:
     return all(map(is_ours, values))
 
 
-# torch.jit.script compiles the first branch of each `forward`, and skips the rest.
+class _Exact(type):
+    """Makes a module of `torch.nn` that has the `forward` of a class an instance of the class."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        if super().__instancecheck__(instance):
+            return True
+        owner = _owner(instance)
+        return owner is not None and issubclass(owner.kind, cls)
 
 
-class Sigmoid(torch.nn.Sigmoid):
+# A `forward` serves the modules here, and those of torch.nn that were converted. torch.jit.script
+# compiles the first branch of each, and skips the rest.
+
+
+class Sigmoid(torch.nn.Sigmoid, metaclass=_Exact):
     """`torch.nn.Sigmoid` with an exact derivative; see `fusedgrad.sigmoid`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """1 / (1 + exp(-input)), of the shape of the input."""
         if is_scripting():
             return torch.sigmoid(input)
-        if not _takes(input):
-            return super().forward(input)
-        return functional.sigmoid(input)
+        return functional.sigmoid(input) if _takes(input) else torch.sigmoid(input)
 
 
-class Tanh(torch.nn.Tanh):
+class Tanh(torch.nn.Tanh, metaclass=_Exact):
     """`torch.nn.Tanh` with an exact derivative; see `fusedgrad.tanh`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """The hyperbolic tangent, of the shape of the input."""
         if is_scripting():
             return torch.tanh(input)
-        if not _takes(input):
-            return super().forward(input)
-        return functional.tanh(input)
+        return functional.tanh(input) if _takes(input) else torch.tanh(input)
 
 
-class BCELoss(torch.nn.BCELoss):
+class BCELoss(torch.nn.BCELoss, metaclass=_Exact):
     """`torch.nn.BCELoss` in one kernel each way; see `fusedgrad.binary_cross_entropy`."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -83,14 +92,13 @@ class BCELoss(torch.nn.BCELoss):
             return F.binary_cross_entropy(
                 input, target, weight=self.weight, reduction=self.reduction
             )
-        if not _takes(input, target):
-            return super().forward(input, target)
-        return functional.binary_cross_entropy(
-            input, target, weight=self.weight, reduction=self.reduction
-        )
+        loss: Callable[..., Tensor] = F.binary_cross_entropy
+        if _takes(input, target):
+            loss = functional.binary_cross_entropy
+        return loss(input, target, weight=self.weight, reduction=self.reduction)
 
 
-class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
+class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss, metaclass=_Exact):
     """`torch.nn.BCEWithLogitsLoss`; see `fusedgrad.binary_cross_entropy_with_logits`."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -103,12 +111,64 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
                 pos_weight=self.pos_weight,
                 reduction=self.reduction,
             )
-        if not _takes(input, target):
-            return super().forward(input, target)
-        return functional.binary_cross_entropy_with_logits(
+        loss: Callable[..., Tensor] = F.binary_cross_entropy_with_logits
+        if _takes(input, target):
+            loss = functional.binary_cross_entropy_with_logits
+        return loss(
             input,
             target,
             weight=self.weight,
             reduction=self.reduction,
             pos_weight=self.pos_weight,
         )
+
+
+class _Owner:
+    """What the `forward` of a class here is bound to in a module of `torch.nn` that has it.
+
+    Not to the module, which would be copied and pickled with the `forward` of its own class. An
+    activation has nothing to read, so that its `forward` may be shared by copies of any depth.
+    """
+
+    def __init__(self, kind: type[torch.nn.Module], loss: torch.nn.Module | None) -> None:
+        self.kind = kind
+        self._loss = loss
+
+    @property
+    def forward(self) -> MethodType:
+        return MethodType(self.kind.forward, self)
+
+    @property
+    def weight(self) -> Any:
+        return self._loss.weight  # type: ignore[union-attr]
+
+    @property
+    def pos_weight(self) -> Any:
+        return self._loss.pos_weight  # type: ignore[union-attr]
+
+    @property
+    def reduction(self) -> Any:
+        return self._loss.reduction  # type: ignore[union-attr]
+
+
+def _owner(module: object) -> _Owner | None:
+    """Of the `forward` of a converted module."""
+    forward = vars(module).get("forward") if isinstance(module, torch.nn.Module) else None
+    owner = getattr(forward, "__self__", None)
+    return owner if type(owner) is _Owner else None
+
+
+_KINDS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
+    torch.nn.Sigmoid: Sigmoid,
+    torch.nn.Tanh: Tanh,
+    torch.nn.BCELoss: BCELoss,
+    torch.nn.BCEWithLogitsLoss: BCEWithLogitsLoss,
+}
+
+
+def make_exact(module: torch.nn.Module) -> None:
+    """Give a module of `torch.nn`, and no subclass, the `forward` of its namesake here."""
+    kind = _KINDS.get(type(module))
+    if kind is not None and "forward" not in vars(module):
+        is_loss = isinstance(module, torch.nn.modules.loss._Loss)
+        vars(module)["forward"] = _Owner(kind, module if is_loss else None).forward

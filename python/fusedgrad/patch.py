@@ -19,13 +19,6 @@ from fusedgrad import _C, functional, nn
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 _Function = Callable[..., Tensor]
 
-_MODULES: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
-    torch.nn.Sigmoid: nn.Sigmoid,
-    torch.nn.Tanh: nn.Tanh,
-    torch.nn.BCELoss: nn.BCELoss,
-    torch.nn.BCEWithLogitsLoss: nn.BCEWithLogitsLoss,
-}
-
 
 def _reflected_pow(exponent: Tensor, input: Any) -> Tensor:
     return functional.pow(input, exponent)
@@ -295,11 +288,13 @@ def patched() -> contextlib.AbstractContextManager[Any]:
 
 
 def convert(module: _Module) -> _Module:
-    """Make the activations and losses inside a model, or the module itself, those of fusedgrad.nn.
+    """Make the activations and losses inside a model, or the module itself, exact, in place.
 
-    Sigmoid, Tanh, BCELoss and BCEWithLogitsLoss of `torch.nn` change their class in place and keep
-    all else: identity, hooks, buffers, training flag. Subclasses of them are left alone. What is
-    traced, scripted or exported to ONNX from a converted module has PyTorch's operations.
+    Sigmoid, Tanh, BCELoss and BCEWithLogitsLoss of `torch.nn` get the `forward` of their namesakes
+    in `fusedgrad.nn`, of which `isinstance` takes them for instances, and keep all else: class,
+    identity, hooks, buffers, training flag. `del module.forward` undoes it. Left alone are
+    subclasses of them, and modules that have a `forward` of their own already. What is traced,
+    scripted or exported to ONNX from a converted module has PyTorch's operations.
 
     Args:
         module: any module.
@@ -318,5 +313,5 @@ def convert(module: _Module) -> _Module:
                 "torch.jit, whose code is fixed; convert the module before it is traced or scripted"
             )
     for child in module.modules():
-        child.__class__ = _MODULES.get(type(child), type(child))
+        nn.make_exact(child)
     return module
