@@ -121,12 +121,10 @@ def test_corrupted_entry_is_made_again(
     assert works()
     (entry,) = entries(cache)
     sound = entry.read_bytes()
-    entry.unlink()  # a loaded library must not change under the process
-    entry.write_bytes(sound)
     spoil(entry)
     assert works()
     assert len(compilations) == 2
-    assert compilation._is_sound(entry.read_bytes())
+    assert entry.read_bytes() == sound
     assert works()
     assert len(compilations) == 2
 
@@ -149,28 +147,6 @@ def test_read_only_folder_is_gone_around(cache: Path, monkeypatch: pytest.Monkey
         warnings.simplefilter("error")
         assert works()
     assert not cache.exists()
-
-
-def test_full_disk_is_gone_around(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        def __init__(self, handle: int, mode: str) -> None:
-            os.close(handle)
-
-        def __enter__(self) -> "Full":
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            pass
-
-        def write(self, content: bytes) -> None:
-            raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as context:
-        context.setattr(os, "fdopen", Full)
-        assert works()
-    assert entries(cache) == []  # nothing half-written is left
-    assert works()
-    assert len(entries(cache)) == 1
 
 
 def test_no_home_is_gone_around(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

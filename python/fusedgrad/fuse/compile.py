@@ -1,25 +1,21 @@
-"""The host compiler, and what compilers made, kept on disk.
-
-An entry is a shared object or a device's code, with a digest of itself at its end; its name is a
-digest of all that it was made from. It appears by one rename, so that processes may compile the
-same function at once; an entry that does not agree with its digest is made again; where none can be
-written, the shared object is loaded from a temporary folder.
-"""
+"""The host compiler, and loading what it made."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fusedgrad import _C
+from fusedgrad.fuse.cache import kept
 from fusedgrad.version import __version__
 
 FLAGS = (
@@ -35,7 +31,7 @@ _TARGETS = {
     "avx2": ("-march=x86-64-v3",),
     "baseline": (),
 }
-_DIGEST_BYTES = hashlib.sha256().digest_size
+_loads = itertools.count()
 
 
 class CompilerError(Exception):
@@ -56,15 +52,6 @@ def compiler() -> tuple[str, ...]:
         if path is not None:
             return (path, *command[1:])
     raise CompilerError(f"no C++ compiler: {named[0] if named else 'c++'} is not on PATH")
-
-
-def cache_folder() -> Path:
-    """Where compiled functions are kept."""
-    named = os.environ.get("FUSEDGRAD_CACHE_DIR")
-    if named:
-        return Path(named)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home, "fusedgrad")
 
 
 @functools.cache
@@ -90,16 +77,6 @@ def _command() -> tuple[tuple[str, ...], bytes]:
     return command, digest.digest()
 
 
-def _is_sound(content: bytes) -> bool:
-    body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-    return hashlib.sha256(body).digest() == digest
-
-
-def _address(path: Path) -> int:
-    library = ctypes.CDLL(str(path))
-    return ctypes.cast(library.block, ctypes.c_void_p).value or 0
-
-
 def block_address(source: str) -> int:
     """The address of the function `block` that the source exports, compiled or from the cache.
 
@@ -107,51 +84,37 @@ def block_address(source: str) -> int:
         CompilerError: there is no compiler, or it failed.
     """
     command, digest = _command()
-    library, entry = kept(digest, source, ".so", lambda: _compiled(command, source))
-    if entry is not None:
-        with suppress(OSError):  # a folder that nothing may be executed from
-            return _address(entry)
-    with _folder() as folder:
-        path = folder / "fused.so"
-        path.write_bytes(library)
-        return _address(path)
+    library = _loaded(kept(digest, source, ".so", lambda: _compiled(command, source)))
+    return ctypes.cast(library.block, ctypes.c_void_p).value or 0
 
 
-def kept(
-    digest: bytes, source: str, suffix: str, make: Callable[[], bytes]
-) -> tuple[bytes, Path | None]:
-    """What `make` makes of the source, from the cache where it is there; and the cache's file.
+def _loaded(content: bytes) -> ctypes.CDLL:
+    """The shared object, from memory: no file that is loaded by its name could be another by then.
 
-    `digest` is of all else that the result depends on. The file ends with a digest of itself; where
-    none can be read or written, it is None.
+    Raises:
+        CompilerError: there is nowhere to load it from.
     """
-    entry: Path | None = None
-    with suppress(OSError, RuntimeError):  # a folder that cannot be read, or no home
-        name = hashlib.sha256(digest + source.encode()).hexdigest()[:32]
-        entry = cache_folder() / f"{name}{suffix}"
-        content = entry.read_bytes()
-        if _is_sound(content):
-            return content[:-_DIGEST_BYTES], entry
-    made = make()
-    if entry is not None:
-        with suppress(OSError):
-            _store(made, entry)
-            return made, entry
-    return made, None
-
-
-def _store(content: bytes, entry: Path) -> None:
-    entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=entry.parent, suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content + hashlib.sha256(content).digest())
-        os.chmod(temporary, 0o700)
-        os.replace(temporary, entry)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+        return _loaded_from_memory(content)
+    except OSError:  # a kernel without memfd_create, or without /proc
+        with _folder() as folder:
+            path = folder / "fused.so"
+            try:
+                path.write_bytes(content)
+                return ctypes.CDLL(str(path))
+            except OSError as error:
+                raise CompilerError(f"the compiled function was not loaded: {error}") from error
+
+
+def _loaded_from_memory(content: bytes) -> ctypes.CDLL:
+    descriptor = os.memfd_create("fusedgrad")
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        # The loader hands out again what it loaded under the same name, and numbers of descriptors
+        # come again: each load spells its name differently, by a number in slashes and dots.
+        spelling = f"{next(_loads):b}".replace("0", "/").replace("1", "./")
+        return ctypes.CDLL(f"/proc/self/fd/{spelling}{descriptor}")
 
 
 @contextmanager

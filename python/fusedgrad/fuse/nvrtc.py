@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fusedgrad import _C, operators
-from fusedgrad.fuse.compile import CompilerError, headers_digest, include_folder, kept
+from fusedgrad.fuse.cache import kept
+from fusedgrad.fuse.compile import CompilerError, headers_digest, include_folder
 from fusedgrad.version import __version__
 
 OPTIONS = ("--std=c++20", "--fmad=false", "--device-as-default-execution-space")
@@ -72,7 +73,7 @@ def code_of(source: str, target: str) -> bytes:
     """
     state = repr((target, OPTIONS, _version(), __version__)).encode()
     digest = hashlib.sha256(state + headers_digest(*HEADERS)).digest()
-    return kept(digest, source, ".cubin", lambda: _compiled(source, target))[0]
+    return kept(digest, source, ".cubin", lambda: _compiled(source, target))
 
 
 @functools.cache
