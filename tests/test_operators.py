@@ -167,7 +167,7 @@ def test_an_exception_in_a_differentiable_backward_reaches_the_caller(
     def interrupted(*arguments: Any) -> None:
         raise Unlikely
 
-    monkeypatch.setattr(fusedgrad.autograd._UnaryBackward, "apply", interrupted)
+    monkeypatch.setattr(fusedgrad.operations.derivatives._UnaryBackward, "apply", interrupted)
     x = torch.rand(3, requires_grad=True)
     with pytest.raises(Unlikely):
         torch.autograd.grad(OPS.sigmoid(x).sum(), x, create_graph=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from fusedgrad import operators
-from fusedgrad.reference import MEAN, NONE, SUM
+from fusedgrad.operations.logistic_loss import MEAN, NONE, SUM
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
 from fusedgrad import _C, functional, nn
+from fusedgrad.operations import logistic_loss
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 _Function = Callable[..., Tensor]
@@ -71,7 +72,7 @@ def _loss(function: _Function) -> _Function:
         if target.shape != input.shape:
             return NotImplemented
         keywords = dict(zip(("weight", "pos_weight"), weights, strict=False))
-        return function(input, target, **keywords, reduction=functional._NAMES[reduction])
+        return function(input, target, **keywords, reduction=logistic_loss._NAMES[reduction])
 
     return wrapper
 

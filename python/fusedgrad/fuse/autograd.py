@@ -15,17 +15,16 @@ from torch import Tensor, is_grad_enabled
 from torch._C import _are_functorch_transforms_active as transforms_active
 
 from fusedgrad import _C
-from fusedgrad.autograd import (
+from fusedgrad.fuse import kernel
+from fusedgrad.fuse.graph import Graph
+from fusedgrad.operations.derivatives import (
     _aligned,
     _being_differentiated,
     _Function,
     _present,
     _save,
-    _spread,
 )
-from fusedgrad.fuse import kernel
-from fusedgrad.fuse.graph import Graph
-from fusedgrad.reference import HALF_DTYPES
+from fusedgrad.operations.shared import HALF_DTYPES, spread
 
 _Dtypes = Sequence[torch.dtype]
 
@@ -61,7 +60,7 @@ class _Fused(_Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         needed = _reached(ctx.graph, ctx.needs_input_grad[3:])
         found = gradients(ctx.graph, ctx.parameters, ctx.saved_tensors, grads, needed)
-        return None, None, None, *_spread(found, needed)
+        return None, None, None, *spread(found, needed)
 
     @staticmethod
     def push_forward(
@@ -195,7 +194,7 @@ def _recorded_backward(
     if not _being_differentiated() and None not in grads:
         _remember_backward(number, graph, cast(Sequence[Tensor], grads), tensors, needed)
     found = gradients(graph, tuple(parameters), tensors, grads, needed)
-    return _spread(found, needed)
+    return spread(found, needed)
 
 
 def _remember_backward(

@@ -9,7 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fusedgrad import reference
+from fusedgrad.operations import logistic_loss
+from fusedgrad.operations.shared import even_derivative
+from fusedgrad.operations.sigmoid import formula
 
 abs = torch.abs
 cos = torch.cos
@@ -20,7 +22,7 @@ log = torch.log
 log1p = torch.log1p
 nan = math.nan
 relu = torch.relu
-sigmoid = reference.sigmoid
+sigmoid = formula
 sign = torch.sign
 sin = torch.sin
 sqrt = torch.sqrt
@@ -76,7 +78,7 @@ def softplus(x: Tensor) -> Tensor:
 
 def sigmoid_derivative(x: Tensor) -> Tensor:
     """sigmoid(x) sigmoid(-x)."""
-    return reference._even_derivative(exp(-abs(x)))
+    return even_derivative(exp(-abs(x)))
 
 
 def sigmoid_second_derivative(x: Tensor) -> Tensor:
@@ -168,19 +170,19 @@ def pow_derivative(x: Any, e: Any, by_base: int, by_exponent: int) -> Tensor:
 
 def binary_cross_entropy_with_logits(x: Any, t: Any, p: Any) -> Tensor:
     """p t softplus(-x) + (1 - t) softplus(x)."""
-    return reference._logits_loss(_tensor(x), _tensor(t), _tensor(p))
+    return logistic_loss._logits_loss(_tensor(x), _tensor(t), _tensor(p))
 
 
 def binary_cross_entropy_with_logits_input_derivative(x: Any, t: Any, p: Any) -> Tensor:
     """(1 - t) sigmoid(x) - p t sigmoid(-x)."""
-    return reference._logits_input_derivative(_tensor(x), _tensor(t), _tensor(p))
+    return logistic_loss._logits_input_derivative(_tensor(x), _tensor(t), _tensor(p))
 
 
 def binary_cross_entropy_with_logits_target_derivative(x: Any, p: Any) -> Tensor:
     """p softplus(-x) - softplus(x)."""
-    return reference._logits_target_derivative(_tensor(x), _tensor(p))
+    return logistic_loss._logits_target_derivative(_tensor(x), _tensor(p))
 
 
 def binary_cross_entropy_with_logits_pos_weight_derivative(x: Any, t: Any) -> Tensor:
     """t softplus(-x)."""
-    return reference._logits_pos_weight_derivative(_tensor(x), _tensor(t))
+    return logistic_loss._logits_pos_weight_derivative(_tensor(x), _tensor(t))

@@ -1,0 +1,904 @@
+"""The logistic loss, of logits and of probabilities, with weights and a reduction.
+
+Of logits it is w (p t softplus(-x) + (1 - t) softplus(x)), p being pos_weight; of probabilities
+-w (t max(ln p, -100) + (1 - t) max(ln(1 - p), -100)).
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, compiler
+from torch._C import _are_functorch_transforms_active as transforms_active
+from torch._C import _is_any_autocast_enabled as autocasting
+from torch.compiler import is_dynamo_compiling
+from torch.nn import _reduction
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from fusedgrad import _C, operators
+from fusedgrad.operations.derivatives import (
+    RECORDED,
+    _aligned,
+    _being_differentiated,
+    _derivative,
+    _Function,
+    _jvp,
+    _Operation,
+    _present,
+    _save,
+    _vjp,
+)
+from fusedgrad.operations.shared import (
+    Gradients,
+    autocast,
+    check_tensor,
+    even_derivative,
+    exp_of_magnitude,
+    is_transformed,
+    product,
+    rounded_once,
+    spread,
+    sum_to,
+    those_wanted,
+    to_operands,
+    traced,
+    wide,
+)
+from fusedgrad.operations.sigmoid import Sigmoid
+from fusedgrad.operators import _elementwise, _two, register
+
+NONE, MEAN, SUM = 0, 1, 2
+
+_REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
+
+_NAMES = {code: name for name, code in _REDUCTIONS.items()}
+
+# What PyTorch raises where bool has no arithmetic.
+_NoBoolArithmetic = (
+    NotImplementedError
+    if torch.torch_version.TorchVersion(torch.__version__) >= "2.14"
+    else RuntimeError
+)
+
+_ONLY_INPUT = (True, False, False, False)
+
+_ops = operators._ops
+
+
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """The logistic loss of probabilities, as `torch.nn.functional.binary_cross_entropy`.
+
+    -weight * (target * ln(input) + (1 - target) * ln(1 - input)), each logarithm at least -100; the
+    derivative by the input is weight * (input - target) / max(input * (1 - input), 1e-12).
+
+    Args:
+        input: probabilities, of any shape; float64, float32, float16 or bfloat16.
+        target: of the shape and dtype of `input`, values in [0, 1].
+        weight: a factor of each loss, broadcast to the shape of `input`.
+        size_average: deprecated in PyTorch; with `reduce` it overrides `reduction`.
+        reduce: deprecated in PyTorch; with `size_average` it overrides `reduction`.
+        reduction: 'none' for a loss of the shape of `input`, 'mean' or 'sum' for a 0-dim one,
+            accumulated in float64.
+
+    Raises:
+        ValueError: the shape of `target` is not that of `input`; an unknown `reduction`.
+        RuntimeError: an element of `input` or `target` outside [0, 1], on a CUDA device NaN
+            instead; a dtype of `target` other than that of `input`; a complex `weight`, or one
+            that does not broadcast to `input`.
+        NotImplementedError: a dtype without a loss, integers among them.
+        TypeError: an argument that is not a tensor.
+    """
+    if (
+        weight is None
+        and size_average is None
+        and reduce is None
+        and not is_dynamo_compiling()
+        and not compiler._is_compiling_flag
+    ):
+        result = _C.binary_cross_entropy(input, target, reduction)
+        if result is not NotImplemented:
+            return cast(Tensor, result)
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            binary_cross_entropy,
+            (input, target, weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+        )
+    name = "binary_cross_entropy"
+    if autocasting():
+        input, target, weight = autocast(name, input, target, weight)
+    code = _reduction_code(name, reduction, size_average, reduce)
+    _check_target(name, input, target)
+    if target.dtype is not input.dtype:
+        raise RuntimeError(
+            f"{name}(): target has dtype {target.dtype}, expected the dtype of input, {input.dtype}"
+        )
+    _check_has_loss(name, input)
+    if weight is not None:
+        weight = _weight(name, "weight", weight, input)
+    if is_dynamo_compiling() or compiler._is_compiling_flag:
+        return traced(_TracedOfProbabilities, probability_formula, input, target, weight, code)
+    if is_transformed():
+        return cast(Tensor, BinaryCrossEntropy.apply(input, target, weight, code))
+    return cast(Tensor, _ops.binary_cross_entropy.default(input, target, weight, code))
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """The logistic loss of logits, as `torch.nn.functional.binary_cross_entropy_with_logits`.
+
+    weight * (pos_weight * target * softplus(-input) + (1 - target) * softplus(input)), where
+    softplus(x) = max(x, 0) + log1p(exp(-|x|)): a sum of terms that are not negative, so that no
+    digit is lost where the prediction is right. A term with a weight of 0 is 0 for infinite logits.
+
+    Args:
+        input: logits, of any shape; float64, float32, float16 or bfloat16.
+        target: of the shape of `input`, values in [0, 1]; its dtype is that of the result.
+        weight: a factor of each loss, broadcast to the shape of `input`.
+        size_average: deprecated in PyTorch; with `reduce` it overrides `reduction`.
+        reduce: deprecated in PyTorch; with `size_average` it overrides `reduction`.
+        reduction: 'none' for a loss of the shape of `input`, 'mean' or 'sum' for a 0-dim one,
+            accumulated in float64.
+        pos_weight: a factor of the target's term, broadcast to the shape of `input`.
+
+    Raises:
+        ValueError: the shape of `target` is not that of `input`; an unknown `reduction`.
+        RuntimeError: an integer `target`; a complex weight, or one that does not broadcast to
+            `input`.
+        NotImplementedError: a dtype of `input` without a loss, integers among them.
+        TypeError: an argument that is not a tensor.
+    """
+    if (
+        weight is None
+        and pos_weight is None
+        and size_average is None
+        and reduce is None
+        and not is_dynamo_compiling()
+        and not compiler._is_compiling_flag
+    ):
+        result = _C.binary_cross_entropy_with_logits(input, target, reduction)
+        if result is not NotImplemented:
+            return cast(Tensor, result)
+    if has_torch_function_variadic(input, target, weight, pos_weight):
+        return handle_torch_function(
+            binary_cross_entropy_with_logits,
+            (input, target, weight, pos_weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            pos_weight=pos_weight,
+        )
+    name = "binary_cross_entropy_with_logits"
+    if autocasting():
+        input, target, weight, pos_weight = autocast(name, input, target, weight, pos_weight)
+    code = _reduction_code(name, reduction, size_average, reduce)
+    _check_target(name, input, target)
+    _check_has_loss(name, input)
+    if target.dtype is not input.dtype:
+        return _mixed_logits(name, input, target, weight, pos_weight, code)
+    if weight is not None:
+        weight = _weight(name, "weight", weight, input)
+    if pos_weight is not None:
+        pos_weight = _weight(name, "pos_weight", pos_weight, input)
+    if is_dynamo_compiling() or compiler._is_compiling_flag:
+        return traced(_TracedOfLogits, logits_formula, input, target, weight, pos_weight, code)
+    if is_transformed():
+        return cast(
+            Tensor,
+            BinaryCrossEntropyWithLogits.apply(input, target, weight, pos_weight, code),
+        )
+    return cast(
+        Tensor,
+        _ops.binary_cross_entropy_with_logits.default(input, target, weight, pos_weight, code),
+    )
+
+
+def _reduction_code(
+    name: str, reduction: Any, size_average: bool | None, reduce: bool | None
+) -> int:
+    if size_average is not None or reduce is not None:
+        if isinstance(size_average, str):
+            raise TypeError(f"{name}(): pass reduction={size_average!r} by keyword")
+        return _reduction.legacy_get_enum(size_average, reduce)
+    try:
+        return _REDUCTIONS[reduction]
+    except (KeyError, TypeError):
+        pass
+    if reduction == "elementwise_mean":  # PyTorch's deprecated name, with its warning
+        return _reduction.get_enum(reduction)
+    raise ValueError(f"{name}(): reduction is {reduction!r}, expected 'none', 'mean' or 'sum'")
+
+
+def _check_target(name: str, input: Any, target: Any) -> None:
+    check_tensor(name, "input", input)
+    check_tensor(name, "target", target)
+    if target.shape != input.shape:
+        raise ValueError(
+            f"{name}(): target has size {tuple(target.shape)}, "
+            f"expected the size of input, {tuple(input.shape)}"
+        )
+
+
+def _check_has_loss(name: str, input: Tensor) -> None:
+    if input.dtype not in operators.KERNEL_DTYPES:
+        raise NotImplementedError(
+            f"{name}(): input has dtype {input.dtype}, "
+            "expected float64, float32, float16 or bfloat16"
+        )
+
+
+def _weight(name: str, argument: str, weight: Any, input: Tensor) -> Tensor:
+    """The weight in the dtype of the input."""
+    check_tensor(name, argument, weight)
+    assert isinstance(weight, Tensor)
+    no_bool = argument == "pos_weight" and weight.dtype is torch.bool
+    if weight.dtype.is_complex or no_bool:
+        raise (_NoBoolArithmetic if no_bool else RuntimeError)(
+            f"{name}(): {argument} has dtype {weight.dtype}, "
+            f"which can't be cast to the dtype of input, {input.dtype}"
+        )
+    if not _broadcasts_to(weight.shape, input.shape):
+        raise RuntimeError(
+            f"{name}(): {argument} has size {tuple(weight.shape)}, "
+            f"expected one that broadcasts to the size of input, {tuple(input.shape)}"
+        )
+    return weight if weight.dtype is input.dtype else weight.to(input.dtype)
+
+
+def _broadcasts_to(shape: torch.Size, larger: torch.Size) -> bool:
+    pairs = zip(reversed(shape), reversed(larger), strict=False)
+    return len(shape) <= len(larger) and all(a == 1 or a == b for a, b in pairs)
+
+
+def _mixed_logits(
+    name: str,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    code: int,
+) -> Tensor:
+    """The loss where target has another dtype than input: the result's is the target's."""
+    if target.dtype.is_complex:
+        loss = logits_formula(input, target, weight, pos_weight, code)
+        return loss.to(target.dtype)
+    if target.dtype not in operators.KERNEL_DTYPES:
+        raise (_NoBoolArithmetic if target.dtype is torch.bool else RuntimeError)(
+            f"{name}(): target has dtype {target.dtype}, expected a floating-point one: "
+            "the result's dtype is the target's"
+        )
+    common = torch.promote_types(input.dtype, target.dtype)
+    return binary_cross_entropy_with_logits(
+        input.to(common),
+        target.to(common),
+        weight,
+        reduction=_NAMES[code],
+        pos_weight=pos_weight,
+    ).to(target.dtype)
+
+
+def reduced(loss: Tensor, reduction: int) -> Tensor:
+    """The losses, their mean or their sum."""
+    if reduction == MEAN:
+        return loss.mean()
+    return loss.sum() if reduction == SUM else loss
+
+
+def mean_factor(input: Tensor, reduction: int) -> float:
+    """What the derivative of one loss is multiplied by before it reaches the reduced loss."""
+    if reduction != MEAN:
+        return 1.0
+    return 1 / input.numel() if input.numel() else math.nan
+
+
+def or_one(weight: Tensor | None, input: Tensor) -> Tensor:
+    """The weight; one if there is none."""
+    return input.new_ones(()) if weight is None else weight
+
+
+def _logits_loss(x: Tensor, t: Tensor, p: Tensor) -> Tensor:
+    # No term is negative for t in [0, 1]; the coefficient of |x| may be 0 where x is infinite.
+    slope = torch.where(x < 0, p * t, 1 - t)
+    return product(slope, x.abs()) + (1 - t + p * t) * torch.log1p(exp_of_magnitude(x))
+
+
+def _logits_input_derivative(x: Tensor, t: Tensor, p: Tensor) -> Tensor:
+    a = exp_of_magnitude(x)
+    tail = (1 - t + p * t) * (a / (1 + a))
+    return torch.where(x < 0, tail - p * t, 1 - t - tail)
+
+
+def _logits_target_derivative(x: Tensor, p: Tensor) -> Tensor:
+    slope = torch.where(x < 0, p, 1.0)
+    return (p - 1) * torch.log1p(exp_of_magnitude(x)) - product(slope, x)
+
+
+def _logits_pos_weight_derivative(x: Tensor, t: Tensor) -> Tensor:
+    return product(t, (-x).clamp(min=0) + torch.log1p(exp_of_magnitude(x)))
+
+
+@rounded_once
+def logits_formula(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    reduction: int,
+) -> Tensor:
+    """The loss of logits, elementwise or reduced."""
+    loss = _logits_loss(input, target, or_one(pos_weight, input))
+    return reduced(loss if weight is None else product(weight, loss), reduction)
+
+
+@rounded_once
+def logits_backward_formula(
+    grad: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    reduction: int,
+    output_mask: Sequence[bool],
+) -> list[Tensor]:
+    """The wanted gradients by input, target, weight and pos_weight."""
+    w, p = or_one(weight, input), or_one(pos_weight, input)
+    scaled = grad * mean_factor(input, reduction)
+    partials = (
+        lambda: scaled * (w * _logits_input_derivative(input, target, p)),
+        lambda: scaled * product(w, _logits_target_derivative(input, p)),
+        lambda: scaled * _logits_loss(input, target, p),
+        lambda: scaled * product(w, _logits_pos_weight_derivative(input, target)),
+    )
+    return those_wanted(partials, output_mask)
+
+
+@rounded_once
+def logits_double_backward_formula(
+    grad_grad: Tensor,
+    grad: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    reduction: int,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the gradient by `input`: by `grad`, elementwise, and by `input`."""
+    w, p = or_one(weight, input), or_one(pos_weight, input)
+    first = w * _logits_input_derivative(input, target, p)
+    second = w * (1 - target + p * target) * even_derivative(exp_of_magnitude(input))
+    scaled = grad_grad * mean_factor(input, reduction)
+    return scaled * first, scaled * grad * second
+
+
+def _check_probabilities(input: Tensor, target: Tensor) -> None:
+    if transforms_active():  # the assertion has no batching rule
+        return
+    for name, value in {"input": input, "target": target}.items():
+        inside = ((value >= 0) & (value <= 1)).all()  # false for NaN, as in PyTorch
+        torch._assert_async(
+            inside, f"binary_cross_entropy: all elements of {name} should be between 0 and 1"
+        )
+
+
+def _smallest_log() -> float:
+    return -100.0
+
+
+def smallest_variance() -> float:
+    """The least denominator p (1 - p) of the derivative by a probability."""
+    return 1e-12
+
+
+def _clamped_logs(p: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.log(p).clamp(min=_smallest_log()), torch.log1p(-p).clamp(min=_smallest_log())
+
+
+def _probability_loss(p: Tensor, t: Tensor) -> Tensor:
+    log, log_of_complement = _clamped_logs(p)
+    return -(t * log + (1 - t) * log_of_complement)
+
+
+def _probability_input_derivative(p: Tensor, t: Tensor) -> Tensor:
+    return (p - t) / (p * (1 - p)).clamp(min=smallest_variance())
+
+
+def _probability_target_derivative(p: Tensor) -> Tensor:
+    log, log_of_complement = _clamped_logs(p)
+    return log_of_complement - log
+
+
+def _probability_input_second_derivative(p: Tensor, t: Tensor) -> Tensor:
+    """The derivative of the gradient as clamped: t/p² + (1-t)/(1-p)² where it is not."""
+    variance = p * (1 - p)
+    curvature = (t * (1 - p) ** 2 + (1 - t) * p**2) / variance**2
+    return torch.where(variance > smallest_variance(), curvature, 1 / smallest_variance())
+
+
+@rounded_once
+def probability_formula(
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: int
+) -> Tensor:
+    """The loss of probabilities, elementwise or reduced."""
+    _check_probabilities(input, target)
+    loss = _probability_loss(input, target)
+    return reduced(loss if weight is None else weight * loss, reduction)
+
+
+@rounded_once
+def probability_backward_formula(
+    grad: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    output_mask: Sequence[bool],
+) -> list[Tensor]:
+    """The wanted gradients by input, target and weight."""
+    w = or_one(weight, input)
+    scaled = grad * mean_factor(input, reduction)
+    partials = (
+        lambda: scaled * (w * _probability_input_derivative(input, target)),
+        lambda: scaled * (w * _probability_target_derivative(input)),
+        lambda: scaled * _probability_loss(input, target),
+    )
+    return those_wanted(partials, output_mask)
+
+
+@rounded_once
+def probability_double_backward_formula(
+    grad_grad: Tensor,
+    grad: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the gradient by `input`: by `grad`, elementwise, and by `input`."""
+    w = or_one(weight, input)
+    first = w * _probability_input_derivative(input, target)
+    second = w * _probability_input_second_derivative(input, target)
+    scaled = grad_grad * mean_factor(input, reduction)
+    return scaled * first, scaled * grad * second
+
+
+def _fake_loss(*operands_and_reduction: Any) -> Tensor:
+    *operands, reduction = operands_and_reduction
+    result = _elementwise(*operands)
+    return result if reduction == NONE else result.new_empty(())
+
+
+def _fake_loss_backward(*arguments: Any) -> list[Tensor]:
+    *operands, _reduction, output_mask = arguments
+    return [_elementwise(*operands) for wanted in output_mask if wanted]
+
+
+def _fake_loss_double_backward(*operands_and_reduction: Any) -> tuple[Tensor, Tensor]:
+    *operands, _reduction = operands_and_reduction
+    return _two(*operands)
+
+
+_LOGITS = "binary_cross_entropy_with_logits"
+_logits_loss_of = register(_LOGITS, _fake_loss, logits_formula)
+_logits_backward = register(
+    f"{_LOGITS}_backward", _fake_loss_backward, logits_backward_formula, stacks=False
+)
+_logits_double_backward = register(
+    f"{_LOGITS}_double_backward", _fake_loss_double_backward, logits_double_backward_formula
+)
+_PROBABILITIES = "binary_cross_entropy"
+_probability_loss_of = register(_PROBABILITIES, _fake_loss, probability_formula)
+_probability_backward = register(
+    f"{_PROBABILITIES}_backward", _fake_loss_backward, probability_backward_formula, stacks=False
+)
+_probability_double_backward = register(
+    f"{_PROBABILITIES}_double_backward",
+    _fake_loss_double_backward,
+    probability_double_backward_formula,
+)
+
+
+class _Loss(_Function):
+    operation: ClassVar[_Operation]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        RECORDED[cls.__name__] = cls._recorded_backward
+
+    @classmethod
+    def _recorded_backward(
+        cls, grad: Tensor, operands: Sequence[Tensor], reduction: Any, mask: tuple[bool, ...]
+    ) -> Gradients:
+        partials = _LossBackward.apply(cls.operation, mask, reduction, grad, *operands)
+        return to_operands(spread(partials, mask), operands)
+
+    @classmethod
+    def forward(cls, *arguments: Any) -> Tensor:
+        return cast(Tensor, cls.operation.value(*arguments))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *operands, ctx.reduction = inputs
+        _save(ctx, *operands)
+
+    @classmethod
+    def backward(cls, ctx: Any, grad: Tensor) -> Gradients:
+        operands = ctx.saved_tensors
+        mask = ctx.needs_input_grad[:-1]
+        if _being_differentiated():
+            partials = _LossBackward.apply(cls.operation, mask, ctx.reduction, grad, *operands)
+        else:
+            partials = cls.operation.backward(grad, *operands, ctx.reduction, mask)
+        return *to_operands(spread(partials, mask), operands), None
+
+    @classmethod
+    def push_forward(
+        cls, ctx: Any, inputs: Sequence[Tensor | None], *tangents_and_reduction: Tensor | None
+    ) -> Tensor:
+        tangents = tangents_and_reduction[:-1]
+        operands = [wide(operand) for operand in inputs]
+        one = operands[0].new_ones(())
+        partials = _LossBackward.apply(cls.operation, _present(tangents), NONE, one, *operands)
+        given = [tangent for tangent in tangents if tangent is not None]
+        tangent = sum(map(torch.mul, partials, given), start=torch.zeros_like(operands[0]))
+        return reduced(tangent, ctx.reduction).to(cast(Tensor, inputs[0]).dtype)
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, int]:
+        *operands, reduction = _same_shape(_aligned(in_dims, arguments), start=0)
+        loss = cls.apply(*operands, NONE)
+        if reduction != NONE:
+            loss = loss.reshape(info.batch_size, -1)
+            loss = loss.mean(1) if reduction == MEAN else loss.sum(1)
+        return loss, 0
+
+
+def _same_shape(arguments: list[Any], start: int) -> list[Any]:
+    """The arguments of a batched loss with input and target, at `start`, of the same shape."""
+    operands = [argument for argument in arguments[start:] if isinstance(argument, Tensor)]
+    shape = torch.broadcast_shapes(*(operand.shape for operand in operands))  # type: ignore[no-untyped-call]
+    arguments[start : start + 2] = (operand.expand(shape) for operand in operands[:2])
+    return arguments
+
+
+def _unreduced(
+    function: type[_Function],
+    info: Any,
+    in_dims: Sequence[int | None],
+    arguments: Sequence[Any],
+    reduction: int,
+    input: int,
+) -> tuple[Any, int]:
+    """A batched derivative of a loss: elementwise, with the factor of the mean of each sample."""
+    aligned = _same_shape(_aligned(in_dims, arguments), start=input)
+    count = aligned[input].numel() // info.batch_size
+    outcome = arguments[reduction]
+    aligned[reduction] = NONE
+    results = function.apply(*aligned)
+    if outcome == MEAN:
+        results = tuple(result / count for result in results)
+    return results, 0
+
+
+class _LossBackward(_Function):
+    """grad times the wanted partial derivatives of the loss, at the shape of the input."""
+
+    @staticmethod
+    def forward(
+        operation: _Operation,
+        mask: tuple[bool, ...],
+        reduction: int,
+        grad: Tensor,
+        *operands: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        return tuple(operation.backward(grad, *operands, reduction, mask))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.operation, ctx.mask, ctx.reduction, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        _save(ctx, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_grads: Tensor | None) -> Gradients:
+        grad, *operands = ctx.saved_tensors
+        cotangents = spread(grad_grads, ctx.mask)
+        needed = ctx.needs_input_grad[3:]
+        if not any(needed[2:]) and _present(cotangents) == _ONLY_INPUT[: len(cotangents)]:
+            grads = _LossDoubleBackward.apply(
+                ctx.operation, ctx.reduction, cotangents[0], grad, *operands
+            )
+            wanted = [value if need else None for value, need in zip(grads, needed, strict=False)]
+            wanted[0] = wanted[0] if wanted[0] is None else sum_to(wanted[0], grad)
+            return None, None, None, *wanted, *[None] * len(needed[2:])
+        expression = functools.partial(ctx.operation.first, ctx.reduction)
+        return None, None, None, *_vjp(expression, ctx.saved_tensors, cotangents, needed)
+
+    @staticmethod
+    def push_forward(
+        ctx: Any,
+        inputs: Sequence[Tensor | None],
+        operation: None,
+        mask: None,
+        reduction: None,
+        *tangents: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        expression = functools.partial(ctx.operation.first, ctx.reduction)
+        return _jvp(expression, inputs, tangents, ctx.mask)
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, int]:
+        return _unreduced(cls, info, in_dims, arguments, reduction=2, input=4)
+
+
+class _LossDoubleBackward(_Function):
+    """grad_grad L_x and grad_grad grad L_xx, for a loss L of the input x."""
+
+    @staticmethod
+    def forward(
+        operation: _Operation,
+        reduction: int,
+        grad_grad: Tensor,
+        grad: Tensor,
+        *operands: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        return cast(
+            tuple[Tensor, Tensor],
+            operation.double_backward(grad_grad, grad, *operands, reduction),
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        operation, reduction, *tensors = inputs
+        ctx.expression = functools.partial(operation.second, reduction)
+        ctx.set_materialize_grads(False)
+        _save(ctx, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Gradients:
+        needed = ctx.needs_input_grad[2:]
+        return None, None, *_vjp(ctx.expression, ctx.saved_tensors, cotangents, needed)
+
+    @staticmethod
+    def push_forward(
+        ctx: Any,
+        inputs: Sequence[Tensor | None],
+        operation: None,
+        reduction: None,
+        *tangents: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        return _jvp(ctx.expression, inputs, tangents, (True, True))
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, int]:
+        return _unreduced(cls, info, in_dims, arguments, reduction=1, input=4)
+
+
+def _skipping_product(coefficient: Tensor, value: Tensor) -> Tensor:
+    """coefficient * value, where a coefficient of 0 outweighs an infinite value."""
+    return coefficient * torch.where((coefficient == 0) & value.isinf(), 0.0, value)
+
+
+def _weighted(grad: Tensor, weight: Tensor | None, input: Tensor, reduction: int) -> Tensor:
+    grad = grad * mean_factor(input, reduction)
+    return grad if weight is None else grad * weight
+
+
+def _logits_slope(x: Tensor, t: Tensor, p: Tensor) -> Tensor:
+    return cast(Tensor, (1 - t) * Sigmoid.apply(x) - p * t * Sigmoid.apply(-x))
+
+
+def _logits_first(
+    reduction: int,
+    wanted: Sequence[bool],
+    grad: Tensor,
+    x: Tensor,
+    t: Tensor,
+    w: Tensor | None,
+    pos_weight: Tensor | None,
+) -> list[Tensor]:
+    p = or_one(pos_weight, x)
+    weighted = _weighted(grad, w, x, reduction)
+
+    def softplus(x: Tensor) -> Tensor:
+        loss = BinaryCrossEntropyWithLogits.apply(x, torch.zeros_like(x))
+        return cast(Tensor, loss)
+
+    def by_target() -> Tensor:
+        return -x if pos_weight is None else _skipping_product(p, softplus(-x)) - softplus(x)
+
+    def by_weight() -> Tensor:
+        loss = BinaryCrossEntropyWithLogits.apply(x, t, None, pos_weight)
+        return cast(Tensor, _weighted(grad, None, x, reduction) * loss)
+
+    partials = (
+        lambda: weighted * _logits_slope(x, t, p),
+        lambda: _skipping_product(weighted, by_target()),
+        by_weight,
+        lambda: _skipping_product(weighted, _skipping_product(t, softplus(-x))),
+    )
+    return those_wanted(partials, wanted)
+
+
+def _logits_second(
+    reduction: int,
+    wanted: Sequence[bool],
+    grad_grad: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    t: Tensor,
+    w: Tensor | None,
+    pos_weight: Tensor | None,
+) -> list[Tensor]:
+    p = or_one(pos_weight, x)
+    weighted = _weighted(grad_grad, w, x, reduction)
+    outputs = (
+        lambda: weighted * _logits_slope(x, t, p),
+        lambda: weighted * grad * (1 - t + p * t) * _derivative(Sigmoid.operation, x),
+    )
+    return those_wanted(outputs, wanted)
+
+
+class BinaryCrossEntropyWithLogits(_Loss):
+    """`BinaryCrossEntropyWithLogits.apply(input, target, weight, pos_weight, reduction)`.
+
+    weight * (pos_weight * target * softplus(-input) + (1 - target) * softplus(input)), where
+    softplus(x) = ln(1 + exp(x)); reduction is 0 (none), 1 (mean) or 2 (sum). Differentiable in
+    every tensor, which must all be of one dtype.
+    """
+
+    operation = _Operation(
+        _logits_loss_of.operator,
+        _logits_backward.operator,
+        _logits_double_backward.operator,
+        _logits_second,
+        _logits_first,
+    )
+
+    @classmethod
+    def apply(
+        cls,
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        reduction: int = NONE,
+    ) -> Any:
+        """The loss."""
+        return cls._apply_checked(input, target, weight, pos_weight, reduction)
+
+
+def _probability_first(
+    reduction: int,
+    wanted: Sequence[bool],
+    grad: Tensor,
+    p: Tensor,
+    t: Tensor,
+    w: Tensor | None,
+) -> list[Tensor]:
+    weighted = _weighted(grad, w, p, reduction)
+
+    def by_target() -> Tensor:
+        of_one = BinaryCrossEntropy.apply(p, torch.ones_like(p))
+        return cast(Tensor, of_one - BinaryCrossEntropy.apply(p, torch.zeros_like(p)))
+
+    def by_weight() -> Tensor:
+        loss = BinaryCrossEntropy.apply(p, t)
+        return cast(Tensor, _weighted(grad, None, p, reduction) * loss)
+
+    partials = (
+        lambda: weighted * _probability_input_derivative(p, t),
+        lambda: weighted * by_target(),
+        by_weight,
+    )
+    return those_wanted(partials, wanted)
+
+
+def _probability_second(
+    reduction: int,
+    wanted: Sequence[bool],
+    grad_grad: Tensor,
+    grad: Tensor,
+    p: Tensor,
+    t: Tensor,
+    w: Tensor | None,
+) -> list[Tensor]:
+    weighted = _weighted(grad_grad, w, p, reduction)
+    clamped = p * (1 - p) <= smallest_variance()
+    inside = torch.where(clamped, 0.5, p)  # a value that no branch divides by zero at
+    curvature = t / inside**2 + (1 - t) / (1 - inside) ** 2
+    outputs = (
+        lambda: weighted * _probability_input_derivative(p, t),
+        lambda: weighted * grad * torch.where(clamped, 1 / smallest_variance(), curvature),
+    )
+    return those_wanted(outputs, wanted)
+
+
+class BinaryCrossEntropy(_Loss):
+    """`BinaryCrossEntropy.apply(input, target, weight, reduction)`.
+
+    -weight * (target * ln(input) + (1 - target) * ln(1 - input)), each logarithm at least -100, and
+    the gradient's denominator input * (1 - input) at least 1e-12, as in PyTorch; reduction is
+    0 (none), 1 (mean) or 2 (sum). Differentiable in every tensor, which must all be of one dtype.
+    """
+
+    operation = _Operation(
+        _probability_loss_of.operator,
+        _probability_backward.operator,
+        _probability_double_backward.operator,
+        _probability_second,
+        _probability_first,
+    )
+
+    @classmethod
+    def apply(
+        cls,
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        reduction: int = NONE,
+    ) -> Any:
+        """The loss."""
+        return cls._apply_checked(input, target, weight, reduction)
+
+
+class _TracedOfProbabilities(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, reduction: int
+    ) -> Tensor:
+        ctx.save_for_backward(input, target, weight)
+        ctx.reduction = reduction
+        return probability_formula(input, target, weight, reduction)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        operands, mask = ctx.saved_tensors, ctx.needs_input_grad[:-1]
+        arguments = (grad, *operands, ctx.reduction, mask)
+        grads = probability_backward_formula(*arguments)
+        return *to_operands(spread(grads, mask), operands), None
+
+
+class _TracedOfLogits(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        pos_weight: Tensor | None,
+        reduction: int,
+    ) -> Tensor:
+        ctx.save_for_backward(input, target, weight, pos_weight)
+        ctx.reduction = reduction
+        return logits_formula(input, target, weight, pos_weight, reduction)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        operands, mask = ctx.saved_tensors, ctx.needs_input_grad[:-1]
+        arguments = (grad, *operands, ctx.reduction, mask)
+        grads = logits_backward_formula(*arguments)
+        return *to_operands(spread(grads, mask), operands), None
