@@ -637,6 +637,16 @@ class Fused:
                 )
         return _Derivative(self, argnums)
 
+    def jet(self, order: int) -> Any:
+        """The value and the first `order` derivatives along a curve, by one kernel.
+
+        A fused function to which an argument is given as a tuple of its value and its derivatives
+        along the curve: see `fusedgrad.fuse.jet_function.FusedJet`.
+        """
+        from fusedgrad.fuse.jet_function import FusedJet  # which is made of this module
+
+        return FusedJet(self, order)
+
     # ------------------------------------------------------------------------------------- copies
 
     def _made_of(self) -> tuple[Any, ...]:
@@ -755,6 +765,10 @@ class Bound:
     def derivative(self, *argnums: int) -> Fused:
         """See `Fused.derivative`; the instance does not count."""
         return Fused(self._method, self._fused._reduction).derivative(*argnums)
+
+    def jet(self, order: int) -> Any:
+        """See `Fused.jet`; the instance is no argument."""
+        return Fused(self._method, self._fused._reduction).jet(order)
 
     def source(self, backend: Literal["cpu", "cuda"], *, gradients: bool = False) -> str:
         """See `Fused.source`."""

@@ -77,9 +77,27 @@ def run(
     else:
         number, read = cuda_kernel_of(graph, tensors, dtypes)
     if number is None:
+        if len(graph.outputs) > 1 and len(graph.outputs) + len(read) > _C.max_operands:
+            half = len(graph.outputs) // 2
+            return [
+                output
+                for part in (slice(None, half), slice(half, None))
+                for output in run(_part(graph, part), tensors, parameters, dtypes[part])
+            ]
         return evaluate(graph, tensors, parameters, dtypes)
     operands = tensors if len(read) == len(tensors) else [tensors[i] for i in read]
     return fused(number, operands, parameters, dtypes)
+
+
+def _part(graph: Graph, indices: slice) -> Graph:
+    """Some of the outputs, at the shape of all inputs."""
+    chosen = graph if graph.whole else _made_whole(graph)
+    return chosen.part(tuple(range(*indices.indices(len(graph.outputs)))))
+
+
+@functools.lru_cache(maxsize=1024)
+def _made_whole(graph: Graph) -> Graph:
+    return replace(graph, whole=True)
 
 
 def kernel_of(graph: Graph, tensors: Sequence[Tensor]) -> tuple[int | None, tuple[int, ...]]:
