@@ -1,5 +1,6 @@
 """What tracers have got wrong, each kind with its neighbours: fused is as plain, or an error."""
 
+import concurrent.futures
 import contextlib
 import contextvars
 import functools
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined]
 
 import fusedgrad
 from fusedgrad import FuseError
@@ -566,7 +568,7 @@ REFUSED: dict[str, Function] = {
     "a real part": lambda x: x.real,
     "a transpose": lambda x: x.T,
     "a hook": lambda x: (x * 2).register_hook(print),
-    "DLPack": lambda x: torch.utils.dlpack.from_dlpack(x * 2),
+    "DLPack": lambda x: from_dlpack(x * 2),
 }
 
 
@@ -586,3 +588,108 @@ def test_a_scripted_function_of_an_argument_is_as_without_fuse() -> None:
     _same(lambda x: scripted(x) * x, X.clone().requires_grad_())
     with pytest.raises(FuseError):
         fusedgrad.fuse(lambda x: scripted(x * 2) * x)(X)
+
+
+# ------------------------------------------------- derivatives that the grad mode does not decide
+
+
+class _Recording(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return torch.tanh(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return 7 * grads[0]
+
+
+def _hidden() -> dict[str, Function]:
+    """Functions of which a part is differentiated by rules that the record does not have."""
+    functions: dict[str, Any] = {}
+    for kind in (_StraightThrough, _Reversed, _Recording):
+        for name, inner in (("argument", lambda x: x), ("result", torch.sin)):
+            functions[f"{kind.__name__} of an {name}"] = lambda x, k=kind, i=inner: (
+                k.apply(i(x)) * x
+            )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(_scripted)
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    return functions | {
+        "a scripted function": lambda x: scripted(x) * x,
+        "another thread": lambda x: pool.submit(torch.sin, x).result() * x,
+        "a reentrant checkpoint": lambda x: checkpoint(torch.sin, x, use_reentrant=True) * x,
+        "no_grad": lambda x: torch.no_grad()(torch.sin)(x) * x,
+        "inference_mode": lambda x: torch.inference_mode()(torch.sin)(x) * x,
+        "detach": lambda x: x.detach() * x,
+        "in place without a record": _in_place_without_record,
+        "a capsule": lambda x: x * from_dlpack(to_dlpack(x * 2)),
+    }
+
+
+def _of_autograd(function: Function, x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(function(x).sum(), x)[0]
+
+
+# Each derivative of a fused function, and PyTorch's own of a plain one
+DERIVATIVES: dict[str, tuple[Function, Function]] = {
+    "value_and_grad": (lambda f, x: f.value_and_grad(x)[1][0], _of_autograd),
+    "derivative": (lambda f, x: f.derivative(0)(x), _of_autograd),
+    "backward": (_of_autograd, _of_autograd),
+    "grad": 2 * (lambda f, x: torch.func.grad(lambda t: f(t).sum())(x),),
+    "jvp": 2 * (lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1],),
+    "grad of jvp": 2
+    * (
+        lambda f, x: torch.func.grad(
+            lambda t: torch.func.jvp(f, (t,), (torch.ones_like(t),))[1].sum()
+        )(x),
+    ),
+}
+
+
+@pytest.mark.parametrize("outside", [contextlib.nullcontext, torch.no_grad])
+@pytest.mark.parametrize("kind", DERIVATIVES)
+@pytest.mark.parametrize("name", _hidden())
+def test_every_derivative_is_pytorchs_or_refused(name: str, kind: str, outside: Any) -> None:
+    function = _hidden()[name]
+    ours, theirs = DERIVATIVES[kind]
+    errors: tuple[type[Exception], ...] = (FuseError,)
+    right = None
+    try:
+        right = theirs(function, X)
+    except (RuntimeError, BufferError):  # as of a Function without setup_context, by a transform
+        errors = (FuseError, RuntimeError, BufferError)
+    with contextlib.suppress(*errors):
+        with outside() if kind in ("value_and_grad", "derivative") else contextlib.nullcontext():
+            found = ours(fusedgrad.fuse(function), X)
+        torch.testing.assert_close(found, right)
+
+
+def test_gradients_under_no_grad_inside_are_refused_by_none() -> None:
+    """What the rules above must not refuse: PyTorch's own ways of leaving a gradient out."""
+    for name in ("no_grad", "detach", "in place without a record"):
+        f = fusedgrad.fuse(_hidden()[name])
+        torch.testing.assert_close(f.derivative(0)(X), _of_autograd(_hidden()[name], X))
+
+
+def test_an_error_of_tokens_alone_is_a_fuse_error() -> None:
+    def capsule(x: Tensor) -> Tensor:
+        return x * from_dlpack(to_dlpack(x.detach() * 2))
+
+    with pytest.raises(FuseError, match="BufferError where tensors have no values"):
+        fusedgrad.fuse(capsule)(X)
+
+    def own(x: Tensor) -> Tensor:
+        raise KeyError(f"of the function itself: {x.dtype}")
+
+    with pytest.raises(KeyError, match="of the function itself"):
+        fusedgrad.fuse(own)(X)
+
+
+def test_a_compiled_function_inside_is_inlined() -> None:
+    inner = torch.compile(lambda t: torch.tanh(t) * 2)
+    module = torch.compile(torch.nn.Tanh())
+    _same(lambda x: inner(x * 2) * x + module(x), X.clone().requires_grad_())
+    assert torch._dynamo.eval_frame._stance.stance == "default"

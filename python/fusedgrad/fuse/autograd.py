@@ -16,6 +16,7 @@ from torch._C import _are_functorch_transforms_active as transforms_active
 
 from fusedgrad import _C
 from fusedgrad.fuse import kernel
+from fusedgrad.fuse.expression import constant
 from fusedgrad.fuse.graph import Graph
 from fusedgrad.operations.derivatives import (
     _aligned,
@@ -46,15 +47,22 @@ class _Fused(_Function):
         ctx.graph, ctx.parameters, ctx.dtypes, *tensors = inputs
         ctx.set_materialize_grads(False)
         _save(ctx, *tensors)
-        if ctx.graph.moves is not None:
-            transformed = is_transformed()  # where tangents count too
+        ctx.moving = [True] * len(output)
+        if ctx.graph.moves is None:
+            return
+        if forward_ad._current_level >= 0:  # tangents pass where gradients may not
+            tangents = ctx.graph.push_forward((True,) * len(tensors)).outputs
+            ctx.moving = [tangent is not constant(0) for tangent in tangents]
+        else:
+            transformed = transforms_active()
             requiring = {
                 name
                 for name, tensor in zip(ctx.graph.inputs, tensors, strict=True)
                 if transformed or tensor.requires_grad
             }
-            still = zip(output, ctx.graph.moves, strict=True)
-            ctx.mark_non_differentiable(*(o for o, moves in still if not moves & requiring))
+            ctx.moving = [bool(moves & requiring) for moves in ctx.graph.moves]
+        still = zip(output, ctx.moving, strict=True)
+        ctx.mark_non_differentiable(*(o for o, moves in still if not moves))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
@@ -73,10 +81,8 @@ class _Fused(_Function):
     ) -> tuple[Any, ...]:
         graph_of_tangents = ctx.graph.push_forward(_present(tangents))
         moved = [tangent for tangent in tangents if tangent is not None]
-        return cast(
-            tuple[Any, ...],
-            _Fused.apply(graph_of_tangents, ctx.parameters, ctx.dtypes, *moved, *inputs),
-        )
+        found = _Fused.apply(graph_of_tangents, ctx.parameters, ctx.dtypes, *moved, *inputs)
+        return tuple(f if moves else None for f, moves in zip(found, ctx.moving, strict=True))
 
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:

@@ -505,6 +505,7 @@ def gradients(
 ) -> list[Expression]:
     """For each leaf the sum over the outputs of grad * derivative, by reverse accumulation."""
     order = in_order(outputs)
+    ends = frozenset(leaves)
     moving = set(leaves)  # what depends on a leaf
     for expression in order:
         if any(argument in moving for argument in expression.arguments):
@@ -519,7 +520,7 @@ def gradients(
         accumulate(output, grad)
     for expression in reversed(order):
         grad_of = total.get(expression)
-        if grad_of is None or expression not in moving or not expression.arguments:
+        if grad_of is None or expression not in moving or expression in ends:
             continue
         contributions = OPERATIONS[expression.operation].pull_back(expression, grad_of)
         for argument, contribution in zip(expression.arguments, contributions, strict=True):

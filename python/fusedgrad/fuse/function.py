@@ -13,6 +13,7 @@ import types
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, cast, overload
 
 import numpy as np
@@ -40,6 +41,7 @@ from fusedgrad.fuse.trace import (
     flattened,
     line_of_caller,
     record,
+    record_on_tokens,
     unflattened,
 )
 
@@ -215,7 +217,7 @@ class Fused:
             entry = self._entries.get(key)
             if entry is not None and entry.is_of(function, arguments, keywords):
                 return self._served(entry, arguments, keywords)
-        call = self._recorded(function, arguments, keywords)
+        call = self._recorded(function, arguments, keywords, derived=self._whole)
         program, _ = self._program(call, function, arguments, keywords, whole=self._whole)
         if key is not None:
             self._prove(key, call, program, function, arguments, keywords)
@@ -243,7 +245,8 @@ class Fused:
         self._attempts[key] = (left - 1, done)
         try:
             references = _references(function, arguments, keywords)
-            recorder, result, guards = prove(function, arguments, keywords)
+            with _recording(self._whole):
+                recorder, result, guards = prove(function, arguments, keywords)
             again = _Call(recorder, result, self._name)
             if (structure_of(recorder, again.outputs), tuple(recorder.numbers)) != done:
                 raise NotPlain("its second run did something else")
@@ -346,19 +349,62 @@ class Fused:
             return result
         return result.mean() if self._reduction == "mean" else result.sum()
 
-    def _recorded(self, function: Callable[..., Any], arguments: Any, keywords: Any) -> _Call:
-        try:
-            return _Call(*record(function, self._name, arguments, keywords), self._name)
-        except TypeError as error:
-            if isinstance(error, FuseError):
+    def _recorded(
+        self, function: Callable[..., Any], arguments: Any, keywords: Any, *, derived: bool
+    ) -> _Call:
+        """A call's record; of one that is `derived` by its arguments, whatever the grad mode."""
+        with _recording(derived):
+            try:
+                made = record(function, self._name, arguments, keywords, derived=derived)
+                call = _Call(*made, self._name)
+                if derived:
+                    self._check_constants(call, function, arguments, keywords)
+                return call
+            except FuseError:
                 raise
+            except Exception as error:
+                self._check_own(error, function, arguments, keywords)
+                raise
+
+    def _check_constants(
+        self, call: _Call, function: Callable[..., Any], arguments: Any, keywords: Any
+    ) -> None:
+        """That no operand is computed from an argument by what is not seen: it has no derivative.
+
+        As by a scripted function. Such a call is refused when the arguments have no values.
+        """
+        given = {id(value) for value in (*arguments, *keywords.values())}
+        recorder = call.recorder
+        if all(id(recorder.nodes[n]) in given for n in recorder.operands):
+            return
+        again = _Call(*record_on_tokens(function, self._name, arguments, keywords), self._name)
+        if structure_of(again.recorder, again.outputs) != structure_of(recorder, call.outputs):
+            raise FuseTypeError(
+                f"{self._name}() does something else for a copy of its arguments, of which the "
+                "derivative cannot be taken"
+            )
+
+    def _check_own(
+        self, error: Exception, function: Callable[..., Any], arguments: Any, keywords: Any
+    ) -> None:
+        """Return where the error is the function's own, which it raises without fuse too."""
+        if isinstance(error, TypeError):
             try:
                 inspect.signature(function).bind(*arguments, **keywords)
             except TypeError as wrong:
                 raise FuseTypeError(f"{self._name}(): {wrong}") from None
             except ValueError:
                 pass
+        try:
+            function(*arguments, **keywords)
+        except type(error):
+            return
+        except Exception:
             raise
+        raise FuseTypeError(
+            f"{self._name}() raises {type(error).__name__} where tensors have no values, and not "
+            f"when it is run: {error}"
+        ) from error
 
     def _program(
         self,
@@ -585,7 +631,7 @@ class Fused:
                 f"{name}: among the tensors are integers, by which there is no gradient: pass them "
                 "as torch.float32"
             )
-        call = self._recorded(function, arguments, keywords)
+        call = self._recorded(function, arguments, keywords, derived=True)
         program, _ = self._program(call, function, arguments, keywords, whole=True)
         graph, recorder = program.graph, call.recorder
         if graph is None or None in program.places:
@@ -700,7 +746,7 @@ class Fused:
 
     def _graph_of(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Graph:
         """The graph of a call of such arguments; floats with a name are parameters."""
-        call = self._recorded(self._function, arguments, keywords)
+        call = self._recorded(self._function, arguments, keywords, derived=True)
         lines = call.recorder.number_names
         taken: dict[str, int] = {}
         for i, name in enumerate(lines):
@@ -914,7 +960,7 @@ class _Derivative(Fused):
             own = [stand_in(a) for a in arguments]
             others = {key: stand_in(value) for key, value in keywords.items()}
             given, named = self._apart(tuple(own), others)
-            call = self._recorded(self._function, given, named)
+            call = self._recorded(self._function, given, named, derived=True)
             program = self._built(call, {}, self._function, given, named)
             graph = program.graph
             if graph is None or len(program.places) != 1 or program.replayed:
@@ -1058,6 +1104,13 @@ def _key(
         else:
             key += (kind, id(value))
     return tuple(key)
+
+
+def _recording(derived: bool) -> Any:
+    """For a derivative, which there is under an outer no_grad too, gradients are recorded."""
+    if not derived:
+        return nullcontext()
+    return torch.inference_mode(False) if is_inference() else torch.enable_grad()
 
 
 def _references(

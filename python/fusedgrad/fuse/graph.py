@@ -16,6 +16,19 @@ from fusedgrad.fuse.expression import (
 )
 
 
+def _tangent(output: Expression, tangents: dict[Expression, Expression]) -> Expression:
+    """The output's, of those of what it is made of."""
+    if output in tangents:
+        return tangents[output]
+    partials = gradients([output], [constant(1)], list(tangents))
+    terms = [
+        tangent * partial
+        for tangent, partial in zip(tangents.values(), partials, strict=True)
+        if partial is not constant(0)
+    ]
+    return sum(terms[1:], start=terms[0]) if terms else constant(0)
+
+
 def input_named(name: str) -> Expression:
     """The element of a tensor."""
     return make("input", value=name)
@@ -155,16 +168,16 @@ class Graph:
         def build(moving: tuple[bool, ...]) -> Graph:
             moved = [name for name, moves in zip(self.inputs, moving, strict=True) if moves]
             names = self._fresh([f"{name}_tangent" for name in moved])
-            leaves = [input_named(name) for name in moved]
-            outputs = []
-            for output in self.outputs:
-                partials = gradients([output], [constant(1)], leaves)
-                terms = [
-                    input_named(name) * partial
-                    for name, partial in zip(names, partials, strict=True)
-                    if partial is not constant(0)
-                ]
-                outputs.append(sum(terms[1:], start=terms[0]) if terms else constant(0))
+            tangents = {
+                input_named(name): input_named(tangent)
+                for name, tangent in zip(moved, names, strict=True)
+            }
+            # What torch.no_grad encloses has tangents, which no gradient passes in their turn.
+            for expression in in_order(self.outputs):
+                if expression.operation in ("no_grad", "replaced"):
+                    own = [_tangent(argument, tangents) for argument in expression.arguments]
+                    tangents[expression] = make(expression.operation, *own)
+            outputs = [_tangent(output, tangents) for output in self.outputs]
             inputs = (*names, *self.inputs)
             name = f"{self.name}_forward"
             return Graph(

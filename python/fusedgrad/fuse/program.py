@@ -38,7 +38,7 @@ def structure_of(recorder: Recorder, outputs: Sequence[int]) -> tuple[Any, ...]:
         (node.dtype, node.dim() == 0) if row is None else row
         for row, node in zip(recorder.rows, recorder.nodes, strict=True)
     ]
-    return (*rows, *outputs)
+    return (recorder.is_transformed, *rows, *outputs)
 
 
 @dataclass(slots=True)
@@ -59,9 +59,14 @@ class Program:
 
 class _Builder:
     def __init__(
-        self, recorder: Recorder, names: dict[int, str], parameters: dict[int, str]
+        self,
+        recorder: Recorder,
+        names: dict[int, str],
+        parameters: dict[int, str],
+        whole: bool,
     ) -> None:
         self.recorder = recorder
+        self.whole = whole
         self.names = names  # of operands
         self.parameters = parameters  # of positions of numbers
         self.inputs: dict[tuple[int, torch.dtype | None], str] = {}
@@ -89,14 +94,14 @@ class _Builder:
                         f"{self.names[i]}.to(torch.float32)"
                     )
                 continue
-            name, specs, keywords, dtype, _, _, through = row
+            name, specs, keywords, dtype, _, _, passes = row
             values = (*specs, *(value for _, value in keywords))
             position += sum(value is float or value is int for value in values)
             used = [value for value in values if type(value) is int]
             self.shapes[i] = frozenset().union(*(self.shapes[n] for n in used))
-            if through and name not in _BLOCKING and dtype.is_floating_point:
+            if passes == "all" and name not in _BLOCKING and dtype.is_floating_point:
                 self.moves[i] = frozenset().union(*(self.moves[n] for n in used))
-            elif not through and row[5]:  # in place, which keeps the record of the old value
+            elif passes == "old":
                 self.moves[i] = self.moves[specs[0]]
             if dtype.is_floating_point:
                 self.in_kernel[i] = True
@@ -143,7 +148,9 @@ class _Builder:
             assert row is not None
             values = (*row[1], *(v for _, v in row[2]))
             stack += [v for v in values if type(v) is int and self.in_kernel[v]]
-        any_requires = any(row is not None and row[5] for row in rows)
+        # Under an outer no_grad nothing is recorded, and the plain graph is one for all such calls.
+        any_requires = self.whole or self.recorder.is_transformed
+        any_requires = any_requires or any(row is not None and row[5] for row in rows)
         for n in sorted(needed):
             row = rows[n]
             assert row is not None
@@ -151,11 +158,14 @@ class _Builder:
                 expression = self._expression(n, row)
             except (FuseError, TypeError, ValueError) as error:
                 raise RowError(n, error) from None
-            if not row[6] and any_requires and not expression.is_condition:
-                expression = make("no_grad", expression)
-                if row[5]:  # changed in place, it keeps its record: PyTorch's, of the old value
-                    old = self._operand(row[1][0], row[3], as_condition=False)
-                    expression = make("replaced", expression, old)
+            if row[6] != "all" and not expression.is_condition:
+                if row[6] == "none":
+                    expression = make("detach", expression)
+                elif any_requires:
+                    expression = make("no_grad", expression)
+                    if row[6] == "old":
+                        old = self._operand(row[1][0], row[3], as_condition=False)
+                        expression = make("replaced", expression, old)
             self.expressions[n] = expression
 
     def _expression(self, n: int, row: Any) -> Expression:
@@ -237,7 +247,7 @@ def compiled(
         RowError: a row that cannot be fused.
         FuseTypeError: a dtype without a kernel.
     """
-    builder = _Builder(recorder, names, parameters)
+    builder = _Builder(recorder, names, parameters, whole)
     builder.build(outputs)
     places: list[int | None] = []
     made: list[int] = []

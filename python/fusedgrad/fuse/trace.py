@@ -13,12 +13,14 @@ import dataclasses
 import linecache
 import numbers
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 import torch.overrides
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as transforms_active
@@ -34,7 +36,9 @@ _TORCH = str(Path(torch.__file__).parent)
 # Types of tensors that are operands; fusedgrad.distributed adds DTensor's way out.
 PLAIN: set[type] = {Tensor, Parameter}
 # A row: the rule, its arguments and keywords (an int is a node, a type a number), its dtype,
-# whether it has no dimensions, requires a gradient, and lets gradients through.
+# whether it has no dimensions, requires a gradient, and what passes: "all" derivatives, those of
+# "forward" mode alone, as under torch.no_grad, or "none", as under torch.inference_mode; of what
+# torch.no_grad changes in place "old", the gradients of the value that it had.
 Row = tuple[Any, ...]
 
 
@@ -83,7 +87,7 @@ def _getters(names: str) -> frozenset[Any]:
 _ASKED = _getters("dtype requires_grad layout is_sparse is_quantized is_nested is_mkldnn names") | {
     *(torch.is_floating_point, torch.is_complex, torch.is_signed),
     *(Tensor.is_floating_point, Tensor.is_complex, Tensor.is_signed, Tensor.is_inference),
-    *(torch._C._set_grad_enabled, torch.is_inference),
+    torch.is_inference,
 }
 # What is asked of a tensor from outside alone
 _ASKED_OF_OPERANDS = _getters("is_leaf grad grad_fn output_nr retains_grad is_meta")
@@ -96,11 +100,13 @@ _FACTORIES = frozenset(
     {
         *(torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, torch.zeros),
         *(torch.ones, torch.empty, torch.full, torch.arange, torch.linspace, torch.eye),
-        *(torch.rand, torch.randn, torch.randint),
     }
 )
 _ASKED_OF_KINDS = frozenset({torch.promote_types, torch.result_type, torch.can_cast})
 _LARGEST = int(sys.float_info.max)
+_GRAD = torch._C._functorch.TransformType.Grad
+_FUNCTION = "a torch.autograd.Function inside a fused function, whose own derivative would be lost"
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _CONVERSIONS = frozenset({"__bool__", "__float__", "__int__", "__index__", "__complex__", "item"})
 
 # The result of a rule by the kinds of what it is given: its dtype, dimensions and requires_grad
@@ -160,11 +166,40 @@ def _cast_of(args: tuple[Any, ...], kwargs: Any) -> tuple[tuple[Any, ...], Any]:
     return (args[0], dtype), {}
 
 
+class _CompiledInlined:
+    """While a record is made, functions of torch.compile run as what they were made of.
+
+    PyTorch has one stance for the process: others' compiled functions run so for that while too.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._stance: Any = None
+
+    def __enter__(self) -> None:
+        dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
+        with self._lock:
+            self._count += 1
+            if self._stance is None and hasattr(dynamo, "DynamoStance"):
+                self._stance, dynamo._stance = dynamo._stance, dynamo.DynamoStance("force_eager")
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count == 0 and self._stance is not None:
+                sys.modules["torch._dynamo.eval_frame"]._stance = self._stance  # type: ignore
+                self._stance = None
+
+
+_compiled_inlined = _CompiledInlined()
+
+
 class Recorder(torch.overrides.TorchFunctionMode):
     """Notes the operations of the functions that run in it."""
 
-    def __init__(self) -> None:
-        """Of no operation yet."""
+    def __init__(self, *, derived: bool = False) -> None:
+        """Of no operation yet; of a function that is `derived` by its arguments."""
         super().__init__()
         self.rows: list[Row | None] = []  # None for an operand
         self.nodes: list[Tensor] = []  # the operand, or the row's token
@@ -175,6 +210,13 @@ class Recorder(torch.overrides.TorchFunctionMode):
         self.shared: set[int] = set()  # nodes whose memory another one has
         self.equal_shapes: list[tuple[int, int]] = []  # nodes that must have one shape
         self.meta = False  # whether arguments are on the meta device, as tokens
+        self.originals: dict[int, Tensor] = {}  # of tokens in the place of arguments
+        self.grad = torch.is_grad_enabled()  # the mode that the function has set
+        self.is_transformed = transforms_active()  # where requires_grad does not tell all
+        self.is_differentiated = derived
+        if self.is_transformed and not torch.is_inference_mode_enabled():
+            levels = torch._C._functorch.get_interpreter_stack() or ()
+            self.is_differentiated |= any(i.key() == _GRAD for i in levels)
         self.refused: FuseError | None = None
         self.stop: tuple[int, Exception] | None = None  # the operation to refuse, and why
         self._known: dict[int, int] = {}
@@ -190,6 +232,22 @@ class Recorder(torch.overrides.TorchFunctionMode):
         if rule is None:
             return self._other(func, args, kwargs or {})
         return self._record(rule, func, args, kwargs)
+
+    def _passes(self) -> str:
+        """What passes here; raises where C++ has set the grad mode, as it does in a Function."""
+        inference = torch.is_inference_mode_enabled()
+        grad = torch.is_grad_enabled()
+        if self.grad and not grad and not inference:
+            raise self.refuse(_FUNCTION)
+        if inference and self.is_differentiated:
+            raise self.refuse("torch.inference_mode inside a function that is differentiated")
+        if transforms_active() or forward_ad._current_level >= 0:
+            frame = sys._getframe(1)
+            while frame.f_back is not None:
+                if frame.f_code is _APPLY:
+                    raise self.refuse(_FUNCTION)
+                frame = frame.f_back
+        return "none" if inference else "all" if grad else "forward"
 
     def refuse(self, message: str, kind: type[FuseError] = FuseTypeError) -> _Refusal:
         """To be raised: ends the function; the call raises the error whatever the function catches.
@@ -222,7 +280,8 @@ class Recorder(torch.overrides.TorchFunctionMode):
             two = (specs[0], specs[1]) if len(specs) > 1 else (specs[0], dict(keywords)["target"])
             self.equal_shapes.append(two)
             self._check_one_shape(func, two[0], [two[1]])
-        grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        passes = self._passes()
+        grad = passes == "all"
         kinds = self._kinds(specs, keywords)
         numbers = None if kinds[1] else tuple(self.numbers[before:])
         state = None
@@ -255,16 +314,23 @@ class Recorder(torch.overrides.TorchFunctionMode):
             self.shared.update((specs[0], len(self.rows)))
         if rule.in_place:
             token = args[0]
+            if passes == "none" and cast(Row, self.rows[specs[0]])[6] != "none":
+                raise self.refuse(
+                    f"{name_of(func)} changes in torch.inference_mode a tensor made outside of it, "
+                    "which cannot be fused: bind the result to a name instead"
+                )
             if requires_grad and not token.requires_grad:
                 _requiring(token)
+            passes = "old" if passes == "forward" else passes
             self.equal_shapes.append((specs[0], len(self.rows)))
             others = [s for s in specs[1:] if type(s) is int]
             self._check_one_shape(func, specs[0], [specs[0], *others])
         else:
             token = _token(dtype, scalar, requires_grad)
         self._known[id(token)] = len(self.rows)
-        through = grad or rule.name == "detach"
-        self.rows.append((rule.name, specs, keywords, dtype, scalar, requires_grad, through))
+        if rule.name == "detach":
+            passes = "all"
+        self.rows.append((rule.name, specs, keywords, dtype, scalar, requires_grad, passes))
         self.nodes.append(token)
         self.calls.append(func)
         return token
@@ -401,13 +467,17 @@ class Recorder(torch.overrides.TorchFunctionMode):
         """What is no operation: answered as the caller's tensors would, or refused."""
         if func in _ASKED:
             return func(*args, **kwargs)
+        if func is torch._C._set_grad_enabled:
+            self._passes()
+            (self.grad,) = args
+            return func(self.grad)
         name = getattr(func, "__name__", "")
         what = name_of(func)
         tensor = args[0] if args and isinstance(args[0], Tensor) else None
         node = None if tensor is None else self._known.get(id(tensor))
         is_outside = tensor is not None and (node is None or self.rows[node] is None)
         if is_outside and (name == "__deepcopy__" or func in _ASKED_OF_OPERANDS or func in _PLACE):
-            return func(*args, **kwargs)
+            return func(self.originals.get(id(tensor), tensor), *args[1:], **kwargs)
         if func in _PLACE and node is not None:
             return getattr(self._place(), _PLACE[func])
         if func is Tensor.type and tensor is not None:
@@ -448,22 +518,21 @@ class Recorder(torch.overrides.TorchFunctionMode):
 
     def _place(self) -> Tensor:
         """An operand on the device of the result."""
-        for number in self.operands:
-            if self.nodes[number].dim():
-                return self.nodes[number]
-        return self.nodes[self.operands[0]]
+        operands = [self.nodes[number] for number in self.operands]
+        found = next((node for node in operands if node.dim()), operands[0])
+        return self.originals.get(id(found), found)
 
     def graph(self, graph: Any, operands: list[Any], dtype: torch.dtype) -> Tensor:
         """A token of the only output of another function's graph, called of these operands."""
         specs = tuple([self._spec(operand) for operand in operands])
         used = [operand for operand in operands if isinstance(operand, Tensor)]
-        grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        passes = self._passes()
         scalar = all(self.nodes[n].dim() == 0 for n in specs if type(n) is int)
-        requires_grad = grad and any(operand.requires_grad for operand in used)
+        requires_grad = passes == "all" and any(operand.requires_grad for operand in used)
         token = _token(dtype, scalar, requires_grad)
         self._known[id(token)] = len(self.rows)
         keywords = (("graph", (graph,)),)
-        self.rows.append(("graph", specs, keywords, dtype, scalar, requires_grad, grad))
+        self.rows.append(("graph", specs, keywords, dtype, scalar, requires_grad, passes))
         self.nodes.append(token)
         self.calls.append(None)
         return token
@@ -473,7 +542,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
     def run(self, name: str, function: Callable[..., Any], arguments: Any, keywords: Any) -> Any:
         """What the function returns, in tokens."""
         try:
-            with self:
+            with _compiled_inlined, self:
                 result = function(*arguments, **keywords)
         except RecursionError:
             raise FuseValueError(
@@ -523,14 +592,42 @@ class Recorder(torch.overrides.TorchFunctionMode):
 
 
 def record(
-    function: Callable[..., Any], name: str, arguments: Any, keywords: Any
+    function: Callable[..., Any], name: str, arguments: Any, keywords: Any, *, derived: bool
 ) -> tuple[Recorder, Any]:
-    """What a call does and returns, in tokens.
+    """What a call does and returns, in tokens; one that is `derived` by its arguments.
 
     Raises:
         FuseError: for what cannot be fused; any other error is the function's own.
     """
+    recorder = Recorder(derived=derived)
+    recorder.give(arguments, keywords)
+    return recorder, recorder.run(name, function, arguments, keywords)
+
+
+def record_on_tokens(
+    function: Callable[..., Any], name: str, arguments: Any, keywords: Any
+) -> tuple[Recorder, Any]:
+    """As `record`, with tokens in the place of the arguments too.
+
+    So that what is computed from an argument unseen is refused, and no constant.
+    """
     recorder = Recorder()
+    made: dict[int, Tensor] = {}
+
+    def token(value: Any) -> Any:
+        if type(value) not in PLAIN:
+            return value
+        if id(value) not in made:
+            own = _token(value.dtype, value.dim() == 0, value.requires_grad)
+            if type(value) is Parameter:
+                own = Parameter(own, requires_grad=value.requires_grad)
+            own.__dict__.update(value.__dict__)
+            made[id(value)] = own
+            recorder.originals[id(own)] = value
+        return made[id(value)]
+
+    arguments = [token(a) for a in arguments]
+    keywords = {key: token(value) for key, value in keywords.items()}
     recorder.give(arguments, keywords)
     return recorder, recorder.run(name, function, arguments, keywords)
 
