@@ -102,6 +102,8 @@ _FACTORIES = frozenset(
         *(torch.ones, torch.empty, torch.full, torch.arange, torch.linspace, torch.eye),
     }
 )
+# The same, of random numbers: drawn once a call, as without fuse
+_RANDOM_FACTORIES = frozenset({torch.rand, torch.randn, torch.randint})
 _ASKED_OF_KINDS = frozenset({torch.promote_types, torch.result_type, torch.can_cast})
 _LARGEST = int(sys.float_info.max)
 _GRAD = torch._C._functorch.TransformType.Grad
@@ -213,7 +215,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
         self.originals: dict[int, Tensor] = {}  # of tokens in the place of arguments
         self.grad = torch.is_grad_enabled()  # the mode that the function has set
         self.is_transformed = transforms_active()  # where requires_grad does not tell all
-        self.is_differentiated = derived
+        self.derived = self.is_differentiated = derived
         if self.is_transformed and not torch.is_inference_mode_enabled():
             levels = torch._C._functorch.get_interpreter_stack() or ()
             self.is_differentiated |= any(i.key() == _GRAD for i in levels)
@@ -490,7 +492,8 @@ class Recorder(torch.overrides.TorchFunctionMode):
             if any(node in (*r[1], *(v for _, v in r[2])) for r in self.rows if r is not None):
                 raise self.refuse(f"{what} of a tensor that was used before cannot be fused")
             return func(*args, **kwargs)
-        if func in _FACTORIES and not any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
+        is_factory = func in _FACTORIES or (func in _RANDOM_FACTORIES and not self.derived)
+        if is_factory and not any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
             return func(*args, **kwargs)
         if name == "__set__":
             raise self.refuse(f"{what} is set, which cannot be fused")
