@@ -1,6 +1,7 @@
 """Every operator passes torch.library.opcheck: schema, fake tensors, autograd keys, compilation."""
 
 import functools
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -199,6 +200,26 @@ def test_fake_tensors_have_the_strides_of_the_result(
         fakes = torch.utils._pytree.tree_map_only(Tensor, mode.from_tensor, arguments)
         expected = strides(operator(*fakes))
     assert strides(operator(*arguments)) == expected
+
+
+@pytest.mark.parametrize("first", range(3))
+@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+def test_fake_tensors_of_different_layouts_have_the_strides_of_the_result(
+    operator: Any, first: int
+) -> None:
+    test_fake_tensors_have_the_strides_of_the_result(operator, rotating(first))
+
+
+def rotating(first: int) -> Callable[[], Tensor]:
+    """Makes tensors of one shape in one layout after the other."""
+    shape = (2, 3, 4, 5)
+    makers = [
+        lambda: torch.rand(shape),
+        lambda: torch.rand(shape).contiguous(memory_format=torch.channels_last),
+        lambda: torch.rand(shape[::-1]).permute(3, 2, 1, 0),
+    ]
+    order = itertools.cycle(makers[first:] + makers[:first])
+    return lambda: next(order)()
 
 
 def test_every_operator_is_checked() -> None:

@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "operators/elementwise.h"
+#include "operators/layout.h"
 
 namespace fusedgrad::operators {
 namespace {
@@ -34,10 +35,22 @@ Tensor or_one(const OptionalTensor& weight, const Tensor& input) {
   return weight ? *weight : at::ones({}, input.options());
 }
 
-Tensor loss(const Summable& operation, const std::vector<Tensor>& inputs, int64_t reduction,
-            double scale, Domain domain = Domain::Any) {
-  if (reduction == at::Reduction::None) return elementwise(operation, inputs, domain);
-  return scaled_sum(operation, inputs, scale, domain);
+// A fresh result that lies as PyTorch's operations on one of the inputs leave it.
+Tensor empty_as_one(const Tensor& input, const std::vector<Tensor>& inputs) {
+  return empty_as([&] { return layout({input}); }, inputs);
+}
+
+// The losses lie as `like`, one of the inputs.
+Tensor loss(const Summable& operation, const std::vector<Tensor>& inputs, const Tensor& like,
+            int64_t reduction, double scale, Domain domain = Domain::Any) {
+  if (reduction != at::Reduction::None) return scaled_sum(operation, inputs, scale, domain);
+  return elementwise(operation, {empty_as_one(like, inputs)}, inputs, domain)[0];
+}
+
+// A gradient, which lies as the input does.
+Tensor gradient(const Operation& operation, const std::vector<Tensor>& grad_input_target_weights) {
+  const Tensor result = empty_as_one(grad_input_target_weights[1], grad_input_target_weights);
+  return elementwise(operation, {result}, grad_input_target_weights)[0];
 }
 
 Tensor binary_cross_entropy_with_logits(const Tensor& input, const Tensor& target,
@@ -46,11 +59,12 @@ Tensor binary_cross_entropy_with_logits(const Tensor& input, const Tensor& targe
   const double scale =
       scale_of("binary_cross_entropy_with_logits", input, target, {weight, pos_weight}, reduction);
   if (!weight && !pos_weight) {
-    return loss(FUSEDGRAD_SUMMABLE(binary_cross_entropy_with_logits), {input, target}, reduction,
-                scale);
+    return loss(FUSEDGRAD_SUMMABLE(binary_cross_entropy_with_logits), {input, target}, target,
+                reduction, scale);
   }
   return loss(FUSEDGRAD_SUMMABLE(binary_cross_entropy_with_logits_weighted),
-              {input, target, or_one(weight, input), or_one(pos_weight, input)}, reduction, scale);
+              {input, target, or_one(weight, input), or_one(pos_weight, input)}, target, reduction,
+              scale);
 }
 
 std::vector<Tensor> binary_cross_entropy_with_logits_backward(
@@ -62,8 +76,8 @@ std::vector<Tensor> binary_cross_entropy_with_logits_backward(
   std::vector<Tensor> results;
   if (output_mask[0] && !weighted) {
     results.push_back(
-        elementwise(FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_backward, scale),
-                    {grad, input, target}));
+        gradient(FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_backward, scale),
+                 {grad, input, target}));
     output_mask[0] = false;
   }
   const Operation operations[] = {
@@ -73,8 +87,19 @@ std::vector<Tensor> binary_cross_entropy_with_logits_backward(
       FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_backward_pos_weight, scale)};
   for (size_t i = 0; i < output_mask.size(); ++i) {
     if (!output_mask[i]) continue;
-    results.push_back(elementwise(
-        operations[i], {grad, input, target, or_one(weight, input), or_one(pos_weight, input)}));
+    const std::vector<Tensor> inputs = {grad, input, target, or_one(weight, input),
+                                        or_one(pos_weight, input)};
+    // PyTorch's formulas begin with pos_weight * target, and with log_sigmoid(-input), which on the
+    // CPU is contiguous.
+    if (i == 0 && pos_weight) {
+      const auto product = [&] { return layout({*pos_weight, target}); };
+      results.push_back(elementwise(operations[i], {empty_as(product, inputs)}, inputs)[0]);
+    } else if (i == 1 && pos_weight && input.is_cpu()) {
+      const Tensor result = empty_like(contiguous_layout(input.sizes()), inputs);
+      results.push_back(elementwise(operations[i], {result}, inputs)[0]);
+    } else {
+      results.push_back(gradient(operations[i], inputs));
+    }
   }
   return results;
 }
@@ -95,10 +120,10 @@ Tensor binary_cross_entropy(const Tensor& input, const Tensor& target, const Opt
                             int64_t reduction) {
   const double scale = scale_of("binary_cross_entropy", input, target, {weight}, reduction);
   if (!weight) {
-    return loss(FUSEDGRAD_SUMMABLE(binary_cross_entropy), {input, target}, reduction, scale,
+    return loss(FUSEDGRAD_SUMMABLE(binary_cross_entropy), {input, target}, input, reduction, scale,
                 Domain::UnitInterval);
   }
-  return loss(FUSEDGRAD_SUMMABLE(binary_cross_entropy_weighted), {input, target, *weight},
+  return loss(FUSEDGRAD_SUMMABLE(binary_cross_entropy_weighted), {input, target, *weight}, input,
               reduction, scale, Domain::UnitInterval);
 }
 
@@ -110,8 +135,8 @@ std::vector<Tensor> binary_cross_entropy_backward(const Tensor& grad, const Tens
       scale_of("binary_cross_entropy_backward", input, target, {weight}, reduction);
   std::vector<Tensor> results;
   if (output_mask[0] && !weight) {
-    results.push_back(elementwise(FUSEDGRAD_OPERATION(binary_cross_entropy_backward, scale),
-                                  {grad, input, target}));
+    results.push_back(
+        gradient(FUSEDGRAD_OPERATION(binary_cross_entropy_backward, scale), {grad, input, target}));
     output_mask[0] = false;
   }
   const Operation operations[] = {
@@ -120,7 +145,7 @@ std::vector<Tensor> binary_cross_entropy_backward(const Tensor& grad, const Tens
       FUSEDGRAD_OPERATION(binary_cross_entropy_backward_weight, scale)};
   for (size_t i = 0; i < output_mask.size(); ++i) {
     if (!output_mask[i]) continue;
-    results.push_back(elementwise(operations[i], {grad, input, target, or_one(weight, input)}));
+    results.push_back(gradient(operations[i], {grad, input, target, or_one(weight, input)}));
   }
   return results;
 }

@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "operators/elementwise.h"
+#include "operators/layout.h"
 
 namespace fusedgrad::operators {
 namespace {
@@ -69,11 +70,29 @@ std::vector<Tensor> pow_backward_tensor_tensor(const Tensor& grad, const Tensor&
                                                const Tensor& exponent,
                                                std::array<bool, 2> output_mask) {
   const std::vector<Tensor> inputs = {grad, input, exponent};
+  // where(exponent == 0, 0, grad * (exponent * input**(exponent - 1)))
+  const auto for_input = [&] {
+    const Tensor power = layout({input, layout({exponent})});
+    return layout({layout({exponent}), layout({grad, layout({exponent, power})})});
+  };
+  // grad * where((input == 0) & (exponent >= 0), 0, result * log(input))
+  const auto for_exponent = [&] {
+    const Tensor condition = layout({layout({input}), layout({exponent})});
+    const Tensor product = layout({layout({input, exponent}), layout({input})});
+    return layout({grad, layout({condition, product})});
+  };
   if (output_mask[0] && output_mask[1]) {
-    return elementwise(FUSEDGRAD_OPERATION(pow_backward), {Tensor(), Tensor()}, inputs);
+    return elementwise(FUSEDGRAD_OPERATION(pow_backward),
+                       {empty_as(for_input, inputs), empty_as(for_exponent, inputs)}, inputs);
   }
-  if (output_mask[0]) return {elementwise(FUSEDGRAD_OPERATION(pow_backward_input), inputs)};
-  if (output_mask[1]) return {elementwise(FUSEDGRAD_OPERATION(pow_backward_exponent), inputs)};
+  if (output_mask[0]) {
+    return elementwise(FUSEDGRAD_OPERATION(pow_backward_input), {empty_as(for_input, inputs)},
+                       inputs);
+  }
+  if (output_mask[1]) {
+    return elementwise(FUSEDGRAD_OPERATION(pow_backward_exponent), {empty_as(for_exponent, inputs)},
+                       inputs);
+  }
   return {};
 }
 

@@ -6,7 +6,7 @@ Of logits it is w (p t softplus(-x) + (1 - t) softplus(x)), p being pos_weight; 
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -485,15 +485,31 @@ def probability_double_backward_formula(
     return scaled * first, scaled * grad * second
 
 
-def _fake_loss(*operands_and_reduction: Any) -> Tensor:
-    *operands, reduction = operands_and_reduction
-    result = _elementwise(*operands)
-    return result if reduction == NONE else result.new_empty(())
+def _fake_loss(deciding: int) -> Callable[..., Tensor]:
+    """The loss as fake tensors see it: it lies in memory as one of the operands does."""
+
+    def loss(*operands_and_reduction: Any) -> Tensor:
+        *operands, reduction = operands_and_reduction
+        result = _elementwise(-operands[deciding], *operands)
+        return result if reduction == NONE else result.new_empty(())
+
+    return loss
 
 
 def _fake_loss_backward(*arguments: Any) -> list[Tensor]:
     *operands, _reduction, output_mask = arguments
-    return [_elementwise(*operands) for wanted in output_mask if wanted]
+    _, input, target, *weights = operands
+    # The first operations of PyTorch's formulas decide how the gradients lie.
+    deciding = [-input] * len(output_mask)
+    if len(weights) == 2 and weights[1] is not None:
+        deciding[0] = weights[1] * target
+        if input.is_cpu:
+            deciding[1] = deciding[1].contiguous()  # log_sigmoid's
+    return [
+        _elementwise(first, *operands)
+        for first, wanted in zip(deciding, output_mask, strict=True)
+        if wanted
+    ]
 
 
 def _fake_loss_double_backward(*operands_and_reduction: Any) -> tuple[Tensor, Tensor]:
@@ -502,7 +518,7 @@ def _fake_loss_double_backward(*operands_and_reduction: Any) -> tuple[Tensor, Te
 
 
 _LOGITS = "binary_cross_entropy_with_logits"
-_logits_loss_of = register(_LOGITS, _fake_loss, logits_formula)
+_logits_loss_of = register(_LOGITS, _fake_loss(1), logits_formula)
 _logits_backward = register(
     f"{_LOGITS}_backward", _fake_loss_backward, logits_backward_formula, stacks=False
 )
@@ -510,7 +526,7 @@ _logits_double_backward = register(
     f"{_LOGITS}_double_backward", _fake_loss_double_backward, logits_double_backward_formula
 )
 _PROBABILITIES = "binary_cross_entropy"
-_probability_loss_of = register(_PROBABILITIES, _fake_loss, probability_formula)
+_probability_loss_of = register(_PROBABILITIES, _fake_loss(0), probability_formula)
 _probability_backward = register(
     f"{_PROBABILITIES}_backward", _fake_loss_backward, probability_backward_formula, stacks=False
 )

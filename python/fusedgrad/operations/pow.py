@@ -215,7 +215,15 @@ def double_backward_formula(
 def _fake_backward(
     grad: Tensor, input: Tensor, exponent: Tensor, output_mask: Sequence[bool]
 ) -> list[Tensor]:
-    return [_elementwise(grad, input, exponent) for wanted in output_mask if wanted]
+    # PyTorch's formulas, as which the gradients lie.
+    power = exponent * torch.pow(input, exponent - 1)
+    inside = (input == 0) & (exponent == 0)
+    log_power = torch.pow(input, exponent) * -input
+    gradients = (
+        torch.where(exponent == 0, 0.0, grad * power),
+        grad * torch.where(inside, 0.0, log_power),
+    )
+    return [gradient for gradient, wanted in zip(gradients, output_mask, strict=True) if wanted]
 
 
 register_with_out("pow.Scalar", torch.mul, formula, "Scalar_out")
