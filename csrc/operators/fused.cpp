@@ -4,6 +4,7 @@
 #include <ATen/TensorIterator.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -152,29 +153,26 @@ std::array<DType, cpu::kMaxOperands> types_of(const at::TensorIterator& iter) {
   return types;
 }
 
+void run(const cpu::Kernel& kernel, bool wide, at::TensorIterator& iter) {
+  const auto types = types_of(iter);
+  iter.for_each([&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
+    cpu::elementwise(kernel, wide, types.data(), {data, strides, size0, size1});
+  });
+}
+
 std::vector<Tensor> fused(int64_t number, at::TensorList inputs, at::ArrayRef<double> parameters,
                           at::ArrayRef<at::ScalarType> dtypes) {
   const FusedKernel& fused = kernel_of(number);
   const cpu::Kernel kernel = checked(fused, inputs, parameters, dtypes.size());
   std::vector<Tensor> outputs;
   at::TensorIterator iter = allocate(outputs, inputs, dtypes);
-  const auto types = types_of(iter);
-  iter.for_each([&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
-    cpu::elementwise(kernel, fused.wide, types.data(), {data, strides, size0, size1});
-  });
+  run(kernel, fused.wide, iter);
   return outputs;
 }
 
 #ifdef FUSEDGRAD_CUDA
-std::vector<Tensor> fused_on_cuda(int64_t number, at::TensorList inputs,
-                                  at::ArrayRef<double> parameters,
-                                  at::ArrayRef<at::ScalarType> dtypes) {
-  const FusedKernel& fused = kernel_of(number);
-  check_counts(fused, inputs, parameters, dtypes.size());
-  TORCH_CHECK(!fused.dtypes.empty(), "fused: CUDA tensors for a kernel of the CPU");
-  const std::vector<Tensor> operands = on_one_device(inputs.vec());
-  std::vector<Tensor> outputs;
-  const at::TensorIterator iter = allocate(outputs, operands, dtypes);
+void run_on_cuda(const FusedKernel& fused, at::ArrayRef<double> parameters,
+                 const at::TensorIterator& iter) {
   for (int i = 0; i < iter.ntensors(); ++i) {
     TORCH_CHECK(iter.dtype(i) == fused.dtypes[i], "fused: operand ", i, " has dtype ",
                 iter.dtype(i), ", expected ", fused.dtypes[i]);
@@ -182,6 +180,22 @@ std::vector<Tensor> fused_on_cuda(int64_t number, at::TensorList inputs,
   launch("fused", iter, [&](const cuda::Elements& elements, cudaStream_t stream) {
     return cuda::launch_fused(fused.cuda, elements, parameters.data(), fused.parameters, stream);
   });
+}
+
+void check_on_cuda(const FusedKernel& fused, at::TensorList inputs, at::ArrayRef<double> parameters,
+                   size_t outputs) {
+  check_counts(fused, inputs, parameters, outputs);
+  TORCH_CHECK(!fused.dtypes.empty(), "fused: CUDA tensors for a kernel of the CPU");
+}
+
+std::vector<Tensor> fused_on_cuda(int64_t number, at::TensorList inputs,
+                                  at::ArrayRef<double> parameters,
+                                  at::ArrayRef<at::ScalarType> dtypes) {
+  const FusedKernel& fused = kernel_of(number);
+  check_on_cuda(fused, inputs, parameters, dtypes.size());
+  const std::vector<Tensor> operands = on_one_device(inputs.vec());
+  std::vector<Tensor> outputs;
+  run_on_cuda(fused, parameters, allocate(outputs, operands, dtypes));
   return outputs;
 }
 #endif
@@ -418,6 +432,44 @@ std::vector<Tensor> call_fused(int64_t kernel, const std::vector<Tensor>& inputs
                                const std::vector<double>& parameters,
                                const std::vector<at::ScalarType>& dtypes) {
   return fused_operator().call(kernel, inputs, parameters, dtypes);
+}
+
+std::vector<Tensor> fused_rows(int64_t number, const std::vector<Tensor>& inputs,
+                               const std::vector<Row>& read, const std::vector<double>& parameters,
+                               const std::vector<int64_t>& rows,
+                               const std::vector<at::ScalarType>& dtypes) {
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  std::vector<Tensor> operands;
+  c10::DimVector sizes;
+  for (const auto& [tensor, row] : read) {
+    const Tensor& input = inputs.at(tensor);
+    operands.push_back(row < 0 ? input : input.select(0, row));
+    sizes = at::infer_size_dimvector(sizes, operands.back().sizes());
+  }
+  TORCH_CHECK(!operands.empty() && rows.size() == dtypes.size(), "fused_rows: got ",
+              operands.size(), " operands, and ", dtypes.size(), " dtypes for ", rows.size(),
+              " outputs");
+  std::vector<Tensor> results, outputs;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    c10::DimVector own = sizes;
+    if (rows[i] >= 0) own.insert(own.begin(), rows[i]);
+    results.push_back(at::empty(own, operands[0].options().dtype(dtypes[i])));
+    if (results[i].is_cpu()) cpu::advise_huge_pages(results[i].data_ptr(), results[i].nbytes());
+    if (rows[i] < 0) outputs.push_back(results[i]);
+    for (int64_t row = 0; row < rows[i]; ++row) outputs.push_back(results[i].select(0, row));
+  }
+  const FusedKernel& fused = kernel_of(number);
+#ifdef FUSEDGRAD_CUDA
+  if (!operands[0].is_cpu()) {
+    check_on_cuda(fused, operands, parameters, outputs.size());
+    run_on_cuda(fused, parameters, iterator(outputs, on_one_device(operands), dtypes[0]));
+    return results;
+  }
+#endif
+  const cpu::Kernel kernel = checked(fused, operands, parameters, outputs.size());
+  at::TensorIterator iter = iterator(outputs, operands, dtypes[0]);
+  run(kernel, fused.wide, iter);
+  return results;
 }
 
 #ifdef FUSEDGRAD_CUDA

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace fusedgrad::operators {
@@ -17,6 +18,18 @@ int64_t add_fused_kernel(uintptr_t address, bool wide, std::vector<uint64_t> use
 // torch.ops.fusedgrad.fused, without what PyTorch spends on the arguments of any operator.
 std::vector<at::Tensor> call_fused(int64_t kernel, const std::vector<at::Tensor>& inputs,
                                    const std::vector<double>& parameters,
+                                   const std::vector<at::ScalarType>& dtypes);
+
+// A tensor among several, and one of its rows (of its first dimension); -1 for all of it.
+using Row = std::pair<int64_t, int64_t>;
+
+// A kernel whose operands are the rows `read` of `inputs`. Its outputs are the rows of as many
+// fresh tensors as `rows` has elements, each so many rows, or, for -1, an output itself. Records
+// nothing.
+std::vector<at::Tensor> fused_rows(int64_t kernel, const std::vector<at::Tensor>& inputs,
+                                   const std::vector<Row>& read,
+                                   const std::vector<double>& parameters,
+                                   const std::vector<int64_t>& rows,
                                    const std::vector<at::ScalarType>& dtypes);
 
 #ifdef FUSEDGRAD_CUDA

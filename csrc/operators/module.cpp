@@ -159,6 +159,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_architectures", cuda_architectures);
   m.def("add_fused_kernel", operators::add_fused_kernel);
   m.def("fused", torch::wrap_pybind_function_no_gil(operators::call_fused));
+  m.def("fused_rows", torch::wrap_pybind_function_no_gil(operators::fused_rows));
 #ifdef FUSEDGRAD_CUDA
   m.def("add_fused_cuda_kernel", operators::add_fused_cuda_kernel);
 #endif

@@ -44,6 +44,14 @@ def fused(
     parameters: Sequence[float],
     dtypes: Sequence[torch.dtype],
 ) -> list[Tensor]: ...
+def fused_rows(
+    kernel: int,
+    inputs: Sequence[Tensor],
+    read: Sequence[tuple[int, int]],
+    parameters: Sequence[float],
+    rows: Sequence[int],
+    dtypes: Sequence[torch.dtype],
+) -> list[Tensor]: ...
 def set_fused_backward(kernel: int, wanted: int, backward: int, read: Sequence[int]) -> None: ...
 def set_fused_differentiable_backward(
     function: Callable[

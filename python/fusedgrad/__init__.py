@@ -22,18 +22,24 @@ from fusedgrad.functional import (
 )
 from fusedgrad.fuse import FuseError, fuse
 from fusedgrad.patch import convert, patched
+from fusedgrad.taylor import TaylorError, bilaplacian, derivatives, jet, laplacian
 from fusedgrad.version import __version__
 
 __all__ = [
     "FuseError",
+    "TaylorError",
     "__version__",
     "activations",
     "autograd",
+    "bilaplacian",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "convert",
+    "derivatives",
     "distributed",
     "fuse",
+    "jet",
+    "laplacian",
     "nn",
     "patched",
     "pow",

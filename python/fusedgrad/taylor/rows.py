@@ -1,0 +1,225 @@
+"""Kernels whose operands are rows of a few tensors, and whose gradients are again rows of a few."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch._C import _len_torch_dispatch_stack as count_of_dispatch_modes
+
+from fusedgrad import _C
+from fusedgrad.fuse import autograd, kernel, nvrtc
+from fusedgrad.fuse.expression import Expression, constant
+from fusedgrad.fuse.graph import Graph
+from fusedgrad.fuse.trace import PLAIN
+from fusedgrad.operations.derivatives import _Function, _save
+from fusedgrad.operations.shared import HALF_DTYPES
+
+fused_rows = _C.fused_rows
+# A tensor among several and one of its rows, of its first dimension; -1 for all of it
+Row = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A graph whose inputs are rows of tensors, and whose outputs are rows of results."""
+
+    graph: Graph  # whole
+    tensors: tuple[int, ...]  # of each its rows, -1 for one that is an input itself
+    read: tuple[Row, ...]  # of each input
+    results: tuple[int, ...]  # of each its rows, -1 for one that is an output itself
+    kernels: dict[Any, int | None] = field(default_factory=dict)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether a kernel has as many operands as this, and its gradients."""
+        inputs, outputs = len(self.read), len(self.graph.outputs)
+        return 2 * inputs + outputs <= _C.max_operands
+
+    @functools.cached_property
+    def backward(self) -> functools._lru_cache_wrapper[Backward]:
+        """`backward(needed, summed)`: see `Backward`."""
+        return functools.cache(functools.partial(_backward, self))
+
+    def run(
+        self, numbers: Sequence[float], dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The results, without a record."""
+        device = tensors[0].device.type
+        key = (device, *dtypes, *[tensor.dtype for tensor in tensors])
+        number = self.kernels.get(key, -1)
+        if number == -1:
+            number = self.kernels[key] = self._compiled(dtypes, tensors)
+        if number is None:
+            return self._stacked(
+                kernel.evaluate(
+                    self.graph, self.operands(tensors), numbers, self._of_outputs(dtypes)
+                )
+            )
+        return fused_rows(number, tensors, self.read, numbers, self.results, dtypes)
+
+    def _compiled(self, dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]) -> int | None:
+        operands = self.operands(tensors)
+        read = range(len(operands))
+        wide = kernel.computed(operands) is torch.float64
+        if all(tensor.is_cpu for tensor in tensors):
+            return kernel._compiled(self.graph, read, wide)
+        target = nvrtc.target_of(operands)
+        if target is None:
+            return None
+        own = [*self._of_outputs(dtypes), *(operand.dtype for operand in operands)]
+        return kernel._compiled_for_cuda(self.graph, read, own, wide, target)
+
+    def operands(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The inputs of the graph."""
+        return [tensors[i] if row < 0 else tensors[i][row] for i, row in self.read]
+
+    def _of_outputs(self, dtypes: Sequence[torch.dtype]) -> list[torch.dtype]:
+        return [d for d, n in zip(dtypes, self.results, strict=True) for _ in range(abs(n))]
+
+    def _stacked(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        left = iter(outputs)
+        return [
+            next(left) if n < 0 else torch.stack([next(left) for _ in range(n)])
+            for n in self.results
+        ]
+
+    def by_parts(
+        self, numbers: Sequence[float], dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The results, of tensors of any kind, under any transform."""
+        operands = self.operands(tensors)
+        return self._stacked(
+            autograd.apply(self.graph, tuple(numbers), self._of_outputs(dtypes), operands)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Backward:
+    """The gradients of `Rows` by the needed tensors."""
+
+    rows: Rows  # of the gradients of the results, then of the tensors
+    targets: tuple[int, ...]  # the tensors whose gradients the results are
+    # Tensors whose gradient is the sum of a row of a result, which is another's gradient too
+    shared: tuple[tuple[int, Row], ...]
+
+
+def _backward(rows: Rows, needed: tuple[bool, ...], summed: tuple[bool, ...]) -> Backward:
+    graph = rows.graph
+    wanted = tuple(needed[tensor] for tensor, _ in rows.read)
+    pull_back = graph.pull_back((True,) * len(graph.outputs), wanted)
+    by_row: dict[Row, Expression] = dict(
+        zip(
+            (own for own, want in zip(rows.read, wanted, strict=True) if want),
+            pull_back.outputs,
+            strict=True,
+        )
+    )
+    outputs: list[Expression] = []
+    results: list[int] = []
+    targets: list[int] = []
+    places: dict[Expression, Row] = {}
+    shared: list[tuple[int, Row]] = []
+    order = sorted(range(len(needed)), key=lambda i: (summed[i], i))
+    for i in order:
+        if not needed[i]:
+            continue
+        count = rows.tensors[i]
+        if count < 0:
+            expression = by_row.get((i, -1), constant(0))
+            if summed[i] and expression in places:
+                shared.append((i, places[expression]))
+                continue
+            outputs.append(expression)
+        else:
+            for row in range(count):
+                expression = by_row.get((i, row), constant(0))
+                if not summed[i]:
+                    places.setdefault(expression, (len(targets), row))
+                outputs.append(expression)
+        targets.append(i)
+        results.append(count)
+    grads: list[Row] = []
+    for i, count in enumerate(rows.results):
+        grads += [(i, -1)] if count < 0 else [(i, row) for row in range(count)]
+    shifted = [(i + len(rows.results), row) for i, row in rows.read]
+    derived = Graph(
+        pull_back.name,
+        pull_back.inputs,
+        pull_back.parameters,
+        tuple(outputs),
+        whole=True,
+        interpreted=graph.interpreted,
+    )
+    own = Rows(derived, (*rows.results, *rows.tensors), (*grads, *shifted), tuple(results))
+    return Backward(own, tuple(targets), tuple(shared))
+
+
+def apply(
+    rows: Rows, numbers: Sequence[float], dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """The results, differentiable."""
+    if (
+        autograd.is_transformed()
+        or count_of_dispatch_modes()
+        or not all([type(tensor) in PLAIN for tensor in tensors])  # noqa: C419
+        or len(rows.read) + len(rows.graph.outputs) > _C.max_operands
+    ):
+        return rows.by_parts(numbers, dtypes, tensors)
+    if torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors]):  # noqa: C419
+        return cast(Sequence[Tensor], _RowsFunction.apply(rows, numbers, dtypes, *tensors))
+    return rows.run(numbers, dtypes, tensors)
+
+
+class _RowsFunction(_Function):
+    """`apply(rows, numbers, dtypes, *tensors)`: keeps the tensors and nothing else."""
+
+    @staticmethod
+    def forward(
+        rows: Rows, numbers: Sequence[float], dtypes: Sequence[torch.dtype], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        return tuple(rows.run(numbers, dtypes, tensors))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.rows, ctx.numbers, ctx.dtypes, *tensors = inputs
+        _save(ctx, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        tensors: tuple[Tensor, ...] = ctx.saved_tensors
+        rows: Rows = ctx.rows
+        needed = tuple(ctx.needs_input_grad[3:])
+        shape = grads[0].shape if rows.results[0] < 0 else grads[0].shape[1:]
+        summed = tuple(
+            [
+                (tensor.shape if n < 0 else tensor.shape[1:]) != shape
+                for tensor, n in zip(tensors, rows.tensors, strict=True)
+            ]
+        )
+        plan = rows.backward(needed, summed)
+        dtypes = [
+            torch.float32 if summed[i] and tensors[i].dtype in HALF_DTYPES else tensors[i].dtype
+            for i in plan.targets
+        ]
+        results = apply(plan.rows, ctx.numbers, dtypes, [*grads, *tensors])
+        found: list[Tensor | None] = [None] * len(tensors)
+        for i, result in zip(plan.targets, results, strict=True):
+            found[i] = _fitted(result, tensors[i], rows.tensors[i]) if summed[i] else result
+        for i, (target, row) in plan.shared:
+            result = results[target][row] if row >= 0 else results[target]
+            found[i] = _fitted(result, tensors[i], -1)
+        return None, None, None, *found
+
+
+def _fitted(grad: Tensor, target: Tensor, rows: int) -> Tensor:
+    """The gradient summed to the shape of its tensor, row by row."""
+    if rows >= 0:
+        between = [1] * (grad.dim() - target.dim())
+        sizes = (rows, *between, *target.shape[1:])
+        return grad.sum_to_size(sizes).reshape(target.shape).to(target.dtype)
+    return autograd.fitted(grad, target)

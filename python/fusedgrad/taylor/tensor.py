@@ -1,0 +1,590 @@
+"""Tensors that carry Taylor coefficients through a function that does not know of them.
+
+A `Jet` stands for a tensor that moves along one or several curves. It is either *settled*, all of
+its coefficients the rows of one tensor, so that a linear operation is one call for all of them; or
+*pending*, an expression of settled ones, so that the elementwise operations between two linear ones
+become one kernel.
+
+Coefficients are derivatives, not divided by factorials, and have keys `(order, direction)`; that of
+the value is `(0, 0)`. Of the highest order there is one for all directions together, the sum of
+theirs, which is all that an operator such as the Laplacian needs: it moves through a function by
+itself (the collapsed form of Dangel, Siebert, Zeinhofer and Walther, 2025). With one direction it
+is that direction's. What has no key is zero.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from fusedgrad import _C
+from fusedgrad.fuse import kernel
+from fusedgrad.fuse.errors import FuseTypeError
+from fusedgrad.fuse.expression import Expression, apply, constant, in_order, substitute
+from fusedgrad.fuse.graph import Graph, input_named, parameter_named
+from fusedgrad.fuse.jet import Series
+from fusedgrad.fuse.trace import PLAIN, line_of_caller, name_of
+from fusedgrad.fuse.vocabulary import LOGICAL, RULES, Rule
+from fusedgrad.taylor.rows import Row, Rows
+from fusedgrad.taylor.rows import apply as apply_rows
+
+Key = tuple[int, int]
+VALUE: Key = (0, 0)
+# A pending expression of more operations, or of more tensors, is settled first.
+_MOST_OPERATIONS = 200
+_MOST_LEAVES = 6
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the jets of one call share.
+
+    The highest coefficient is the sum over the directions of theirs times their signs, 1, 0 or -1.
+    """
+
+    order: int
+    signs: tuple[int, ...] = (1,)
+    records: bool = True  # whether gradients were recorded when the call began
+
+    @property
+    def top(self) -> Key:
+        """The key of the highest coefficient."""
+        return self.order, 0
+
+
+class TaylorError(NotImplementedError):
+    """An operation whose Taylor series is not known; the message says where."""
+
+
+def refused(func: Any, why: str = "is no operation that jet() knows") -> TaylorError:
+    """The error of an operation, with the user's line."""
+    return TaylorError(f"{name_of(func)} {why}, at {line_of_caller()}")
+
+
+class Jet(Tensor):
+    """A tensor with Taylor coefficients."""
+
+    frame: Frame
+    keys: tuple[Key, ...]
+    _stack: Tensor | None
+    _rows: Sequence[Tensor] | None
+    _expression: Expression | None
+    _leaves: tuple[Any, ...]
+
+    @staticmethod
+    def _made(frame: Frame, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Jet:
+        made = Tensor._make_wrapper_subclass(Jet, shape, dtype=dtype, device=device)
+        made.frame = frame
+        made.keys = ()
+        made._stack = made._rows = made._expression = None
+        made._leaves = ()
+        return made
+
+    @staticmethod
+    def of_stack(frame: Frame, keys: tuple[Key, ...], stack: Tensor) -> Jet:
+        """Settled: the coefficients are the rows of `stack`."""
+        made = Jet._made(frame, stack.shape[1:], stack.dtype, stack.device)
+        made.keys, made._stack = keys, stack
+        return made
+
+    @staticmethod
+    def of_rows(frame: Frame, rows: dict[Key, Tensor]) -> Jet:
+        """Settled: of coefficients that are tensors of one shape and dtype."""
+        keys = tuple(sorted(rows))
+        value = rows[VALUE]
+        made = Jet._made(frame, value.shape, value.dtype, value.device)
+        made.keys, made._rows = keys, [rows[key] for key in keys]
+        return made
+
+    @staticmethod
+    def pending(
+        frame: Frame,
+        expression: Expression,
+        leaves: tuple[Any, ...],
+        shape: torch.Size,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Jet:
+        """An expression of `leaves`, whose inputs and parameters are x0, x1, ... in their order."""
+        made = Jet._made(frame, shape, dtype, device)
+        made._expression, made._leaves = expression, leaves
+        return made
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the coefficients are still to be computed."""
+        return self._expression is not None
+
+    def settle(self) -> Jet:
+        """Computes the coefficients."""
+        if self._expression is not None:
+            self.keys, self._stack, self._rows = _computed(self)
+            self._expression, self._leaves = None, ()
+        return self
+
+    @property
+    def is_condition(self) -> bool:
+        """Whether it is true or false, and has no derivatives."""
+        return self._expression is not None and self._expression.is_condition
+
+    def condition(self) -> Tensor:
+        """What is true or false as a plain tensor."""
+        expression = apply("number", cast(Expression, self._expression))
+        dtype = torch.float32
+        number = Jet.pending(self.frame, expression, self._leaves, _shape(self), dtype, self.device)
+        return number.rows()[VALUE] != 0
+
+    def stack(self) -> Tensor:
+        """The coefficients as the rows of one tensor."""
+        self.settle()
+        if self._stack is None:
+            self._stack = torch.stack(list(cast(Sequence[Tensor], self._rows)))
+        return self._stack
+
+    def rows(self) -> dict[Key, Tensor]:
+        """The coefficients by their keys."""
+        self.settle()
+        if self._rows is None:
+            self._rows = cast(Tensor, self._stack).unbind(0)
+        return dict(zip(self.keys, self._rows, strict=True))
+
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        """The shape and the order."""
+        shape, dtype = tuple(_shape(self)), _untouched(lambda: self.dtype)
+        return f"Jet(order={self.frame.order}, shape={shape}, dtype={dtype})"
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Called by PyTorch in the place of its function `func`."""
+        with torch._C.DisableTorchFunctionSubclass():
+            handler = HANDLERS.get(func)
+            if handler is not None:
+                return handler(func, args, kwargs or {})
+            rule = RULES.get(func)
+            if rule is not None:
+                return elementwise(func, rule, args, kwargs or {})
+            raise refused(func)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Where an operation came past `__torch_function__`."""
+        raise refused(func)
+
+
+# What is done with a call of a function of PyTorch: of the function, its arguments and keywords
+Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+HANDLERS: dict[Any, Handler] = {}
+PLAIN_TYPES = PLAIN
+
+
+def _untouched(function: Callable[[], Any]) -> Any:
+    with torch._C.DisableTorchFunctionSubclass():
+        return function()
+
+
+def _shape(tensor: Tensor) -> torch.Size:
+    return cast(torch.Size, _untouched(lambda: tensor.shape))
+
+
+def jets_in(*values: Any) -> list[Jet]:
+    """The jets among arguments, in lists too."""
+    return [leaf for leaf in _pytree.tree_leaves(values) if isinstance(leaf, Jet)]
+
+
+def check_grad_mode(func: Any, frame: Frame) -> None:
+    """Refuses what the function does under no_grad of its own."""
+    if frame.records and not torch.is_grad_enabled():
+        raise refused(
+            func, "under torch.no_grad() inside the function has no derivative: use detach()"
+        )
+
+
+# ------------------------------------------------------------------------------------- elementwise
+
+
+def elementwise(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A pending jet, of the expression that `fuse` would make."""
+    (first, *_) = jets = jets_in(args, kwargs)
+    frame = first.frame
+    check_grad_mode(func, frame)
+    if rule.in_place or kwargs.get("inplace") or kwargs.get("out") is not None:
+        raise refused(func, "changes a tensor in place: bind the result to a name instead")
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("inplace", "out")}
+    if len(jets) > 1 and any(jet.frame is not frame for jet in jets):
+        raise refused(func, "meets a jet of another call")
+    dtype = _dtype_of(func, rule, args, kwargs)
+    for jet in jets:
+        if jet.is_pending and len(jet._leaves) > _MOST_LEAVES:
+            jet.settle()
+    joined = _Joined()
+    condition = {"where": 0, "where_method": 1}.get(rule.name)
+    is_logical = rule.name in LOGICAL
+    made = [
+        joined.operand(
+            value,
+            dtype,
+            is_number=rule.name != "pow" or i != 1,
+            is_condition=is_logical or i == condition,
+        )
+        for i, value in enumerate(args)
+    ]
+    others = {
+        key: joined.operand(
+            value, dtype, is_number=key not in ("exponent", "dtype"), is_condition=is_logical
+        )
+        for key, value in kwargs.items()
+    }
+    try:
+        expression = rule.build(*made, **others)
+    except (TypeError, ValueError) as error:
+        if type(error) is TypeError and not isinstance(error, FuseTypeError):
+            raise
+        raise refused(func, f"cannot be taken the jet of: {error}") from None
+    if not isinstance(expression, Expression):
+        expression = constant(expression)
+    if expression.operation == "constant":
+        return torch.full(_shape(first), expression.value, dtype=dtype, device=first.device)
+    shape = first_shape = _shape(first)
+    for tensor in joined.shaped:
+        if _shape(tensor) != first_shape:
+            shape = kernel.broadcast([_meta(t) for t in joined.shaped])
+            break
+    device = first.device
+    result = Jet.pending(frame, expression, tuple(joined.leaves), shape, dtype, device)
+    if joined.size > _MOST_OPERATIONS and not expression.is_condition:
+        result.settle()
+    return result
+
+
+def _meta(tensor: Tensor) -> Tensor:
+    return torch.empty(_shape(tensor), device="meta")
+
+
+class _Joined:
+    """The leaves of an expression that is being made of several."""
+
+    def __init__(self) -> None:
+        self.leaves: list[Any] = []
+        self.shaped: list[Tensor] = []  # the operands, whose shapes broadcast
+        self.size = 0
+        self._places: dict[int, int] = {}
+        self._numbers = 0
+
+    def operand(
+        self, value: Any, dtype: torch.dtype, *, is_number: bool, is_condition: bool
+    ) -> Any:
+        """What the builder takes in the place of an argument."""
+        if isinstance(value, Jet):
+            self.shaped.append(value)
+            if value._expression is None:
+                return self._leaf(value)
+            return self._renamed(value._expression, value._leaves)
+        if isinstance(value, Tensor):
+            self.shaped.append(value)
+            if type(value) not in PLAIN_TYPES:
+                raise FuseTypeError(f"an operand is a {type(value).__name__}")
+            if not value.is_floating_point():
+                if value.is_complex():
+                    raise FuseTypeError("an operand is complex")
+                value = value.to(torch.float32 if is_condition else dtype)
+                if is_condition:
+                    return apply("not_equal", self._leaf(value), constant(0))
+            return self._leaf(value)
+        if type(value) is float and is_number and self._numbers < kernel.MAX_PARAMETERS:
+            self._numbers += 1
+            self.leaves.append(value)
+            return parameter_named(f"x{len(self.leaves) - 1}")
+        return value
+
+    def _leaf(self, tensor: Tensor) -> Expression:
+        place = self._places.get(id(tensor))
+        if place is None:
+            place = self._places[id(tensor)] = len(self.leaves)
+            self.leaves.append(tensor)
+        return input_named(f"x{place}")
+
+    def _renamed(self, expression: Expression, leaves: Sequence[Any]) -> Expression:
+        """The expression of another's leaves, which are added."""
+        self.size += len(in_order([expression]))
+        names: list[str] = []
+        for leaf in leaves:
+            if isinstance(leaf, Tensor):
+                names.append(self._leaf(leaf).value)
+            else:
+                self._numbers += 1
+                self.leaves.append(leaf)
+                names.append(f"x{len(self.leaves) - 1}")
+        if all(name == f"x{i}" for i, name in enumerate(names)):
+            return expression
+        kinds = tuple(isinstance(leaf, Tensor) for leaf in leaves)
+        return _substituted(expression, tuple(names), kinds)
+
+
+@functools.lru_cache(maxsize=4096)
+def _substituted(
+    expression: Expression, names: tuple[str, ...], are_tensors: tuple[bool, ...]
+) -> Expression:
+    make = {True: input_named, False: parameter_named}
+    replaced = {
+        make[kind](f"x{i}"): make[kind](name)
+        for i, (name, kind) in enumerate(zip(names, are_tensors, strict=True))
+    }
+    (result,) = substitute([expression], replaced)
+    return result
+
+
+_dtypes: dict[Any, torch.dtype] = {}
+
+
+def _kind(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.dtype, value.dim() == 0
+    if isinstance(value, (float, int)) and not isinstance(value, bool):
+        return type(value)
+    return value
+
+
+def _dtype_of(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.dtype:
+    """The dtype of the result, asked of PyTorch with tensors of one element."""
+    device = next(v.device for v in (*args, *kwargs.values()) if isinstance(v, Tensor)).type
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    key: Any = (func, autocast, device, torch.get_default_dtype())
+    key = (*key, *map(_kind, args), *((k, _kind(v)) for k, v in kwargs.items()))
+    try:
+        found = _dtypes.get(key)
+    except TypeError:  # an argument that cannot be a key
+        found = key = None
+    if found is None:
+
+        def stand_in(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return torch.ones(() if value.dim() == 0 else (1,), dtype=value.dtype, device=device)
+
+        with torch.no_grad(), torch._C._DisableFuncTorch():
+            asked = rule.asked or func
+            found = asked(*map(stand_in, args), **{k: stand_in(v) for k, v in kwargs.items()}).dtype
+        if key is not None:
+            _dtypes[key] = found
+    return found
+
+
+# --------------------------------------------------------------------------------------- the kernel
+
+
+# How the coefficients of a leaf lie: their keys, and whether they are rows of one tensor; None for
+# a number
+_Kind = tuple[tuple[Key, ...], bool] | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One kernel of a chunk of directions, whose results are the coefficients `keys`."""
+
+    rows: Rows | None
+    keys: tuple[Key, ...]
+    adds: bool  # whether the last tensor is the sum over the directions before
+    passed: tuple[tuple[Key, int, Key], ...]  # an output that is an input: its leaf and key
+
+
+def _computed(
+    jet: Jet,
+) -> tuple[tuple[Key, ...], Tensor | None, list[Tensor] | None]:
+    """The keys of a pending jet, and its coefficients in one tensor or in several."""
+    expression, leaves, frame = cast(Expression, jet._expression), jet._leaves, jet.frame
+    dtype, shape = jet.dtype, _shape(jet)
+    kinds: list[_Kind] = []
+    may_pass: list[bool] = []
+    tensors: list[Tensor] = []
+    numbers: list[float] = []
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            kinds.append(None)
+            may_pass.append(False)
+            numbers.append(leaf)
+            continue
+        may_pass.append(leaf.dtype is dtype and _shape(leaf) == shape)
+        if not isinstance(leaf, Jet):
+            kinds.append(((VALUE,), False))
+            tensors.append(leaf)
+        elif leaf.settle()._stack is None:
+            kinds.append((leaf.keys, False))
+            tensors += cast(list[Tensor], leaf._rows)
+        else:
+            kinds.append((leaf.keys, True))
+            tensors.append(cast(Tensor, leaf._stack))
+    steps = _plan(expression, tuple(kinds), frame.order, frame.signs, tuple(may_pass))
+    found: dict[Key, Tensor] = {}
+    parts: list[Tensor] = []
+    keys: list[Key] = []
+    for step in steps:
+        for key, i, own in step.passed:
+            found[key] = leaves[i].rows()[own] if isinstance(leaves[i], Jet) else leaves[i]
+        if step.rows is None:
+            continue
+        given = [*tensors, found[frame.top]] if step.adds else tensors
+        results = apply_rows(step.rows, numbers, [dtype] * len(step.rows.results), given)
+        results = [_filled(r, n, shape) for r, n in zip(results, step.rows.results, strict=True)]
+        if len(steps) == 1 and not step.passed:
+            return step.keys, results[0], None
+        if step.rows.results[0] >= 0:
+            parts.append(results[0])
+            keys += step.keys[: step.rows.results[0]]
+        if step.rows.results[-1] < 0:
+            found[frame.top] = results[-1]
+    if not parts or any(step.passed for step in steps):
+        for part in parts:
+            count = len(part)
+            found.update(zip(keys[:count], part.unbind(0), strict=True))
+            del keys[:count]
+        own_keys = tuple(sorted(found))
+        return own_keys, None, [found[key] for key in own_keys]
+    for key, row in found.items():
+        parts.append(row[None])
+        keys.append(key)
+    return tuple(keys), torch.cat(parts), None
+
+
+def _filled(result: Tensor, rows: int, shape: torch.Size) -> Tensor:
+    """Of the shape that it has by PyTorch, where the expression has dropped an operand."""
+    own = result.shape if rows < 0 else result.shape[1:]
+    return result if own == shape else result.expand(*result.shape[: rows >= 0], *shape)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(
+    expression: Expression,
+    kinds: tuple[_Kind, ...],
+    order: int,
+    signs: tuple[int, ...],
+    may_pass: tuple[bool, ...],
+) -> tuple[_Step, ...]:
+    """The kernels that compute all coefficients: one, unless there are many directions."""
+    moving = [i for i, kind in enumerate(kinds) if kind is not None and len(kind[0]) > 1]
+    top: Key = (order, 0)
+    width = _width(order, len(moving), sum(kind is not None for kind in kinds), len(signs))
+    chunks = [range(d, min(d + width, len(signs))) for d in range(0, len(signs), width)]
+    steps: list[_Step] = []
+    has_sum = False
+    for number, chunk in enumerate(chunks):
+        names: dict[tuple[int, Key], Expression] = {}
+        results: dict[Key, Expression] = {} if number else {VALUE: expression}
+        total: Expression | None = None
+        for d in chunk:
+            given: dict[Expression, list[Expression | None]] = {}
+            for i in moving:
+                of_leaf = _coefficients(i, kinds[i], names, chunk[0])
+                series = [of_leaf((k, d)) for k in range(1, order)]
+                highest = of_leaf(top) if d == 0 and signs[0] else None  # of all directions
+                if highest is not None and signs[0] < 0:
+                    highest = -highest
+                given[input_named(f"x{i}")] = [*series, highest]
+            walk = Series(given)
+            for k in range(1, order):
+                derivative = walk.derivative(expression, k)
+                if derivative is not None:
+                    results[k, d] = derivative
+            if d == 0 and not signs[0]:
+                linear = {
+                    input_named(f"x{i}"): [
+                        *[None] * (order - 1),
+                        _coefficients(i, kinds[i], names, 0)(top),
+                    ]
+                    for i in moving
+                }
+                total = Series(linear).derivative(expression, order)
+            last = walk.derivative(expression, order) if signs[d] else None
+            if last is not None:
+                last = last if signs[d] > 0 else -last
+                total = last if total is None else total + last
+        adds = total is not None and has_sum
+        if total is not None:
+            results[top] = total + input_named("sum") if adds else total
+            has_sum = True
+        steps.append(_step(results, names, kinds, top, adds, may_pass, len(chunks) == 1))
+    return tuple(steps)
+
+
+def _coefficients(
+    i: int, kind: _Kind, names: dict[tuple[int, Key], Expression], first: int
+) -> Callable[[Key], Expression | None]:
+    """The coefficients of a leaf by names that are the same for all chunks."""
+    keys = () if kind is None else kind[0]
+
+    def of_leaf(key: Key) -> Expression | None:
+        if key not in keys:
+            return None
+        k, direction = key
+        return names.setdefault((i, key), input_named(f"x{i}_{k}_{max(direction - first, 0)}"))
+
+    return of_leaf
+
+
+def _step(
+    results: dict[Key, Expression],
+    names: dict[tuple[int, Key], Expression],
+    kinds: tuple[_Kind, ...],
+    top: Key,
+    adds: bool,
+    may_pass: tuple[bool, ...],
+    is_only: bool,
+) -> _Step:
+    parameters = tuple(f"x{i}" for i, kind in enumerate(kinds) if kind is None)
+    # The values are inputs always, for the shape of a coefficient may be that of another's value.
+    for i, kind in enumerate(kinds):
+        if kind is not None:
+            names[i, VALUE] = input_named(f"x{i}")
+    by_expression = {e: own for own, e in names.items()}
+    passed = []
+    for key, expression in list(results.items()):
+        own = by_expression.get(expression)
+        if own is not None and may_pass[own[0]] and (is_only or key != top):
+            passed.append((key, *own))
+            del results[key]
+    if not results:
+        return _Step(None, (), False, tuple(passed))
+    used = {e.value for e in in_order(results.values()) if e.operation == "input"}
+    tensors: list[int] = []
+    inputs: list[str] = []
+    read: list[Row] = []
+    for i, kind in enumerate(kinds):
+        if kind is None:
+            continue
+        keys, is_stack = kind
+        for row, key in enumerate(keys):
+            name = names.get((i, key))
+            if name is not None and (key == VALUE or name.value in used):
+                inputs.append(name.value)
+                read.append((len(tensors), row) if is_stack else (len(tensors) + row, -1))
+        tensors += [len(keys)] if is_stack else [-1] * len(keys)
+    if adds:
+        inputs.append("sum")
+        read.append((len(tensors), -1))
+        tensors.append(-1)
+    graph = Graph("jet", tuple(inputs), parameters, tuple(results.values()), whole=True)
+    keys = tuple(results)
+    if is_only or top not in results:
+        counts: tuple[int, ...] = (len(keys),)
+    else:
+        counts = (len(keys) - 1, -1) if len(keys) > 1 else (-1,)
+    return _Step(Rows(graph, tuple(tensors), tuple(read), counts), keys, adds, tuple(passed))
+
+
+def _width(order: int, moving: int, leaves: int, directions: int) -> int:
+    """How many directions a kernel and its backward have the operands for."""
+    # The gradients of the results, what they are made of, and the gradients by that
+    still = 2 + 2 * (leaves + moving) + 2
+    each = (order - 1) * (1 + 2 * moving)
+    most = max(1, (_C.max_operands - still) // each) if each else directions
+    return math.ceil(directions / math.ceil(directions / most))
