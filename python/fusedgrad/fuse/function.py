@@ -148,6 +148,7 @@ class Fused:
         # Proofs left of each kind of call, and what it did last
         self._attempts: dict[tuple[Any, ...], tuple[int, Any]] = {}
         self._reason = ""
+        self._jets: dict[int, Any] = {}
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         """As a function in a class: bound to the instance it is taken of."""
@@ -691,7 +692,10 @@ class Fused:
         """
         from fusedgrad.fuse.jet_function import FusedJet  # which is made of this module
 
-        return FusedJet(self, order)
+        made = self._jets.get(order) if type(order) is int else None
+        if made is None:
+            made = self._jets[order] = FusedJet(self, order)
+        return made
 
     # ------------------------------------------------------------------------------------- copies
 

@@ -31,6 +31,12 @@ MOST_ORDERS = 8
 _Series = tuple[Tensor | None, ...]
 
 
+class _Traced(Fused):
+    """A function that is recorded as of the derivatives of it: whatever the grad mode."""
+
+    _whole = True
+
+
 class FusedJet:
     """`f.jet(order)`: the derivatives of a fused function along a curve.
 
@@ -53,6 +59,9 @@ class FusedJet:
                 f"{parent._name}.jet(): order is {order!r}, expected an int from 1 to {MOST_ORDERS}"
             )
         self._parent = parent
+        self._traced: Fused = parent
+        if not parent._whole:
+            self._traced = _Traced(parent._function, parent._reduction)
         self._order = order
         self._name = f"{parent._name}.jet({order})"
 
@@ -64,7 +73,6 @@ class FusedJet:
                 f"{self._name} inside a fused function cannot be fused: take the jet of the "
                 f"outermost, at {line_of_caller()}"
             )
-        parent = self._parent
         values = tuple([self._value(argument) for argument in arguments])
         of_keywords = {key: self._value(value) for key, value in keywords.items()}
         given = [
@@ -80,8 +88,8 @@ class FusedJet:
             return self._by_operations(values, of_keywords, given)
         # Each argument a tensor of its own, by which its derivatives are found
         values, of_keywords = _apart(values, of_keywords)
-        if isinstance(parent, _Derivative):
-            values, of_keywords = parent._apart(values, of_keywords)
+        if isinstance(self._parent, _Derivative):
+            values, of_keywords = self._parent._apart(values, of_keywords)
         series = {
             id(value): own
             for value, own in zip((*values, *of_keywords.values()), given, strict=True)
@@ -92,9 +100,9 @@ class FusedJet:
     def _run(
         self, values: tuple[Any, ...], keywords: dict[str, Any], series: dict[int, _Series]
     ) -> Any:
-        parent, function = self._parent, self._parent._function
+        traced, function = self._traced, self._traced._function
         key = _key(function, values, keywords)
-        entry = None if key is None else parent._entries.get(key)
+        entry = None if key is None else traced._entries.get(key)
         leaves: list[Any]
         if entry is not None and entry.call is None and entry.is_of(function, values, keywords):
             given = (*values, *keywords.values())
@@ -104,12 +112,12 @@ class FusedJet:
             leaves = [given[s] if type(s) is int else s for s in entry.others]
             places: Sequence[int | None] = program.places
         else:
-            call = parent._recorded(function, values, keywords)
-            program, _ = parent._program(call, function, values, keywords, whole=parent._whole)
+            call = traced._recorded(function, values, keywords, derived=True)
+            program, _ = traced._program(call, function, values, keywords, whole=True)
             if key is not None:
-                parent._prove(key, call, program, function, values, keywords)
+                traced._prove(key, call, program, function, values, keywords)
             recorder = call.recorder
-            tensors, computed = parent._inputs(program, recorder)
+            tensors, computed = traced._inputs(program, recorder)
             sources = [recorder.nodes[n] for n, _ in program.inputs]
             parameters = tuple([float(recorder.numbers[i]) for i in program.parameters])
             structure = call.structure
@@ -124,7 +132,7 @@ class FusedJet:
             dtypes = [dtype for _, dtype in program.inputs]
             rows = self._rows(program.graph, tensors, sources, dtypes, series, parameters, program)
         outputs = [
-            self._constant(leaf, series) if place is None else rows[place]
+            self._constant(leaf) if place is None else rows[place]
             for leaf, place in zip(leaves, places, strict=True)
         ]
         return unflattened(outputs, structure)
@@ -161,13 +169,11 @@ class FusedJet:
                 found = tuple([kernel.reduced(f, program.dtypes[0], code) for f in found])
         return [found[i : i + count] for i in range(0, len(found), count)]
 
-    def _constant(self, leaf: Any, series: dict[int, _Series]) -> Any:
-        """The derivatives of an output that no kernel computes: an argument, or an integer."""
+    def _constant(self, leaf: Any) -> Any:
+        """The derivatives of an output of integers or bool."""
         if not isinstance(leaf, Tensor):
             return leaf
-        own = series.get(id(leaf), ())
-        padded = (*own, *[None] * (self._order - len(own)))
-        return (leaf, *(torch.zeros_like(leaf) if d is None else d for d in padded))
+        return (leaf, *[torch.zeros_like(leaf)] * self._order)
 
     # --------------------------------------------------------------------------------- arguments
 
