@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.dlpack import from_dlpack, to_dlpack  # type: ignore[attr-defined]
 
 import fusedgrad
+import state_changes
 from fusedgrad import FuseError
 from fusedgrad.fuse import compile as compilation
 from fusedgrad.fuse import proof
@@ -295,6 +296,31 @@ def test_a_change_outside_is_seen(name: str) -> None:
     finally:
         _defaults.__code__ = code
         _changes()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", state_changes.CASES)
+def test_a_change_of_any_kind_is_seen(name: str) -> None:
+    function, change, undo = state_changes.CASES[name]
+    fused = fusedgrad.fuse(function)
+    try:
+        for call in range(6):
+            if call == 3:
+                change()
+            right: Any = None
+            try:
+                right = function(X)
+            except Exception as error:
+                with pytest.raises((type(error), FuseError)):
+                    fused(X)
+                continue
+            with contextlib.suppress(FuseError):
+                found = fused(X)
+                torch.testing.assert_close(found, right, equal_nan=True)
+                assert found.requires_grad == right.requires_grad
+    finally:
+        if undo is not None:
+            undo()
 
 
 def test_each_rule_of_the_whitelist_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

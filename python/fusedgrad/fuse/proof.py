@@ -99,6 +99,14 @@ _COMPARE = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+_REFLECTED = {
+    "lt": "__gt__",
+    "le": "__ge__",
+    "eq": "__eq__",
+    "ne": "__ne__",
+    "gt": "__lt__",
+    "ge": "__le__",
+}
 _UNARY = {
     "UNARY_NEGATIVE": operator.neg,
     "UNARY_POSITIVE": operator.pos,
@@ -177,7 +185,7 @@ class Guards:
 
 def kind_of(tensor: Tensor) -> tuple[Any, ...]:
     """What of a tensor a record depends on."""
-    return tensor.dtype, tensor.dim() == 0, tensor.requires_grad, tensor.device
+    return type(tensor), tensor.dtype, tensor.dim() == 0, tensor.requires_grad, tensor.device
 
 
 class Prover:
@@ -205,6 +213,11 @@ class Prover:
     def is_tensor(self, value: Any) -> bool:
         """Whether it is a tensor that is recorded."""
         return type(value) in PLAIN
+
+    def method(self, value: Any, name: str) -> None:
+        """That a tensor's class keeps this method, which others may replace."""
+        if self.is_tensor(value):
+            self.guards.attribute(type(value), name, getattr(type(value), name, MISSING))
 
     def is_atom(self, value: Any) -> bool:
         """Whether it cannot change."""
@@ -242,6 +255,7 @@ class Prover:
                 raise self.fail(f"it reads Tensor.{name}")
             if vars(owner):
                 raise self.fail("attributes were set on a tensor")
+            self.method(owner, name)
             return getattr(owner, name)
         if kind is ModuleType:
             value = vars(owner).get(name, MISSING)
@@ -357,6 +371,8 @@ class Prover:
             for value in (*arguments, *keywords.values()):
                 if not (self.is_tensor(value) or self.is_atom(value)):
                     raise self.fail(f"an operation is given a {type(value).__name__}")
+            if kind is FunctionType:
+                self.guards.attribute(function, "__code__", function.__code__)
             return function(*arguments, **keywords)
         if kind is FunctionType:
             return self.run(function, arguments, keywords)
@@ -366,6 +382,8 @@ class Prover:
                 return function(*arguments)
             return self.call(function.__func__, [function.__self__, *arguments], keywords)
         if kind is functools.partial:
+            for name in ("func", "args", "keywords"):
+                self.guards.attribute(function, name, getattr(function, name))
             self.snapshot(function.keywords)
             return self.call(
                 function.func, [*function.args, *arguments], {**function.keywords, **keywords}
@@ -557,6 +575,7 @@ class _Frame:
                 self.prover.is_tensor(value) and name != "UNARY_NOT"
             ):
                 raise self.prover.fail(f"{name} of a {type(value).__name__}")
+            self.prover.method(value, f"__{_UNARY[name].__name__}__")
             self.stack.append(cast(Any, _UNARY[name])(value))
             return None
         raise self.prover.fail(f"the instruction {name}")
@@ -666,6 +685,11 @@ class _Frame:
                 raise prover.fail(f"an operator of a {type(value).__name__}")
         if operation is None:
             raise prover.fail("an operator that is not known")
+        name = operation.__name__.rstrip("_")
+        prover.method(left, f"__{name}__")
+        prover.method(right, _REFLECTED.get(name, f"__r{name}__"))
+        if operation.__name__[0] == "i":
+            prover.method(left, f"__{name[1:]}__")
         return operation(left, right)
 
     def _is_op(self, step: Any) -> None:
