@@ -1020,18 +1020,15 @@ def fuse(function: Any = None, *, reduction: _Reduction = "none") -> Any:
 
         f(x, z).sum().backward()
 
-    The function takes tensors and Python numbers, broadcasts as PyTorch does, and returns a tensor
-    or a tuple of them. Floats are parameters of the kernel; ints, bools and strings are part of
-    the function. It may use `+ - * / **`, comparisons, `& | ~`, and of torch, torch.nn.functional
-    and fusedgrad: sigmoid, tanh, pow, square, sqrt, rsqrt, reciprocal, exp, expm1, log, log1p,
-    softplus, logsigmoid, silu, mish, gelu, relu, abs, sign, sin, cos, erf, minimum, maximum, clamp,
-    where, and binary_cross_entropy_with_logits with reduction='none'; also other fused functions.
+    The function takes and returns what it likes: tensors, numbers, lists, dicts and tuples of them;
+    it broadcasts as PyTorch does, and may be a method or an nn.Module. It may use the elementwise
+    operations of torch, torch.nn.functional and fusedgrad, as functions, methods, operators and in
+    place on what it has computed, and other fused functions.
 
-    What the function reads from outside its arguments is read again on every call, and it is traced
-    again where that has changed: globals, variables of enclosing functions, attributes and items of
-    them and of `self`, in the Python functions that it calls too. Not followed is what such code
-    makes anew each time, as with random.random(), next(iterator) or an import, what it takes from
-    functions among its arguments, and what is written to the `.data` of a tensor.
+    Each call gives what the plain function would give by then, or raises FuseError. The function
+    runs on each call, in a mode that records its operations, unless it is proved that it would do
+    the same again; `explain()` tells which, and docs/fuse.md how. A number that changes costs a
+    second compilation, in which it is a parameter, and no third.
 
     Derivatives are exact in the sense of this package: in forms that lose no digits, of any order,
     in reverse and forward mode and under torch.func. For backward the arguments are kept, and
