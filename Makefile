@@ -11,13 +11,18 @@ CUDA_VENV := .venv-cuda
 CUDA_BIN := $(CUDA_VENV)/bin
 CUDA_LIB := $(CURDIR)/build/cuda/lib
 
-.PHONY: help build demo examples dist test-dist test test-slow test-sanitized check-aarch64 lint format bench accuracy cuda-build test-cuda-build gpu clean
+# Software of others that models are used with, in an environment of its own.
+COMPANIONS_VENV := .venv-companions
+COMPANIONS_BIN := $(COMPANIONS_VENV)/bin
+
+.PHONY: help build demo examples dist test-dist test test-slow test-sanitized test-companions check-aarch64 lint format bench accuracy cuda-build test-cuda-build gpu clean
 
 help:
 	@echo "make demo       the derivatives of the two notebooks, two trainings, a picture"
 	@echo "make examples   a notebook, logistic regression, a recurrent network in bfloat16"
 	@echo "make test       every test but the slow ones"
 	@echo "make test-slow  the slow ones: every float32 input, 10^8 losses"
+	@echo "make test-companions  models of transformers, lightning, captum, opacus, backpack and ONNX"
 	@echo "make lint       ruff, mypy --strict, clang-format"
 	@echo "make bench      speed beside torch, torch.compile and the floor"
 	@echo "make dist       a wheel and a source distribution in dist; make test-dist checks them"
@@ -64,6 +69,17 @@ test-dist: dist
 # The operators under AddressSanitizer and UndefinedBehaviorSanitizer.
 test-sanitized: build
 	sh tests/sanitized.sh -q
+
+$(COMPANIONS_VENV)/installed: requirements.txt requirements-companions.txt
+	$(PYTHON) -m venv $(COMPANIONS_VENV)
+	$(COMPANIONS_BIN)/python -m pip install --quiet --requirement requirements.txt --requirement requirements-companions.txt
+	$(COMPANIONS_BIN)/python -m pip install --quiet --no-deps backpack-for-pytorch==1.7.1
+	echo '$(CURDIR)/python' > $$($(COMPANIONS_BIN)/python -c 'import site; print(site.getsitepackages()[0])')/fusedgrad.pth
+	touch $@
+
+# Losses and gradients of plain, patched and converted models in the hands of other libraries.
+test-companions: build $(COMPANIONS_VENV)/installed
+	$(COMPANIONS_BIN)/python -m pytest -q tests/check_companions.py
 
 # The baseline of csrc/cpu for 64-bit Arm; needs a cross compiler (Debian's g++-aarch64-linux-gnu).
 check-aarch64:

@@ -126,3 +126,11 @@ def test_layers_under_autocast_train() -> None:
     for parameter in model.parameters():
         assert parameter.grad is not None
         assert parameter.grad.abs().sum() > 0
+
+
+@calls
+def test_devices_without_autocast_are_left_alone(ours: Call, theirs: Call, count: int) -> None:
+    operands = [torch.empty(3, device="meta", dtype=torch.float16) for _ in range(count)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = ours(*operands)
+    assert (result.dtype, result.device.type) == (torch.float16, "meta")

@@ -130,6 +130,27 @@ def test_checkpoint_made_outside_recomputes_on_pytorch() -> None:
     assert torch.equal(gradient(function, forward=False), gradient(gate, False, False))
 
 
+def test_context_is_entered_by_several_threads_at_once() -> None:
+    context, barrier = fusedgrad.patched(), threading.Barrier(2)
+    found: dict[str, bool] = {}
+
+    def nested() -> None:
+        with fusedgrad.patched():
+            with context:
+                barrier.wait()
+                barrier.wait()
+            found["nested"] = of_fusedgrad(torch.sigmoid(X.clone().requires_grad_()))
+
+    thread = threading.Thread(target=nested)
+    thread.start()
+    barrier.wait()
+    with context:
+        barrier.wait()
+        thread.join()
+    found["outside"] = of_fusedgrad(torch.sigmoid(X.clone().requires_grad_()))
+    assert found == {"nested": True, "outside": False}
+
+
 def test_backward_on_another_thread() -> None:
     x = X.clone().requires_grad_()
     with fusedgrad.patched():

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -146,8 +147,11 @@ def _compiling() -> Iterator[None]:
         torch.compiler._is_compiling_flag = before
 
 
-class _Context:
-    """Sets whether PyTorch's operators run on fusedgrad, in this thread and its backwards."""
+class _Context(threading.local):
+    """Sets whether PyTorch's operators run on fusedgrad, in this thread and its backwards.
+
+    One object may be entered by several threads, of which each goes back to its own state.
+    """
 
     def __init__(self, patched: bool) -> None:
         self._patched = patched

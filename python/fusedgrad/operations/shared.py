@@ -105,7 +105,11 @@ def to_operands(grads: Gradients, operands: Sequence[Tensor]) -> Gradients:
 def autocast(name: str, *arguments: Any) -> Sequence[Any]:
     """The arguments as torch.autocast gives them to this operation where it is enabled."""
     devices = {argument.device.type for argument in arguments if isinstance(argument, Tensor)}
-    devices = {device for device in devices if torch.is_autocast_enabled(device)}
+    devices = {
+        device
+        for device in devices
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    }
     if devices == {"cpu"} and name == "pow":
         return arguments
     if devices - {"cpu"} and name == "binary_cross_entropy":
