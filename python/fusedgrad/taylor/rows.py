@@ -16,7 +16,7 @@ from fusedgrad.fuse import autograd, kernel, nvrtc
 from fusedgrad.fuse.expression import Expression, constant
 from fusedgrad.fuse.graph import Graph
 from fusedgrad.fuse.trace import PLAIN
-from fusedgrad.operations.derivatives import _Function, _save
+from fusedgrad.operations.derivatives import _Function
 from fusedgrad.operations.shared import HALF_DTYPES
 
 fused_rows = _C.fused_rows
@@ -187,7 +187,7 @@ class _RowsFunction(_Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.rows, ctx.numbers, ctx.dtypes, *tensors = inputs
-        _save(ctx, *tensors)
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:

@@ -21,11 +21,11 @@ from fusedgrad.fuse.vocabulary import RULES
 from fusedgrad.taylor.tensor import (
     HANDLERS,
     VALUE,
+    Coefficients,
     Frame,
     Handler,
     Jet,
     Key,
-    _shape,
     check_grad_mode,
     elementwise,
     jets_in,
@@ -65,7 +65,7 @@ def _register(handler: Handler, functions: Sequence[Any]) -> None:
 
 def _aligned(jets: Sequence[Jet], frame: Frame) -> tuple[tuple[Key, ...], list[Tensor]]:
     """The keys of all together, and the coefficients of each with zeros where it has none."""
-    keys = tuple(sorted({key for jet in jets for key in jet.settle().keys}))
+    keys = frame.ordered({key for jet in jets for key in jet.settle().keys})
     stacks = []
     for jet in jets:
         if jet.keys == keys:
@@ -213,7 +213,7 @@ def _padded(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
         return padded
     jet = names["input"]
     around = F.pad(
-        torch.zeros(_shape(jet), dtype=jet.dtype, device=jet.device), names["pad"], value=value
+        torch.zeros(jet.shape, dtype=jet.dtype, device=jet.device), names["pad"], value=value
     )
     return _add(torch.add, (padded, around))
 
@@ -289,7 +289,7 @@ def _matmul(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
         and not isinstance(second, Jet)
         and second.dim() == 2
         and not first.is_condition
-        and len(_shape(first)) > 0
+        and len(first.shape) > 0
         and not kwargs
     ):
         frame = _frame_of(func, [first])
@@ -311,6 +311,10 @@ def _linear_layer(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
     if isinstance(input, Jet) and not isinstance(weight, Jet) and not input.is_condition:
         frame = _frame_of(func, [input])
         stack = F.linear(input.stack(), weight)
+        if bias is not None and not isinstance(bias, Jet):
+            leaves = (Coefficients(input.keys, stack), bias)
+            shape, dtype, device = stack.shape[1:], stack.dtype, stack.device
+            return Jet.pending(frame, _sum_of_two(), leaves, shape, dtype, device)
         product = Jet.of_stack(frame, input.keys, stack)
     else:
         product = _product(F.linear, (input, weight), {})
@@ -325,10 +329,8 @@ def _with_bias(product: Jet, bias: Any, dimensions: int) -> Jet:
         bias = _reshaped(bias, (-1, *[1] * (dimensions - 1)))
     if isinstance(bias, Jet):
         return cast(Jet, _add(torch.add, (product, bias)))
-    dtype, device = product.dtype, product.device
-    return Jet.pending(
-        product.frame, _sum_of_two(), (product, bias), _shape(product), dtype, device
-    )
+    leaves, shape = (product.settle(), bias), product.shape
+    return Jet.pending(product.frame, _sum_of_two(), leaves, shape, product.dtype, product.device)
 
 
 @functools.cache
@@ -515,7 +517,7 @@ def _truth(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
 
 def _like(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
     jet, *rest = args
-    model = torch.empty(_shape(jet), dtype=jet.dtype, device=jet.device)
+    model = torch.empty(jet.shape, dtype=jet.dtype, device=jet.device)
     return func(model, *rest, **kwargs)
 
 

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
 from fusedgrad import _C
 from fusedgrad.fuse import kernel
@@ -30,7 +29,7 @@ from fusedgrad.fuse.errors import FuseTypeError
 from fusedgrad.fuse.expression import Expression, apply, constant, in_order, substitute
 from fusedgrad.fuse.graph import Graph, input_named, parameter_named
 from fusedgrad.fuse.jet import Series
-from fusedgrad.fuse.trace import PLAIN, line_of_caller, name_of
+from fusedgrad.fuse.trace import PLAIN, _broadcast, line_of_caller, name_of
 from fusedgrad.fuse.vocabulary import LOGICAL, RULES, Rule
 from fusedgrad.taylor.rows import Row, Rows
 from fusedgrad.taylor.rows import apply as apply_rows
@@ -58,6 +57,10 @@ class Frame:
         """The key of the highest coefficient."""
         return self.order, 0
 
+    def ordered(self, keys: Iterable[Key]) -> tuple[Key, ...]:
+        """The value first, then direction by direction, the highest last."""
+        return tuple(sorted(keys, key=lambda key: (key == self.top, key[1], key[0])))
+
 
 class TaylorError(NotImplementedError):
     """An operation whose Taylor series is not known; the message says where."""
@@ -68,66 +71,118 @@ def refused(func: Any, why: str = "is no operation that jet() knows") -> TaylorE
     return TaylorError(f"{name_of(func)} {why}, at {line_of_caller()}")
 
 
+class Coefficients:
+    """The coefficients of a settled jet: rows of one tensor, or several of one shape and dtype."""
+
+    __slots__ = ("_rows", "_stack", "keys")
+
+    def __init__(
+        self, keys: tuple[Key, ...], stack: Tensor | None, rows: Sequence[Tensor] | None = None
+    ) -> None:
+        """One of `stack` and `rows` is given."""
+        self.keys, self._stack, self._rows = keys, stack, rows
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether they are rows of one tensor already."""
+        return self._stack is not None
+
+    def stack(self) -> Tensor:
+        """As the rows of one tensor."""
+        if self._stack is None:
+            self._stack = torch.stack(list(cast(Sequence[Tensor], self._rows)))
+        return self._stack
+
+    def rows(self) -> dict[Key, Tensor]:
+        """By their keys."""
+        if self._rows is None:
+            self._rows = cast(Tensor, self._stack).unbind(0)
+        return dict(zip(self.keys, self._rows, strict=True))
+
+    def parts(self) -> Sequence[Tensor]:
+        """The tensors that they are in."""
+        return cast(Sequence[Tensor], self._rows) if self._stack is None else (self._stack,)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of each."""
+        if self._stack is not None:
+            return self._stack.shape[1:]
+        return cast(Sequence[Tensor], self._rows)[0].shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of all."""
+        return self.parts()[0].dtype
+
+
+# What a pending expression is made of
+Leaf = Coefficients | Tensor | float
+
+
 class Jet(Tensor):
     """A tensor with Taylor coefficients."""
 
     frame: Frame
-    keys: tuple[Key, ...]
-    _stack: Tensor | None
-    _rows: Sequence[Tensor] | None
+    _settled: Coefficients | None
     _expression: Expression | None
-    _leaves: tuple[Any, ...]
+    _leaves: tuple[Leaf, ...]
 
     @staticmethod
-    def _made(frame: Frame, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Jet:
-        made = Tensor._make_wrapper_subclass(Jet, shape, dtype=dtype, device=device)
-        made.frame = frame
-        made.keys = ()
-        made._stack = made._rows = made._expression = None
-        made._leaves = ()
+    def of(frame: Frame, coefficients: Coefficients) -> Jet:
+        """Settled."""
+        part = coefficients.parts()[0]
+        shape = coefficients.shape
+        made = Tensor._make_wrapper_subclass(Jet, shape, dtype=part.dtype, device=part.device)
+        made.frame, made._settled = frame, coefficients
+        made._expression, made._leaves = None, ()
         return made
 
     @staticmethod
     def of_stack(frame: Frame, keys: tuple[Key, ...], stack: Tensor) -> Jet:
         """Settled: the coefficients are the rows of `stack`."""
-        made = Jet._made(frame, stack.shape[1:], stack.dtype, stack.device)
-        made.keys, made._stack = keys, stack
-        return made
+        return Jet.of(frame, Coefficients(keys, stack))
 
     @staticmethod
     def of_rows(frame: Frame, rows: dict[Key, Tensor]) -> Jet:
         """Settled: of coefficients that are tensors of one shape and dtype."""
-        keys = tuple(sorted(rows))
-        value = rows[VALUE]
-        made = Jet._made(frame, value.shape, value.dtype, value.device)
-        made.keys, made._rows = keys, [rows[key] for key in keys]
-        return made
+        keys = frame.ordered(rows)
+        return Jet.of(frame, Coefficients(keys, None, [rows[key] for key in keys]))
 
     @staticmethod
     def pending(
         frame: Frame,
         expression: Expression,
-        leaves: tuple[Any, ...],
+        leaves: tuple[Leaf, ...],
         shape: torch.Size,
         dtype: torch.dtype,
         device: torch.device,
     ) -> Jet:
         """An expression of `leaves`, whose inputs and parameters are x0, x1, ... in their order."""
-        made = Jet._made(frame, shape, dtype, device)
+        made = Tensor._make_wrapper_subclass(Jet, shape, dtype=dtype, device=device)
+        made.frame, made._settled = frame, None
         made._expression, made._leaves = expression, leaves
         return made
 
-    @property
-    def is_pending(self) -> bool:
-        """Whether the coefficients are still to be computed."""
-        return self._expression is not None
-
-    def settle(self) -> Jet:
-        """Computes the coefficients."""
-        if self._expression is not None:
-            self.keys, self._stack, self._rows = _computed(self)
+    def settle(self) -> Coefficients:
+        """The coefficients, computed now if they are pending."""
+        if self._settled is None:
+            self._settled = _computed(self)
             self._expression, self._leaves = None, ()
-        return self
+        return self._settled
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Of the coefficients that are not zero."""
+        return self.settle().keys
+
+    def stack(self) -> Tensor:
+        """The coefficients as the rows of one tensor."""
+        return self.settle().stack()
+
+    def rows(self) -> dict[Key, Tensor]:
+        """The coefficients by their keys."""
+        return self.settle().rows()
 
     @property
     def is_condition(self) -> bool:
@@ -138,27 +193,12 @@ class Jet(Tensor):
         """What is true or false as a plain tensor."""
         expression = apply("number", cast(Expression, self._expression))
         dtype = torch.float32
-        number = Jet.pending(self.frame, expression, self._leaves, _shape(self), dtype, self.device)
+        number = Jet.pending(self.frame, expression, self._leaves, self.shape, dtype, self.device)
         return number.rows()[VALUE] != 0
-
-    def stack(self) -> Tensor:
-        """The coefficients as the rows of one tensor."""
-        self.settle()
-        if self._stack is None:
-            self._stack = torch.stack(list(cast(Sequence[Tensor], self._rows)))
-        return self._stack
-
-    def rows(self) -> dict[Key, Tensor]:
-        """The coefficients by their keys."""
-        self.settle()
-        if self._rows is None:
-            self._rows = cast(Tensor, self._stack).unbind(0)
-        return dict(zip(self.keys, self._rows, strict=True))
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         """The shape and the order."""
-        shape, dtype = tuple(_shape(self)), _untouched(lambda: self.dtype)
-        return f"Jet(order={self.frame.order}, shape={shape}, dtype={dtype})"
+        return f"Jet(order={self.frame.order}, shape={tuple(self.shape)}, dtype={self.dtype})"
 
     @classmethod
     def __torch_function__(
@@ -188,18 +228,17 @@ HANDLERS: dict[Any, Handler] = {}
 PLAIN_TYPES = PLAIN
 
 
-def _untouched(function: Callable[[], Any]) -> Any:
-    with torch._C.DisableTorchFunctionSubclass():
-        return function()
-
-
-def _shape(tensor: Tensor) -> torch.Size:
-    return cast(torch.Size, _untouched(lambda: tensor.shape))
-
-
 def jets_in(*values: Any) -> list[Jet]:
-    """The jets among arguments, in lists too."""
-    return [leaf for leaf in _pytree.tree_leaves(values) if isinstance(leaf, Jet)]
+    """The jets among arguments, in lists and keywords too."""
+    found: list[Jet] = []
+    for value in values:
+        if isinstance(value, Jet):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += jets_in(*value)
+        elif isinstance(value, dict):
+            found += jets_in(*value.values())
+    return found
 
 
 def check_grad_mode(func: Any, frame: Frame) -> None:
@@ -215,6 +254,8 @@ def check_grad_mode(func: Any, frame: Frame) -> None:
 
 def elementwise(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A pending jet, of the expression that `fuse` would make."""
+    if len(args) == 1 and not kwargs and not rule.in_place:
+        return _unary(func, rule, args[0])
     (first, *_) = jets = jets_in(args, kwargs)
     frame = first.frame
     check_grad_mode(func, frame)
@@ -225,7 +266,7 @@ def elementwise(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, 
         raise refused(func, "meets a jet of another call")
     dtype = _dtype_of(func, rule, args, kwargs)
     for jet in jets:
-        if jet.is_pending and len(jet._leaves) > _MOST_LEAVES:
+        if len(jet._leaves) > _MOST_LEAVES:
             jet.settle()
     joined = _Joined()
     condition = {"where": 0, "where_method": 1}.get(rule.name)
@@ -254,11 +295,11 @@ def elementwise(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, 
     if not isinstance(expression, Expression):
         expression = constant(expression)
     if expression.operation == "constant":
-        return torch.full(_shape(first), expression.value, dtype=dtype, device=first.device)
-    shape = first_shape = _shape(first)
+        return torch.full(first.shape, expression.value, dtype=dtype, device=first.device)
+    shape = first_shape = first.shape
     for tensor in joined.shaped:
-        if _shape(tensor) != first_shape:
-            shape = kernel.broadcast([_meta(t) for t in joined.shaped])
+        if tensor.shape != first_shape:
+            shape = _broadcast(*(t.shape for t in joined.shaped))
             break
     device = first.device
     result = Jet.pending(frame, expression, tuple(joined.leaves), shape, dtype, device)
@@ -267,15 +308,42 @@ def elementwise(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, 
     return result
 
 
-def _meta(tensor: Tensor) -> Tensor:
-    return torch.empty(_shape(tensor), device="meta")
+_unaries: dict[Any, tuple[Expression, torch.dtype]] = {}
+
+
+def _unary(func: Any, rule: Rule, jet: Jet) -> Any:
+    """A function of one jet, whose expression is known for the next time."""
+    frame, device = jet.frame, jet.device
+    check_grad_mode(func, frame)
+    before, leaves = jet._expression, jet._leaves
+    too_large = before is not None and (
+        _size(before) > _MOST_OPERATIONS or len(leaves) > _MOST_LEAVES
+    )
+    if before is None or too_large:
+        before, leaves = input_named("x0"), (jet.settle(),)
+    kind = device.type
+    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    key = (func, before, jet.dtype, autocast, kind, len(jet.shape) == 0, torch.get_default_dtype())
+    known = _unaries.get(key)
+    if known is None:
+        try:
+            expression = rule.build(before)
+        except (TypeError, ValueError) as error:
+            raise refused(func, f"cannot be taken the jet of: {error}") from None
+        if not isinstance(expression, Expression):
+            expression = constant(expression)
+        known = _unaries[key] = expression, _dtype_of(func, rule, (jet,), {})
+    expression, dtype = known
+    if expression.operation == "constant":
+        return torch.full(jet.shape, expression.value, dtype=dtype, device=device)
+    return Jet.pending(frame, expression, leaves, jet.shape, dtype, device)
 
 
 class _Joined:
     """The leaves of an expression that is being made of several."""
 
     def __init__(self) -> None:
-        self.leaves: list[Any] = []
+        self.leaves: list[Leaf] = []
         self.shaped: list[Tensor] = []  # the operands, whose shapes broadcast
         self.size = 0
         self._places: dict[int, int] = {}
@@ -288,7 +356,7 @@ class _Joined:
         if isinstance(value, Jet):
             self.shaped.append(value)
             if value._expression is None:
-                return self._leaf(value)
+                return self._leaf(value.settle())
             return self._renamed(value._expression, value._leaves)
         if isinstance(value, Tensor):
             self.shaped.append(value)
@@ -307,19 +375,24 @@ class _Joined:
             return parameter_named(f"x{len(self.leaves) - 1}")
         return value
 
-    def _leaf(self, tensor: Tensor) -> Expression:
-        place = self._places.get(id(tensor))
+    def _leaf(self, leaf: Coefficients | Tensor) -> Expression:
+        place = self._places.get(id(leaf))
         if place is None:
-            place = self._places[id(tensor)] = len(self.leaves)
-            self.leaves.append(tensor)
+            place = self._places[id(leaf)] = len(self.leaves)
+            self.leaves.append(leaf)
         return input_named(f"x{place}")
 
-    def _renamed(self, expression: Expression, leaves: Sequence[Any]) -> Expression:
+    def _renamed(self, expression: Expression, leaves: Sequence[Leaf]) -> Expression:
         """The expression of another's leaves, which are added."""
-        self.size += len(in_order([expression]))
+        self.size += _size(expression)
+        if not self.leaves:
+            self.leaves += leaves
+            self._places = {id(leaf): i for i, leaf in enumerate(leaves)}
+            self._numbers += sum(isinstance(leaf, float) for leaf in leaves)
+            return expression
         names: list[str] = []
         for leaf in leaves:
-            if isinstance(leaf, Tensor):
+            if not isinstance(leaf, float):
                 names.append(self._leaf(leaf).value)
             else:
                 self._numbers += 1
@@ -327,8 +400,13 @@ class _Joined:
                 names.append(f"x{len(self.leaves) - 1}")
         if all(name == f"x{i}" for i, name in enumerate(names)):
             return expression
-        kinds = tuple(isinstance(leaf, Tensor) for leaf in leaves)
+        kinds = tuple(not isinstance(leaf, float) for leaf in leaves)
         return _substituted(expression, tuple(names), kinds)
+
+
+@functools.lru_cache(maxsize=4096)
+def _size(expression: Expression) -> int:
+    return len(in_order([expression]))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -393,67 +471,77 @@ class _Step:
     """One kernel of a chunk of directions, whose results are the coefficients `keys`."""
 
     rows: Rows | None
+    takes: tuple[tuple[int, int], ...]  # of each tensor the leaf, and which of its parts
     keys: tuple[Key, ...]
     adds: bool  # whether the last tensor is the sum over the directions before
     passed: tuple[tuple[Key, int, Key], ...]  # an output that is an input: its leaf and key
 
 
-def _computed(
-    jet: Jet,
-) -> tuple[tuple[Key, ...], Tensor | None, list[Tensor] | None]:
-    """The keys of a pending jet, and its coefficients in one tensor or in several."""
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """The kernels that compute all coefficients: one, unless there are many directions."""
+
+    steps: tuple[_Step, ...]
+    splits: tuple[tuple[int, ...], ...]  # of each leaf the rows of its parts, () for no split
+
+
+def _computed(jet: Jet) -> Coefficients:
+    """The coefficients of a pending jet."""
     expression, leaves, frame = cast(Expression, jet._expression), jet._leaves, jet.frame
-    dtype, shape = jet.dtype, _shape(jet)
+    dtype, shape = jet.dtype, jet.shape
     kinds: list[_Kind] = []
     may_pass: list[bool] = []
-    tensors: list[Tensor] = []
     numbers: list[float] = []
+    parts: list[Sequence[Tensor]] = []
     for leaf in leaves:
-        if not isinstance(leaf, Tensor):
-            kinds.append(None)
-            may_pass.append(False)
-            numbers.append(leaf)
-            continue
-        may_pass.append(leaf.dtype is dtype and _shape(leaf) == shape)
-        if not isinstance(leaf, Jet):
+        if isinstance(leaf, Coefficients):
+            kinds.append((leaf.keys, leaf.is_stack))
+            parts.append(leaf.parts())
+        elif isinstance(leaf, Tensor):
             kinds.append(((VALUE,), False))
-            tensors.append(leaf)
-        elif leaf.settle()._stack is None:
-            kinds.append((leaf.keys, False))
-            tensors += cast(list[Tensor], leaf._rows)
+            parts.append((leaf,))
         else:
-            kinds.append((leaf.keys, True))
-            tensors.append(cast(Tensor, leaf._stack))
-    steps = _plan(expression, tuple(kinds), frame.order, frame.signs, tuple(may_pass))
+            kinds.append(None)
+            numbers.append(leaf)
+            parts.append(())
+            may_pass.append(False)
+            continue
+        may_pass.append(leaf.dtype is dtype and leaf.shape == shape)
+    plan = _plan(expression, tuple(kinds), frame, tuple(may_pass))
+    for i, sizes in enumerate(plan.splits):
+        if sizes:
+            parts[i] = torch.split(parts[i][0], list(sizes))
     found: dict[Key, Tensor] = {}
-    parts: list[Tensor] = []
+    stacks: list[Tensor] = []
     keys: list[Key] = []
-    for step in steps:
+    for step in plan.steps:
         for key, i, own in step.passed:
-            found[key] = leaves[i].rows()[own] if isinstance(leaves[i], Jet) else leaves[i]
+            leaf = leaves[i]
+            found[key] = leaf.rows()[own] if isinstance(leaf, Coefficients) else cast(Tensor, leaf)
         if step.rows is None:
             continue
-        given = [*tensors, found[frame.top]] if step.adds else tensors
-        results = apply_rows(step.rows, numbers, [dtype] * len(step.rows.results), given)
-        results = [_filled(r, n, shape) for r, n in zip(results, step.rows.results, strict=True)]
-        if len(steps) == 1 and not step.passed:
-            return step.keys, results[0], None
-        if step.rows.results[0] >= 0:
-            parts.append(results[0])
-            keys += step.keys[: step.rows.results[0]]
-        if step.rows.results[-1] < 0:
+        tensors = [parts[i][part] for i, part in step.takes]
+        if step.adds:
+            tensors.append(found[frame.top])
+        counts = step.rows.results
+        results = apply_rows(step.rows, numbers, [dtype] * len(counts), tensors)
+        results = [_filled(r, n, shape) for r, n in zip(results, counts, strict=True)]
+        if len(plan.steps) == 1 and not step.passed:
+            return Coefficients(step.keys, results[0])
+        if counts[0] >= 0:
+            stacks.append(results[0])
+            keys += step.keys[: counts[0]]
+        if counts[-1] < 0:
             found[frame.top] = results[-1]
-    if not parts or any(step.passed for step in steps):
-        for part in parts:
-            count = len(part)
-            found.update(zip(keys[:count], part.unbind(0), strict=True))
-            del keys[:count]
-        own_keys = tuple(sorted(found))
-        return own_keys, None, [found[key] for key in own_keys]
+    if any(step.passed for step in plan.steps):
+        rows = [row for stack in stacks for row in stack.unbind(0)]
+        found.update(zip(keys, rows, strict=True))
+        own_keys = frame.ordered(found)
+        return Coefficients(own_keys, None, [found[key] for key in own_keys])
     for key, row in found.items():
-        parts.append(row[None])
+        stacks.append(row[None])
         keys.append(key)
-    return tuple(keys), torch.cat(parts), None
+    return Coefficients(tuple(keys), torch.cat(stacks))
 
 
 def _filled(result: Tensor, rows: int, shape: torch.Size) -> Tensor:
@@ -464,17 +552,17 @@ def _filled(result: Tensor, rows: int, shape: torch.Size) -> Tensor:
 
 @functools.lru_cache(maxsize=4096)
 def _plan(
-    expression: Expression,
-    kinds: tuple[_Kind, ...],
-    order: int,
-    signs: tuple[int, ...],
-    may_pass: tuple[bool, ...],
-) -> tuple[_Step, ...]:
-    """The kernels that compute all coefficients: one, unless there are many directions."""
+    expression: Expression, kinds: tuple[_Kind, ...], frame: Frame, may_pass: tuple[bool, ...]
+) -> _Plan:
+    order, signs, top = frame.order, frame.signs, frame.top
     moving = [i for i, kind in enumerate(kinds) if kind is not None and len(kind[0]) > 1]
-    top: Key = (order, 0)
     width = _width(order, len(moving), sum(kind is not None for kind in kinds), len(signs))
     chunks = [range(d, min(d + width, len(signs))) for d in range(0, len(signs), width)]
+    places, splits = [], []
+    for kind in kinds:
+        of_keys, sizes = _places(kind, frame, width if len(chunks) > 1 else 0)
+        places.append(of_keys)
+        splits.append(sizes)
     steps: list[_Step] = []
     has_sum = False
     for number, chunk in enumerate(chunks):
@@ -512,8 +600,38 @@ def _plan(
         if total is not None:
             results[top] = total + input_named("sum") if adds else total
             has_sum = True
-        steps.append(_step(results, names, kinds, top, adds, may_pass, len(chunks) == 1))
-    return tuple(steps)
+        steps.append(_step(results, names, places, top, adds, may_pass, len(chunks) == 1))
+    return _Plan(tuple(steps), tuple(splits))
+
+
+# Where the coefficients of a leaf are: which of its parts, the row, and how many the part has
+_Place = tuple[int, int, int]
+
+
+def _places(
+    kind: _Kind, frame: Frame, width: int
+) -> tuple[dict[Key, _Place] | None, tuple[int, ...]]:
+    """Where each coefficient is, and the rows of the parts that a leaf is split into.
+
+    A part for the value, one for each `width` directions, and one for the highest: a gradient by
+    one is not a gradient by all.
+    """
+    if kind is None:
+        return None, ()
+    keys, is_stack = kind
+    if not is_stack:
+        return {key: (row, -1, -1) for row, key in enumerate(keys)}, ()
+    if not width:
+        return {key: (0, row, len(keys)) for row, key in enumerate(keys)}, ()
+    groups: dict[Any, list[Key]] = {}
+    for key in keys:
+        groups.setdefault(key if key in (VALUE, frame.top) else key[1] // width, []).append(key)
+    found = {
+        key: (part, row, len(group))
+        for part, group in enumerate(groups.values())
+        for row, key in enumerate(group)
+    }
+    return found, tuple(len(group) for group in groups.values())
 
 
 def _coefficients(
@@ -534,16 +652,16 @@ def _coefficients(
 def _step(
     results: dict[Key, Expression],
     names: dict[tuple[int, Key], Expression],
-    kinds: tuple[_Kind, ...],
+    places: Sequence[dict[Key, _Place] | None],
     top: Key,
     adds: bool,
     may_pass: tuple[bool, ...],
     is_only: bool,
 ) -> _Step:
-    parameters = tuple(f"x{i}" for i, kind in enumerate(kinds) if kind is None)
+    parameters = tuple(f"x{i}" for i, of_keys in enumerate(places) if of_keys is None)
     # The values are inputs always, for the shape of a coefficient may be that of another's value.
-    for i, kind in enumerate(kinds):
-        if kind is not None:
+    for i, of_keys in enumerate(places):
+        if of_keys is not None:
             names[i, VALUE] = input_named(f"x{i}")
     by_expression = {e: own for own, e in names.items()}
     passed = []
@@ -553,21 +671,19 @@ def _step(
             passed.append((key, *own))
             del results[key]
     if not results:
-        return _Step(None, (), False, tuple(passed))
+        return _Step(None, (), (), False, tuple(passed))
     used = {e.value for e in in_order(results.values()) if e.operation == "input"}
-    tensors: list[int] = []
+    takes: dict[tuple[int, int], int] = {}  # with the number of rows
     inputs: list[str] = []
     read: list[Row] = []
-    for i, kind in enumerate(kinds):
-        if kind is None:
-            continue
-        keys, is_stack = kind
-        for row, key in enumerate(keys):
+    for i, of_keys in enumerate(places):
+        for key, (part, row, count) in (of_keys or {}).items():
             name = names.get((i, key))
             if name is not None and (key == VALUE or name.value in used):
+                takes[i, part] = count
                 inputs.append(name.value)
-                read.append((len(tensors), row) if is_stack else (len(tensors) + row, -1))
-        tensors += [len(keys)] if is_stack else [-1] * len(keys)
+                read.append((list(takes).index((i, part)), row))
+    tensors = list(takes.values())
     if adds:
         inputs.append("sum")
         read.append((len(tensors), -1))
@@ -578,7 +694,8 @@ def _step(
         counts: tuple[int, ...] = (len(keys),)
     else:
         counts = (len(keys) - 1, -1) if len(keys) > 1 else (-1,)
-    return _Step(Rows(graph, tuple(tensors), tuple(read), counts), keys, adds, tuple(passed))
+    rows = Rows(graph, tuple(tensors), tuple(read), counts)
+    return _Step(rows, tuple(takes), keys, adds, tuple(passed))
 
 
 def _width(order: int, moving: int, leaves: int, directions: int) -> int:

@@ -1,0 +1,282 @@
+"""`python -m benchmarks.taylor`: Taylor mode beside nested differentiation, forward and backward.
+
+A tanh network of 1, 32, 32, 32 and 1 units, its derivatives of order 1 to 6 at 200 and 5,000 points,
+and the gradient of the mean of the highest squared; and the Laplacian of such a network of 2, 10 and
+100 inputs at 200 points. All contenders take turns in one process; each ratio is the median of the
+rounds'. jet-for-pytorch is measured where it is installed (it needs Python 3.12, and both sides are
+then measured there); --write puts the tables between markers of docs/taylor-mode.md.
+
+Peak memory is that of a process of its own above what it had after its imports and a first call of
+one point.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fusedgrad
+from benchmarks.report import DOCS, markdown, write_between_markers
+from benchmarks.timing import interleave, ratios
+
+Call = Callable[[], Tensor]
+OURS = "fusedgrad"
+POINTS = (200, 5000)
+ORDERS = range(1, 7)
+DIMENSIONS = (2, 10, 100)
+ROOT = Path(__file__).resolve().parent.parent
+_fused_tanh = fusedgrad.fuse(lambda x: fusedgrad.tanh(x))
+
+
+class _Fused(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return _fused_tanh(x)  # type: ignore[no-any-return]
+
+
+def network(inputs: int, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequential:
+    torch.manual_seed(0)
+    sizes = (inputs, 32, 32, 32, 1)
+    layers: list[nn.Module] = []
+    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(a, b), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+# ------------------------------------------------------------- the highest derivative, as a function
+
+
+def _nested(model: nn.Module, x: Tensor, order: int) -> Tensor:
+    x = x.detach().requires_grad_()
+    u = model(x)
+    for _ in range(order):
+        (u,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+    return u  # type: ignore[no-any-return]
+
+
+def _nested_jvp(model: nn.Module, x: Tensor, order: int) -> Tensor:
+    one = torch.ones_like(x)
+
+    def slope(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: torch.func.jvp(function, (x,), (one,))[1]
+
+    function: Callable[[Tensor], Tensor] = model
+    for _ in range(order):
+        function = slope(function)
+    return function(x)
+
+
+def _ours(model: nn.Module, x: Tensor, order: int) -> Tensor:
+    return fusedgrad.derivatives(model, x, torch.ones_like(x), order)[-1]
+
+
+def _theirs(model: nn.Module, x: Tensor, order: int) -> Tensor:
+    # Traced once for a network and a shape, which is not measured
+    transformed = _transformed(model, x, False)
+    one, zero = torch.ones_like(x), torch.zeros_like(x)
+    return transformed((x, one, *[zero] * (order - 1)))[-1]  # type: ignore[no-any-return]
+
+
+_traced: dict[Any, Any] = {}
+
+
+def _transformed(model: nn.Module, x: Tensor, collapsed: bool) -> Any:
+    key = (id(model), x.shape, collapsed)
+    if key not in _traced:
+        from jet import jet
+
+        # The model is kept, so that its identity is not another's.
+        _traced[key] = model, jet(model, (torch.zeros_like(x),), collapsed=collapsed)
+    return _traced[key][1]
+
+
+DERIVATIVES: dict[str, tuple[Callable[..., Tensor], Callable[[], nn.Module]]] = {
+    OURS: (_ours, nn.Tanh),
+    "nested autograd": (_nested, nn.Tanh),
+    "nested fused functions": (_nested, _Fused),
+    "nested torch.func.jvp": (_nested_jvp, nn.Tanh),
+    "jet-for-pytorch": (_theirs, nn.Tanh),
+}
+
+
+# ----------------------------------------------------------------------------------- the Laplacian
+
+
+def _laplacian(model: nn.Module, x: Tensor) -> Tensor:
+    return fusedgrad.laplacian(model)(x).laplacian
+
+
+def _trace_of_hessian(model: nn.Module, x: Tensor) -> Tensor:
+    hessian = torch.func.vmap(torch.func.hessian(lambda p: model(p)[0]))(x)
+    return hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _jvp_of_jvp(model: nn.Module, x: Tensor) -> Tensor:
+    def second(v: Tensor) -> Tensor:
+        v = v.expand_as(x)
+        return torch.func.jvp(lambda x: torch.func.jvp(model, (x,), (v,))[1], (x,), (v,))[1]
+
+    return torch.vmap(second)(torch.eye(x.shape[-1])).sum(0)
+
+
+def _their_laplacian(model: nn.Module, x: Tensor) -> Tensor:
+    transformed = _transformed(model, x, True)
+    directions = torch.eye(x.shape[-1])[:, None].expand(-1, *x.shape)
+    return transformed((x, directions, torch.zeros_like(x)))[-1]  # type: ignore[no-any-return]
+
+
+LAPLACIANS: dict[str, Callable[..., Tensor]] = {
+    OURS: _laplacian,
+    "hessian's trace": _trace_of_hessian,
+    "vmap of jvp of jvp": _jvp_of_jvp,
+    "jet-for-pytorch": _their_laplacian,
+}
+
+
+def _trained(highest: Callable[..., Tensor], model: nn.Module, *arguments: Any) -> Call:
+    def step() -> Tensor:
+        model.zero_grad()
+        result = highest(model, *arguments)
+        torch.autograd.backward((result**2).mean())
+        return result.detach()
+
+    return step
+
+
+def derivative_calls(points: int, order: int) -> dict[str, Call]:
+    x = torch.linspace(-1, 1, points)[:, None]
+    return {
+        name: _trained(highest, network(1, activation), x, order)
+        for name, (highest, activation) in DERIVATIVES.items()
+        if _is_there(name)
+    }
+
+
+def laplacian_calls(dimension: int) -> dict[str, Call]:
+    torch.manual_seed(1)
+    x = torch.randn(200, dimension)
+    return {
+        name: _trained(operator, network(dimension), x)
+        for name, operator in LAPLACIANS.items()
+        if _is_there(name)
+    }
+
+
+def _is_there(name: str) -> bool:
+    return name != "jet-for-pytorch" or find_spec("jet") is not None
+
+
+# ---------------------------------------------------------------------------------------- measuring
+
+
+def measured(calls: Mapping[str, Call], budget: float) -> dict[str, tuple[float, float]]:
+    """For each the milliseconds, and how many times ours."""
+    results = {name: call() for name, call in calls.items()}
+    for name, result in results.items():
+        expected = results[OURS].reshape(result.shape)
+        scale = expected.abs().max()
+        torch.testing.assert_close(result / scale, expected / scale, rtol=1e-3, atol=1e-3, msg=name)
+    samples = interleave(calls, budget=budget)
+    return {
+        name: (1e3 * median(samples[name]), median(ratios(samples, name, OURS))) for name in calls
+    }
+
+
+def peak_megabytes(kind: str, size: int, order: int, name: str) -> float:
+    """Of one step in a new process."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.taylor",
+        "--peak",
+        kind,
+        str(size),
+        str(order),
+        name,
+    ]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout)
+
+
+def _peak(kind: str, size: str, order: str, name: str) -> None:
+    def calls(points: int) -> dict[str, Call]:
+        if kind == "derivatives":
+            return derivative_calls(points, int(order))
+        return laplacian_calls(points)
+
+    torch.set_num_threads(1)
+    calls(2)[name]()
+    call = calls(int(size))[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def tables(budget: float, memory: bool, orders: Sequence[int]) -> str:
+    """All of them, in Markdown."""
+    parts: list[str] = []
+    threads_before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for points in POINTS:
+            rows: dict[str, list[str]] = {}
+            for order in orders:
+                found = measured(derivative_calls(points, order), budget)
+                for name in [n for n in DERIVATIVES if _is_there(n)]:
+                    time, ratio = found[name]
+                    rows.setdefault(name, [name]).append(f"{time:.2f} ({ratio:.1f})")
+            if memory and threads == 1:
+                for name, row in rows.items():
+                    row.append(f"{peak_megabytes('derivatives', points, 4, name):.1f}")
+            header = [f"{points:,} points, {threads} thread{'s' * (threads > 1)}"]
+            header += [f"order {order}" for order in orders]
+            if memory and threads == 1:
+                header.append("MB, order 4")
+            parts.append(markdown(header, list(rows.values())))
+        rows = {}
+        for dimension in DIMENSIONS:
+            found = measured(laplacian_calls(dimension), budget)
+            for name, (time, ratio) in found.items():
+                rows.setdefault(name, [name]).append(f"{time:.2f} ({ratio:.1f})")
+        header = [f"Laplacian, {threads} thread{'s' * (threads > 1)}"]
+        header += [f"{dimension} dimensions" for dimension in DIMENSIONS]
+        if memory and threads == 1:
+            for name, row in rows.items():
+                row.append(f"{peak_megabytes('laplacian', 100, 2, name):.1f}")
+            header.append("MB, 100 dimensions")
+        parts.append(markdown(header, list(rows.values())))
+    torch.set_num_threads(threads_before)
+    return "\n\n".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.taylor")
+    parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="orders 2 and 4, half a second each")
+    parser.add_argument("--write", action="store_true", help="into docs/taylor-mode.md")
+    options = parser.parse_args(arguments)
+    if options.peak:
+        return _peak(*options.peak)
+    text = tables(0.5, False, (2, 4)) if options.quick else tables(4.0, True, ORDERS)
+    about = (
+        f"Milliseconds of a forward and a backward pass, and in parentheses how many times "
+        f"fusedgrad's. Python {sys.version.split()[0]}, torch {torch.__version__}."
+    )
+    if options.write:
+        write_between_markers("taylor", f"{about}\n\n{text}", DOCS / "taylor-mode.md")
+    else:
+        print(f"{about}\n\n{text}")
+    return None
+
+
+if __name__ == "__main__":
+    main()
