@@ -1,18 +1,19 @@
 """`python -m benchmarks.taylor`: Taylor mode beside nested differentiation, forward and backward.
 
-A tanh network of 1, 32, 32, 32 and 1 units, its derivatives of order 1 to 6 at 200 and 5,000 points,
-and the gradient of the mean of the highest squared; and the Laplacian of such a network of 2, 10 and
-100 inputs at 200 points. All contenders take turns in one process; each ratio is the median of the
-rounds'. jet-for-pytorch is measured where it is installed (it needs Python 3.12, and both sides are
-then measured there); --write puts the tables between markers of docs/taylor-mode.md.
+A tanh network of 1, 32, 32, 32 and 1 units, its derivatives of order 1 to 6 at 200 and 5,000
+points, and the gradient of the mean of the highest squared; and the Laplacian of such a network of
+2, 10 and 100 inputs at 200 points. All contenders take turns in one process; each ratio is the
+median of the rounds'. jet-for-pytorch is measured where it is installed (it needs Python 3.12, and
+both sides are then measured there); --write puts the tables between markers of docs/taylor-mode.md.
 
 Peak memory is that of a process of its own above what it had after its imports and a first call of
-one point.
+two points.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import subprocess
 import sys
@@ -47,12 +48,12 @@ def network(inputs: int, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Se
     torch.manual_seed(0)
     sizes = (inputs, 32, 32, 32, 1)
     layers: list[nn.Module] = []
-    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+    for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), activation()]
     return nn.Sequential(*layers[:-1])
 
 
-# ------------------------------------------------------------- the highest derivative, as a function
+# -------------------------------------------------------- the highest derivative, as a function
 
 
 def _nested(model: nn.Module, x: Tensor, order: int) -> Tensor:
