@@ -19,7 +19,7 @@ COMPANIONS_BIN := $(COMPANIONS_VENV)/bin
 
 help:
 	@echo "make demo       the derivatives of the two notebooks, two trainings, a picture"
-	@echo "make examples   a notebook, logistic regression, a recurrent network in bfloat16"
+	@echo "make examples   a notebook, regression, a recurrent network, differential equations"
 	@echo "make test       every test but the slow ones"
 	@echo "make test-slow  the slow ones: every float32 input, 10^8 losses"
 	@echo "make test-companions  models of transformers, lightning, captum, opacus, backpack and ONNX"
@@ -47,6 +47,7 @@ examples: build
 	$(BIN)/python examples/notebook.py
 	$(BIN)/python examples/logistic_regression.py
 	$(BIN)/python examples/recurrent.py
+	$(BIN)/python examples/differential_equations.py
 
 test: build
 	$(BIN)/python -m pytest

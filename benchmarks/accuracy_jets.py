@@ -202,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
-    text = table(6 if quick else 60)
+    text = table(6 if quick else 30)
     if quick:
         print(text)
     else:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,13 +118,14 @@ def _laplacian(model: nn.Module, x: Tensor) -> Tensor:
 
 def _trace_of_hessian(model: nn.Module, x: Tensor) -> Tensor:
     hessian = torch.func.vmap(torch.func.hessian(lambda p: model(p)[0]))(x)
-    return hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return hessian.diagonal(dim1=-2, dim2=-1).sum(-1)  # type: ignore[no-any-return]
 
 
 def _jvp_of_jvp(model: nn.Module, x: Tensor) -> Tensor:
     def second(v: Tensor) -> Tensor:
         v = v.expand_as(x)
-        return torch.func.jvp(lambda x: torch.func.jvp(model, (x,), (v,))[1], (x,), (v,))[1]
+        result = torch.func.jvp(lambda x: torch.func.jvp(model, (x,), (v,))[1], (x,), (v,))[1]
+        return cast(Tensor, result)
 
     return torch.vmap(second)(torch.eye(x.shape[-1])).sum(0)
 

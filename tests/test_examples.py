@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples import logistic_regression, recurrent
+from examples import differential_equations, logistic_regression, recurrent
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +46,19 @@ def test_a_network_learns_and_is_drawn(tmp_path: Path) -> None:
     picture = tmp_path / "recurrent.png"
     recurrent.draw(picture, errors | {8.0: errors[0.0]}, curves | {8.0: curves[0.0]})
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("equation", differential_equations.EQUATIONS)
+def test_both_ways_to_a_differential_equation_are_one(equation: str, tmp_path: Path) -> None:
+    trainings = differential_equations.compare(equation, 20)
+    picture = tmp_path / "pictures" / f"{equation}.png"
+    differential_equations.draw(picture, equation, trainings)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_way_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, inputs, ways = differential_equations.EQUATIONS["poisson"]
+    wrong = ways | {"fusedgrad": lambda model, x: 2 * model(x)}
+    monkeypatch.setitem(differential_equations.EQUATIONS, "poisson", (loss, inputs, wrong))
+    with pytest.raises(RuntimeError, match="apart"):
+        differential_equations.compare("poisson", 20)
