@@ -15,7 +15,7 @@ CUDA_LIB := $(CURDIR)/build/cuda/lib
 COMPANIONS_VENV := .venv-companions
 COMPANIONS_BIN := $(COMPANIONS_VENV)/bin
 
-.PHONY: help build demo examples dist test-dist test test-slow test-sanitized test-companions check-aarch64 lint format bench accuracy cuda-build test-cuda-build gpu clean
+.PHONY: help build demo examples dist test-dist test test-slow matrix test-sanitized test-companions check-aarch64 lint format bench accuracy cuda-build test-cuda-build gpu clean
 
 help:
 	@echo "make demo       the derivatives of the two notebooks, two trainings, a picture"
@@ -27,6 +27,7 @@ help:
 	@echo "make bench      speed beside torch, torch.compile and the floor"
 	@echo "make dist       a wheel and a source distribution in dist; make test-dist checks them"
 	@echo "make gpu        tests and benchmark on this machine's GPU, reported in benchmarks/results"
+	@echo "make matrix     builds and tests PAIRS, such as 2.11.0:3.12, of PyTorch and Python"
 	@echo "make accuracy   largest errors beside torch's, in ULP"
 
 $(VENV)/installed: requirements.txt
@@ -66,6 +67,10 @@ dist: $(VENV)/installed
 # Installs the wheel beside .venv's torch into an environment of its own.
 test-dist: dist
 	$(BIN)/python tests/check_dist.py
+
+# Builds and tests pairs of PyTorch and Python, each in an environment of its own under build/matrix.
+matrix: $(VENV)/installed
+	$(BIN)/python tools/matrix.py $(MATRIX_FLAGS) $(PAIRS)
 
 # The operators under AddressSanitizer and UndefinedBehaviorSanitizer.
 test-sanitized: build

@@ -6,7 +6,9 @@ architectures. FUSEDGRAD_WERROR=1 makes an error of every warning of the compile
 """
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -14,7 +16,8 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
-OLDEST_TORCH = (2, 13)
+OLDEST_TORCH, NEWEST_TORCH = (2, 10), (2, 15)  # of those that were tested: docs/versions.md
+OLDEST_GCC = 12
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 ROOT = Path(__file__).parent
 
@@ -22,6 +25,9 @@ ROOT = Path(__file__).parent
 def stop(sentence: str) -> None:
     sys.exit(f"fusedgrad cannot be built: {sentence}")
 
+
+if sys.version_info < (3, 11):  # noqa: UP036
+    stop(f"Python {sys.version.split()[0]} runs it, it needs 3.11 or newer.")
 
 try:
     import torch
@@ -32,13 +38,36 @@ except ImportError:
         "other than pip may hide it: uv needs --no-build-isolation, build --no-isolation."
     )
 
-if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
-    oldest = ".".join(map(str, OLDEST_TORCH))
-    stop(f"torch {torch.__version__} is installed, and it needs torch {oldest} or newer.")
+try:
+    import pybind11
+except ImportError:
+    stop("it needs pybind11, which pip brings by itself, except with --no-build-isolation.")
 
-CXX = os.environ.get("CXX", "c++")
-if shutil.which(CXX.split()[0]) is None:
-    stop(f"the C++ compiler '{CXX}' is not on PATH; install g++ 11 or newer, or set CXX to yours.")
+
+def dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+if TORCH < OLDEST_TORCH:
+    stop(f"torch {torch.__version__} is installed, it needs {dotted(OLDEST_TORCH)} or newer.")
+
+
+def check_compiler() -> None:
+    """Stop where there is none, or where it is too old."""
+    command = os.environ.get("CXX", "c++")
+    needed = f"install g++ {OLDEST_GCC} or newer, or set CXX to yours."
+    if shutil.which(command.split()[0]) is None:
+        stop(f"the C++ compiler '{command}' is not on PATH; {needed}")
+    macros = subprocess.run(
+        [*command.split(), "-dM", "-E", "-xc++", os.devnull],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    found = re.search(r"#define __GNUC__ (\d+)", macros)  # clang's is 4
+    if found and int(found[1]) < OLDEST_GCC and "__clang__" not in macros:
+        stop(f"the C++ compiler '{command}' is g++ {found[1]}; {needed}")
 
 
 def cuda_toolkit() -> Path | None:
@@ -80,8 +109,6 @@ def system_include(path: str | Path) -> str:
 
 
 def extension() -> Extension:
-    import pybind11
-
     defines = [("FUSEDGRAD_TORCH_VERSION", f'"{torch.__version__}"')]
     cxx = [
         *("-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"),
@@ -124,6 +151,22 @@ def extension() -> Extension:
     )
 
 
+class BuildExtension(cpp_extension.BuildExtension):
+    """Builds with the compiler at hand, if it can."""
+
+    def run(self) -> None:
+        """Builds, and says if nobody has tried this version of torch."""
+        check_compiler()
+        if TORCH > NEWEST_TORCH:
+            print(
+                f"warning: fusedgrad was tested with torch {dotted(OLDEST_TORCH)} to "
+                f"{dotted(NEWEST_TORCH)}, and is built against {torch.__version__}; "
+                "`python -m fusedgrad` checks every operation.",
+                file=sys.stderr,
+            )
+        super().run()
+
+
 class BuildPython(build_py):  # type: ignore[misc]
     """Puts the headers that fused functions are compiled with into the package."""
 
@@ -145,5 +188,5 @@ class BuildPython(build_py):  # type: ignore[misc]
 
 setup(
     ext_modules=[extension()],
-    cmdclass={"build_ext": cpp_extension.BuildExtension, "build_py": BuildPython},
+    cmdclass={"build_ext": BuildExtension, "build_py": BuildPython},
 )

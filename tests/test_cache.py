@@ -50,7 +50,7 @@ def user(number: int) -> Iterator[None]:
 
 def ask() -> bytes:
     """What the cache gives for one and the same thing."""
-    return cache.kept(b"digest", "source", ".so", lambda: OURS)
+    return cache.kept(b"digest", "source", ".so", b"", lambda: OURS)
 
 
 def asked_in_silence() -> bytes:
@@ -66,7 +66,8 @@ def sound(content: bytes) -> bytes:
 def plant(folder: Path, mode: int = 0o644) -> Path:
     """A sound entry that the cache did not make, under the name that it will look for."""
     folder.mkdir(exist_ok=True)
-    entry = folder / f"{hashlib.sha256(b'digestsource').hexdigest()[:32]}.so"
+    name, maker = hashlib.sha256(b"digestsource"), hashlib.sha256(b"")
+    entry = folder / f"{name.hexdigest()[:32]}-{maker.hexdigest()[:8]}.so"
     entry.write_bytes(sound(THEIRS))
     entry.chmod(mode)
     return entry
@@ -147,7 +148,7 @@ def test_users_read_what_root_made_for_them(folder: Path) -> None:
     with user(OTHER):
         assert asked_in_silence() == THEIRS
         # What is not there yet cannot be added, and is made all the same.
-        assert cache.kept(b"another", "source", ".so", lambda: OURS) == OURS
+        assert cache.kept(b"another", "source", ".so", b"", lambda: OURS) == OURS
     assert list(folder.iterdir()) == [entry]
 
 
@@ -236,7 +237,7 @@ def test_folder_removed_while_it_is_written_is_gone_around(
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert cache.kept(b"digest", "source", ".so", make) == OURS
+        assert cache.kept(b"digest", "source", ".so", b"", make) == OURS
 
 
 def test_folder_that_comes_and_goes_loses_no_result(folder: Path) -> None:
@@ -252,7 +253,7 @@ def test_folder_that_comes_and_goes_loses_no_result(folder: Path) -> None:
     thread.start()
     try:
         for i in range(500):
-            assert cache.kept(b"digest", str(i % 5), ".so", lambda: OURS) == OURS
+            assert cache.kept(b"digest", str(i % 5), ".so", b"", lambda: OURS) == OURS
     finally:
         done.set()
         thread.join()
@@ -264,6 +265,21 @@ def test_entry_that_is_not_whole_is_made_again(folder: Path, content: bytes) -> 
     entry.write_bytes(content)
     assert asked_in_silence() == OURS
     assert entry.read_bytes() == sound(OURS)
+
+
+def test_each_compiler_has_its_own_entry_and_without_one_any_serves(folder: Path) -> None:
+    def asked(maker: bytes | None, made: bytes) -> bytes:
+        return cache.kept(b"digest", "source", ".so", maker, lambda: made)
+
+    assert asked(None, OURS) == OURS
+    assert not folder.exists()  # nobody could tell later who made it
+    assert [asked(maker, maker) for maker in (b"one", b"two")] == [b"one", b"two"]
+    assert [asked(maker, OURS) for maker in (b"one", b"two")] == [b"one", b"two"]
+    assert asked(None, OURS) in (b"one", b"two")
+    assert cache.kept(b"digest", "another", ".so", None, lambda: OURS) == OURS
+    folder.chmod(0o777)
+    with pytest.warns(UserWarning, match="chmod go-w"):
+        assert asked(None, OURS) == OURS
 
 
 # ------------------------------------------------------------------------- of a function that runs
@@ -332,6 +348,13 @@ def test_folder_that_nothing_may_be_executed_from_serves(folder: Path) -> None:
     folder.mkdir()
     script = f'mount -t tmpfs -o noexec,mode=700 tmpfs {folder} && "$@" && ls {folder} | wc -l >&2'
     assert run(FUNCTION, "unshare", "--mount", "sh", "-c", script, "sh").split() == ["1"]
+
+
+def test_without_a_compiler_what_one_made_before_runs(folder: Path) -> None:
+    assert run(FUNCTION) == ""
+    assert run("import warnings; warnings.simplefilter('error')" + FUNCTION, CXX="none") == ""
+    shutil.rmtree(folder)
+    assert run(FUNCTION, CXX="none").count("no C++ compiler: none is not on PATH") == 1
 
 
 def libraries() -> list[bytes]:

@@ -1,5 +1,6 @@
 """The documentation's code runs as it stands, and prints what the documentation says it prints."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What the block before it prints.
 OUTPUT = re.compile(r"\s*^```output\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = sorted(page for page in DOCS.glob("*.md") if CODE.search(page.read_text()))
+README = DOCS.parent / "README.md"
 # To a file, pictures included.
 LINK = re.compile(r"\[[^\]]*\]\(([^)#:]+)(?:#[^)]*)?\)")
 END_OF_BLOCK = "\N{END OF MEDIUM}"
@@ -51,14 +53,24 @@ def test_every_block_of_code_runs_and_prints_what_the_page_says(page: Path, tmp_
     assert compared == text.count("```output\n")
 
 
+# Whoever reads it copies one block.
+@pytest.mark.parametrize("block", CODE.findall(README.read_text()), ids=itertools.count())
+def test_each_block_of_the_readme_runs_by_itself(block: str, tmp_path: Path) -> None:
+    copy = tmp_path / "block.py"
+    copy.write_text(block)
+    done = subprocess.run([sys.executable, copy], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
 def test_every_page_is_in_the_index_and_every_link_leads_to_a_file() -> None:
-    pages = sorted(DOCS.glob("*.md"))
+    pages = [*sorted(DOCS.glob("*.md")), README]
     linked = {
         page: [(page.parent / target).resolve() for target in LINK.findall(page.read_text())]
         for page in pages
     }
     index = DOCS / "README.md"
-    assert set(pages) - {index} <= set(linked[index])
+    assert set(pages) - {index, README} <= set(linked[index])
     missing = [
         f"{page.name}: {target}"
         for page, targets in linked.items()

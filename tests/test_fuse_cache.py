@@ -201,9 +201,11 @@ def test_key_depends_on_what_a_kernel_is_made_of(
     for change in changes:
         change()
         compilation._command.cache_clear()
+        compilation._target.cache_clear()
         assert works()
     assert len(compilations) == len(entries(cache)) == 5
     compilation._command.cache_clear()
+    compilation._target.cache_clear()
 
 
 @pytest.mark.parametrize("capability", ["baseline", "avx2"])

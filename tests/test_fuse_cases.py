@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import contextvars
 import functools
+import gc
 import types
 import warnings
 from collections.abc import Callable
@@ -603,6 +604,7 @@ def test_what_is_not_elementwise_is_a_fuse_error(name: str) -> None:
     x = X.clone().requires_grad_()
     with pytest.raises(FuseError):
         fusedgrad.fuse(REFUSED[name])(x)
+    gc.collect()  # a checkpoint of PyTorch 2.11 leaves its hooks until the error's frames are gone
     assert x.tolist() == X.tolist()
     assert x.grad is None
 

@@ -23,6 +23,7 @@
 #include "operators/dispatch.h"
 #include "operators/elementwise.h"
 #include "operators/recording.h"
+#include "operators/torch_versions.h"
 #ifdef FUSEDGRAD_CUDA
 #include "cuda/fused.h"
 #include "operators/cuda.h"
@@ -343,14 +344,13 @@ class FusedNode final : public torch::autograd::Node {
 };
 
 // `result` becomes the next output of `node`.
-void set_history(Tensor& result, const FusedKernel&, uint64_t,
-                 const c10::intrusive_ptr<FusedNode>& node) {
+void set_history(Tensor& result, const FusedKernel&, uint64_t, const NodePointer<FusedNode>& node) {
   torch::autograd::set_history(result, node);
 }
 
 // Those that use none of the inputs that require gradients, bits in `requiring`, stay constants.
 void set_history(std::vector<Tensor>& results, const FusedKernel& fused, uint64_t requiring,
-                 const c10::intrusive_ptr<FusedNode>& node) {
+                 const NodePointer<FusedNode>& node) {
   for (size_t i = 0; i < results.size(); ++i) {
     if (i >= fused.used.size() || fused.used[i] & requiring) {
       torch::autograd::set_history(results[i], node);
@@ -373,13 +373,13 @@ auto record(int64_t number, at::TensorList inputs, at::ArrayRef<double> paramete
             !input._fw_grad(/*level=*/0).defined(),
         "fused: the operator has no forward-mode derivative, the fused function has");
   }
-  c10::intrusive_ptr<FusedNode> node;
+  NodePointer<FusedNode> node;
   if (requiring != 0 && at::GradMode::is_enabled()) {
     uint64_t moving = 0;
     for (uint64_t used : kernel_of(number).used) moving |= used;
     requiring &= moving;
     if (requiring != 0) {
-      node = c10::make_intrusive<FusedNode>(number, inputs, parameters, reduction, moving);
+      node = make_node<FusedNode>(number, inputs, parameters, reduction, moving);
     }
   }
   auto result = [&] {

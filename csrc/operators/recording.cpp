@@ -16,6 +16,7 @@
 
 #include "operators/dispatch.h"
 #include "operators/patch.h"
+#include "operators/torch_versions.h"
 
 namespace fusedgrad::operators {
 namespace {
@@ -126,7 +127,7 @@ Tensor record(const Operation& operation, at::TensorList operands, const at::Sca
     return forward();
   };
   if (!requires_grad || !at::GradMode::is_enabled()) return below_autograd();
-  const auto node = c10::make_intrusive<Node>(operation, operands.vec(), parameter);
+  const auto node = make_node<Node>(operation, operands.vec(), parameter);
   Tensor result = below_autograd();
   torch::autograd::set_history(result, node);
   return result;

@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -79,7 +79,8 @@ def _as_dtensors(name: str, operands: Sequence[Tensor]) -> list["DTensor"]:
                     f"{tuple(operand.shape)}, too"
                 )
             operand = DTensor.from_local(operand, mesh, [Replicate()] * mesh.ndim, run_check=False)
-        distributed.append(operand)
+        # PyTorch 2.11 does not redistribute what requires a gradient, even where none is recorded.
+        distributed.append(cast("DTensor", operand.detach()))
     return distributed
 
 

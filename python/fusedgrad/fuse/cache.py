@@ -1,8 +1,9 @@
 """What compilers made, kept on disk: code that will run, so that it matters whose it is.
 
 An entry is a shared object or a device's code, with a digest of itself at its end; its name is a
-digest of all that it was made from. It appears by one rename, so that processes may compile the
-same function at once; an entry that does not agree with its digest is made again.
+digest of all that it was made from, and one of the compiler. It appears by one rename, so that
+processes may compile the same function at once; an entry that does not agree with its digest is
+made again.
 
 Folder and entry must belong to the user or to root, and neither their group nor others may write
 them; else nothing is read or written there. What is checked is what is used: entries are found
@@ -34,14 +35,18 @@ def folder() -> Path:
     return Path(home, "fusedgrad")
 
 
-def kept(digest: bytes, source: str, suffix: str, make: Callable[[], bytes]) -> bytes:
+def kept(
+    digest: bytes, source: str, suffix: str, maker: bytes | None, make: Callable[[], bytes]
+) -> bytes:
     """What `make` makes of the source, from the cache where it is there.
 
-    `digest` is of all else that the result depends on.
+    `digest` is of all else that the result depends on, but for the compiler, which `maker` tells
+    apart from others. Without one, None, what any compiler made before is taken.
     """
-    entry = hashlib.sha256(digest + source.encode()).hexdigest()[:32] + suffix
+    name = hashlib.sha256(digest + source.encode()).hexdigest()[:32]
+    entry = None if maker is None else f"{name}-{hashlib.sha256(maker).hexdigest()[:8]}{suffix}"
     try:
-        content = _read(entry)
+        content = _read(name, suffix) if entry is None else _read(entry)
     except _Untrusted as error:
         _warn(error)
         return make()
@@ -51,8 +56,9 @@ def kept(digest: bytes, source: str, suffix: str, make: Callable[[], bytes]) -> 
         return content
     made = make()
     # It was made: whatever goes wrong from here on costs the next process a compilation.
-    with contextlib.suppress(OSError, RuntimeError, _Untrusted):
-        _store(made, entry)
+    if entry is not None:
+        with contextlib.suppress(OSError, RuntimeError, _Untrusted):
+            _store(made, entry)
     return made
 
 
@@ -98,10 +104,13 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _read(name: str) -> bytes | None:
-    """The entry, None if it is not there or not sound."""
+def _read(name: str, suffix: str = "") -> bytes | None:
+    """The entry, None if it is not there or not sound; with a suffix, the first of all makers'."""
     path = folder()
     with _opened(path) as within:
+        if suffix:
+            names = [n for n in os.listdir(within) if n.startswith(name) and n.endswith(suffix)]
+            name = min(names, default=name)
         # No symbolic link, and not waiting for the other end of a pipe.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(name, flags, dir_fd=within), "rb") as file:

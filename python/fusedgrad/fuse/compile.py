@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fusedgrad import _C
@@ -66,15 +66,20 @@ def headers_digest(*patterns: str) -> bytes:
 
 
 @functools.cache
+def _target() -> tuple[tuple[str, ...], bytes]:
+    """The flags, and a digest of what a shared object depends on besides compiler and source."""
+    flags = (*FLAGS, *_TARGETS[_C.cpu_capability()])
+    digest = hashlib.sha256(repr((flags, __version__)).encode() + headers_digest())
+    return flags, digest.digest()
+
+
+@functools.cache
 def _command() -> tuple[tuple[str, ...], bytes]:
-    """The compiler with its flags, and a digest of what it is."""
-    command = (*compiler(), *FLAGS, *_TARGETS[_C.cpu_capability()])
+    """The compiler with its flags, and what tells it from another."""
+    command = compiler()
     # Its version would take 10 ms to ask for.
-    executable = Path(command[0]).resolve()
-    state = executable.stat()
-    digest = hashlib.sha256(repr((command, state.st_size, state.st_mtime_ns)).encode())
-    digest.update(__version__.encode() + headers_digest())
-    return command, digest.digest()
+    state = Path(command[0]).resolve().stat()
+    return (*command, *_target()[0]), repr((command, state.st_size, state.st_mtime_ns)).encode()
 
 
 def block_address(source: str) -> int:
@@ -83,9 +88,11 @@ def block_address(source: str) -> int:
     Raises:
         CompilerError: there is no compiler, or it failed.
     """
-    command, digest = _command()
-    library = _loaded(kept(digest, source, ".so", lambda: _compiled(command, source)))
-    return ctypes.cast(library.block, ctypes.c_void_p).value or 0
+    maker = None
+    with suppress(CompilerError):  # what one made before serves
+        maker = _command()[1]
+    made = kept(_target()[1], source, ".so", maker, lambda: _compiled(_command()[0], source))
+    return ctypes.cast(_loaded(made).block, ctypes.c_void_p).value or 0
 
 
 def _loaded(content: bytes) -> ctypes.CDLL:

@@ -20,6 +20,7 @@ from fusedgrad.fuse.errors import FuseTypeError
 from fusedgrad.fuse.expression import in_order
 from fusedgrad.fuse.generate import cpu_source, cuda_source, python_source
 from fusedgrad.fuse.graph import Graph
+from fusedgrad.torch_versions import dtypes_of
 
 fused = _C.fused
 MOST_NODES = 4000  # 1,563 took 1.9 s to compile on one core
@@ -299,13 +300,13 @@ def _fused_fake(
     kernel: int, inputs: list[Tensor], parameters: list[float], dtypes: list[torch.dtype]
 ) -> list[Tensor]:
     result = operators._elementwise(*inputs)
-    return [torch.empty_like(result, dtype=dtype) for dtype in dtypes]
+    return [torch.empty_like(result, dtype=dtype) for dtype in dtypes_of(dtypes)]
 
 
 def _fused_by_operations(
     kernel: int, inputs: list[Tensor], parameters: list[float], dtypes: list[torch.dtype]
 ) -> list[Tensor]:
-    return evaluate(_graphs[kernel], inputs, parameters, dtypes)
+    return evaluate(_graphs[kernel], inputs, parameters, dtypes_of(dtypes))
 
 
 def reduced(values: Tensor, dtype: torch.dtype, reduction: int) -> Tensor:

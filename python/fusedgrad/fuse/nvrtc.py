@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -71,9 +72,12 @@ def code_of(source: str, target: str) -> bytes:
     Raises:
         CompilerError: cuda.bindings, NVRTC or CUDA's headers are not installed, or it failed.
     """
-    state = repr((target, OPTIONS, _version(), __version__)).encode()
+    state = repr((target, OPTIONS, __version__)).encode()
     digest = hashlib.sha256(state + headers_digest(*HEADERS)).digest()
-    return kept(digest, source, ".cubin", lambda: _compiled(source, target))
+    maker = None
+    with suppress(CompilerError):  # what one made before serves
+        maker = _version().encode()
+    return kept(digest, source, ".cubin", maker, lambda: _compiled(source, target))
 
 
 @functools.cache

@@ -16,6 +16,7 @@ import functools
 import inspect
 import math
 import operator
+import sys
 from collections.abc import Callable
 from types import (
     BuiltinFunctionType,
@@ -114,6 +115,9 @@ _UNARY = {
     "UNARY_NOT": operator.not_,
 }
 _MOST_STEPS = 20_000
+_PYTHON = sys.version_info[:2]
+_NEWEST_PYTHON = (3, 14)  # whose instructions are all known here
+_NULL_BELOW = _PYTHON < (3, 13)  # where a call's place for `self` is below the function
 _NULL = object()
 
 
@@ -546,6 +550,8 @@ class _Frame:
         self.keyword_names: tuple[str, ...] = ()
 
     def run(self) -> Any:
+        if _PYTHON > _NEWEST_PYTHON:
+            raise self.prover.fail(f"the instructions of Python {sys.version.split()[0]}")
         steps = _steps(self.code)
         at = {step.offset: i for i, step in enumerate(steps)}
         i = 0
@@ -583,25 +589,61 @@ class _Frame:
     def _resume(self, step: Any) -> None:
         pass
 
-    _nop = _cache = _extended_arg = _precall = _copy_free_vars = _resume
+    _nop = _cache = _extended_arg = _precall = _copy_free_vars = _not_taken = _resume
 
     # ---- names
 
-    def _load_fast(self, step: Any) -> None:
-        if step.argval not in self.variables:
+    def _load(self, name: str) -> None:
+        if name in self.cells or name in self.code.co_freevars:
+            self.stack.append(self._cell(name)[0])  # from 3.13 on, for a closure
+        elif name not in self.variables:
             raise self.prover.fail("an unbound variable")
-        self.stack.append(self.variables[step.argval])
+        else:
+            self.stack.append(self.variables[name])
+
+    def _store(self, name: str) -> None:
+        value = self.stack.pop()
+        if value is _NULL:
+            self.variables.pop(name, None)
+        else:
+            self.variables[name] = value
+
+    def _load_fast(self, step: Any) -> None:
+        self._load(step.argval)
 
     _load_fast_check = _load_fast_borrow = _load_fast
 
     def _store_fast(self, step: Any) -> None:
-        self.variables[step.argval] = self.stack.pop()
+        self._store(step.argval)
+
+    def _load_fast_load_fast(self, step: Any) -> None:
+        for name in step.argval:
+            self._load(name)
+
+    _load_fast_borrow_load_fast_borrow = _load_fast_load_fast
+
+    def _store_fast_store_fast(self, step: Any) -> None:
+        for name in step.argval:
+            self._store(name)
+
+    def _store_fast_load_fast(self, step: Any) -> None:
+        store, load = step.argval
+        self._store(store)
+        self._load(load)
+
+    def _load_fast_and_clear(self, step: Any) -> None:
+        # What a comprehension's variable hides; it is stored again behind it.
+        if step.argval in (*self.code.co_cellvars, *self.code.co_freevars):
+            raise self.prover.fail("a comprehension whose variable a function uses")
+        self.stack.append(self.variables.pop(step.argval, _NULL))
 
     def _delete_fast(self, step: Any) -> None:
         del self.variables[step.argval]
 
     def _load_const(self, step: Any) -> None:
         self.stack.append(step.argval)
+
+    _load_small_int = _load_const
 
     def _load_global(self, step: Any) -> None:
         name = step.argval
@@ -616,8 +658,9 @@ class _Frame:
                 raise self.prover.fail(f"there is no name {name}")
             self.prover.guards.item(builtins, name, value)
         if step.arg & 1:
-            self.stack.append(_NULL)
-        self.stack.append(value)
+            self._push_function(value)
+        else:
+            self.stack.append(value)
 
     def _make_cell(self, step: Any) -> None:
         name = step.argval
@@ -652,8 +695,13 @@ class _Frame:
     def _pop_top(self, step: Any) -> None:
         self.stack.pop()
 
+    _pop_iter = _pop_top
+
     def _push_null(self, step: Any) -> None:
         self.stack.append(_NULL)
+
+    def _push_function(self, function: Any) -> None:
+        self.stack += [_NULL, function] if _NULL_BELOW else [function, _NULL]
 
     def _copy(self, step: Any) -> None:
         self.stack.append(self.stack[-step.arg])
@@ -672,11 +720,26 @@ class _Frame:
 
     def _binary_op(self, step: Any) -> None:
         right, left = self.stack.pop(), self.stack.pop()
-        self.stack.append(self._operated(_BINARY.get(step.argrepr), left, right))
+        if step.argrepr == "[]":
+            self.stack.append(self.prover.item(left, right))
+        else:
+            self.stack.append(self._operated(_BINARY.get(step.argrepr), left, right))
 
     def _compare_op(self, step: Any) -> None:
         right, left = self.stack.pop(), self.stack.pop()
-        self.stack.append(self._operated(_COMPARE.get(step.argval), left, right))
+        result = self._operated(_COMPARE.get(step.argval), left, right)
+        self.stack.append(self._truth(result) if step.argrepr.startswith("bool(") else result)
+
+    def _call_intrinsic_1(self, step: Any) -> None:
+        value = self.stack.pop()
+        if step.argrepr == "INTRINSIC_UNARY_POSITIVE":
+            if not (self.prover.is_atom(value) or self.prover.is_tensor(value)):
+                raise self.prover.fail(f"+ of a {type(value).__name__}")
+            self.stack.append(+value)
+        elif step.argrepr == "INTRINSIC_LIST_TO_TUPLE":
+            self.stack.append(tuple(value))
+        else:
+            raise self.prover.fail(f"the instruction {step.argrepr}")
 
     def _operated(self, operation: Callable[..., Any] | None, left: Any, right: Any) -> Any:
         prover = self.prover
@@ -709,6 +772,10 @@ class _Frame:
     def _binary_subscr(self, step: Any) -> None:
         key, owner = self.stack.pop(), self.stack.pop()
         self.stack.append(self.prover.item(owner, key))
+
+    def _binary_slice(self, step: Any) -> None:
+        owner, start, stop = self._taken(3)
+        self.stack.append(self.prover.item(owner, slice(start, stop)))
 
     def _build_slice(self, step: Any) -> None:
         self.stack.append(slice(*self._taken(step.arg)))
@@ -754,11 +821,13 @@ class _Frame:
     # ---- attributes
 
     def _load_attr(self, step: Any) -> None:
-        self.stack.append(self.prover.attribute(self.stack.pop(), step.argval))
+        if _PYTHON >= (3, 12) and step.arg & 1:
+            self._load_method(step)
+        else:
+            self.stack.append(self.prover.attribute(self.stack.pop(), step.argval))
 
     def _load_method(self, step: Any) -> None:
-        owner = self.stack.pop()
-        self.stack += [_NULL, self.prover.attribute(owner, step.argval)]
+        self._push_function(self.prover.attribute(self.stack.pop(), step.argval))
 
     # ---- control
 
@@ -776,6 +845,9 @@ class _Frame:
                 return bool(value)
             raise self.prover.fail(f"the truth of a {type(value).__name__}")
         return bool(value)
+
+    def _to_bool(self, step: Any) -> None:
+        self.stack.append(self._truth(self.stack.pop()))
 
     def _conditional(self, step: Any) -> int | None:
         name = step.opname
@@ -812,16 +884,28 @@ class _Frame:
             raise self.prover.fail("it goes on with an iterator from outside")
         value = next(iterator, _NULL)
         if value is _NULL:
-            self.stack.pop()
+            if _PYTHON < (3, 13):  # an instruction of its own from then on, behind END_FOR
+                self.stack.pop()
             return int(step.argval)
         self.stack.append(value)
         return None
 
-    def _before_with(self, step: Any) -> None:
+    _end_for = _resume
+
+    def _manager(self) -> Any:
         manager = self.stack.pop()
         if type(manager) not in _CONTEXTS or id(manager) not in self.prover.fresh:
             raise self.prover.fail(f"`with` of a {type(manager).__name__}")
+        return manager
+
+    def _before_with(self, step: Any) -> None:
+        manager = self._manager()
         self.stack += [manager.__exit__, manager.__enter__()]
+
+    def _load_special(self, step: Any) -> None:
+        if step.argrepr not in ("__enter__", "__exit__"):
+            raise self.prover.fail(f"the instruction {step.argrepr}")
+        self._push_function(getattr(self._manager(), step.argrepr))
 
     # ---- calls
 
@@ -831,33 +915,61 @@ class _Frame:
     def _call(self, step: Any) -> None:
         names, self.keyword_names = self.keyword_names, ()
         values = self._taken(step.arg)
-        function = self.stack.pop()
-        below = self.stack.pop()
-        if below is not _NULL:  # a function, and the first of its arguments
-            function, values = below, [function, *values]
+        function, first = self._taken(2)
+        if function is _NULL:  # below, before 3.13
+            function, first = first, _NULL
+        if first is not _NULL:
+            values.insert(0, first)
         split = len(values) - len(names)
         keywords = dict(zip(names, values[split:], strict=True))
         self.stack.append(self.prover.call(function, values[:split], keywords))
 
+    def _call_kw(self, step: Any) -> None:
+        self.keyword_names = self.stack.pop()
+        self._call(step)
+
     def _call_function_ex(self, step: Any) -> None:
-        keywords = self.stack.pop() if step.arg & 1 else {}
+        keywords: Any = {}
+        if _PYTHON >= (3, 14) or step.arg & 1:
+            keywords = self.stack.pop()
+            keywords = {} if keywords is _NULL else keywords
         arguments = self.stack.pop()
-        function = self.stack.pop()
-        if self.stack and self.stack[-1] is _NULL:
-            self.stack.pop()
+        function, other = self._taken(2)
+        if function is _NULL:
+            function, other = other, _NULL
+        if other is not _NULL:
+            raise self.prover.fail("a call with * of a method")
         if type(arguments) not in (tuple, list) or type(keywords) is not dict:
             raise self.prover.fail("a call with * of other than a tuple")
         self.prover.snapshot(arguments)
         self.prover.snapshot(keywords)
         self.stack.append(self.prover.call(function, list(arguments), dict(keywords)))
 
+    def _set_function_attribute(self, step: Any) -> None:
+        function, value = self.stack.pop(), self.stack.pop()
+        defaults, closure = function.__defaults__, function.__closure__
+        keywords = function.__kwdefaults__
+        if step.arg == 1:
+            defaults = value
+        elif step.arg == 2:
+            keywords = value
+        elif step.arg == 8:
+            closure = value
+        self._push_new(function.__code__, defaults, keywords, closure)
+
     def _make_function(self, step: Any) -> None:
         code = self.stack.pop()
+        if _PYTHON >= (3, 13):
+            self._push_new(code, None, None, tuple(CellType() for _ in code.co_freevars))
+            return
         closure = self.stack.pop() if step.arg & 8 else None
         if step.arg & 4:
             self.stack.pop()
         keywords = self.stack.pop() if step.arg & 2 else None
         defaults = self.stack.pop() if step.arg & 1 else None
+        self._push_new(code, defaults, keywords, closure)
+
+    def _push_new(self, code: CodeType, defaults: Any, keywords: Any, closure: Any) -> None:
         made = FunctionType(code, self.function.__globals__, code.co_name, defaults, closure)
         made.__kwdefaults__ = keywords
         self.stack.append(self.prover.made(made))

@@ -1,0 +1,119 @@
+"""What a build says where it cannot be: one sentence that names what is needed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# torch as setup.py uses it, and setuptools, which builds nothing.
+TORCH = """
+__version__ = "{version}"
+class version:
+    cuda = None
+"""
+EXTENSION = """
+from setuptools.command.build_ext import build_ext
+CUDA_HOME = None
+include_paths = library_paths = lambda *_: []
+class BuildExtension(build_ext):
+    def run(self):
+        print("it builds")
+"""
+SETUP = """
+import runpy, sys
+{before}
+sys.argv = ["setup.py", "--quiet", *{commands}]
+runpy.run_path("setup.py", run_name="__main__")
+"""
+
+
+def build(
+    folder: Path, *commands: str, version: str = "2.13.0", before: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """A build against a torch of this version."""
+    package = folder / "torch" / "utils"
+    package.mkdir(parents=True)
+    (folder / "torch" / "__init__.py").write_text(TORCH.format(version=version))
+    (package / "__init__.py").write_text("")
+    (package / "cpp_extension.py").write_text(EXTENSION)
+    program = SETUP.format(before=before, commands=commands or ("build_ext",))
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(folder), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def fake_compiler(folder: Path, macros: str) -> str:
+    """A compiler that can do no more than tell what it is."""
+    path = folder / "compiler"
+    path.write_text(f"#!/bin/sh\necho '{macros}'\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def sentence(done: subprocess.CompletedProcess[str]) -> str:
+    """All that it says."""
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().split("\n")
+    assert line.startswith("fusedgrad cannot be built: ")
+    assert line.endswith(".")
+    return line
+
+
+def test_it_builds(tmp_path: Path) -> None:
+    done = build(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "it builds\n"
+    assert done.stderr == ""
+
+
+def test_an_untested_torch_warns_once_when_it_builds(tmp_path: Path) -> None:
+    done = build(tmp_path, version="3.0.0.dev1+cu140")
+    assert done.returncode == 0
+    assert done.stderr.count("warning: fusedgrad was tested with torch 2.10 to ") == 1
+    assert "3.0.0.dev1+cu140" in done.stderr
+    asked = build(tmp_path / "again", "--version", version="3.0.0")
+    assert asked.stderr == ""
+
+
+@pytest.mark.parametrize("version", ["2.9.1", "1.13.1+cpu"])
+def test_an_old_torch(tmp_path: Path, version: str) -> None:
+    assert f"torch {version} is installed, it needs 2.10" in sentence(
+        build(tmp_path, version=version)
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("sys.modules['torch'] = None", "finds none; install torch first"),
+        ("sys.modules['pybind11'] = None", "it needs pybind11"),
+        ("sys.version_info = (3, 10, 13)", "it needs 3.11 or newer"),
+    ],
+)
+def test_what_is_missing(tmp_path: Path, before: str, said: str) -> None:
+    assert said in sentence(build(tmp_path, before=before))
+
+
+def test_a_compiler_that_is_too_old(tmp_path: Path) -> None:
+    compiler = fake_compiler(tmp_path, "#define __GNUC__ 11")
+    said = sentence(build(tmp_path, CXX=compiler))
+    assert f"'{compiler}' is g++ 11; install g++ 12 or newer" in said
+
+
+@pytest.mark.parametrize(
+    "macros", ["#define __GNUC__ 12", "#define __GNUC__ 4 #define __clang__ 1"]
+)
+def test_other_compilers_are_tried(tmp_path: Path, macros: str) -> None:
+    assert build(tmp_path, CXX=fake_compiler(tmp_path, macros)).returncode == 0
+
+
+def test_no_compiler(tmp_path: Path) -> None:
+    assert "install g++ 12 or newer" in sentence(build(tmp_path, CXX="no-such-compiler"))
