@@ -24,6 +24,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.overrides
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as transforms_active
+from torch._functorch.autograd_function import custom_function_call
 from torch.nn import Parameter
 from torch.utils import _pytree
 
@@ -108,7 +109,7 @@ _ASKED_OF_KINDS = frozenset({torch.promote_types, torch.result_type, torch.can_c
 _LARGEST = int(sys.float_info.max)
 _GRAD = torch._C._functorch.TransformType.Grad
 _FUNCTION = "a torch.autograd.Function inside a fused function, whose own derivative would be lost"
-_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+_APPLY = type(custom_function_call).__call__.__code__  # what runs Functions inside transforms
 _CONVERSIONS = frozenset({"__bool__", "__float__", "__int__", "__index__", "__complex__", "item"})
 
 # The result of a rule by the kinds of what it is given: its dtype, dimensions and requires_grad
@@ -244,6 +245,8 @@ class Recorder(torch.overrides.TorchFunctionMode):
         if inference and self.is_differentiated:
             raise self.refuse("torch.inference_mode inside a function that is differentiated")
         if transforms_active() or forward_ad._current_level >= 0:
+            if not torch._C._is_fwd_grad_enabled():  # as C++ does in a Function
+                raise self.refuse(_FUNCTION)
             frame = sys._getframe(1)
             while frame.f_back is not None:
                 if frame.f_code is _APPLY:
