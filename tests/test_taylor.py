@@ -239,6 +239,10 @@ OPERATIONS: dict[str, Function] = {
     "casts": lambda x: x.float().double() * 0 + x.to(torch.float64),
     "clamp": lambda x: x.clamp(-1, 0.75) + torch.maximum(x, x**2) + x.abs() + F.relu(x),
     "long": lambda x: _repeated(x, 60),
+    "addcmul": lambda x: torch.addcmul(x, x, torch.sin(x), value=0.25),
+    "integers": lambda x: x * x.detach().to(torch.int64) + 7 * x - 3,
+    "powers": lambda x: (x * x + 1) ** 1.3 + (x * x + 1) ** -2.5 + x**3 + 2.0**x,
+    "broadcasting": lambda x: x[:, :1] * torch.tanh(x) * x[0] + x[0, 0] * x[1],
     "tensordot": lambda x: torch.tensordot(x, _of_weight(x), dims=([1], [1])),
     "masked": lambda x: torch.where(torch.eye(3, 4).bool(), x, torch.zeros((), dtype=x.dtype)),
     "asked": lambda x: x.reshape(x.shape[0] * x.size(1)).view(*x.shape) * x.dim() * len(x),
@@ -268,6 +272,8 @@ BY_HAND: dict[str, tuple[Function, Function]] = {
     "layer_norm": (lambda x: F.layer_norm(x, (4,)), _layer_norm_by_hand),
     "vector_norm": (lambda x: torch.linalg.vector_norm(x, dim=1), lambda x: (x * x).sum(1).sqrt()),
     "norm": (lambda x: x.norm(), lambda x: (x * x).sum().sqrt()),
+    "norm of a matrix": (lambda x: torch.linalg.norm(x), lambda x: (x * x).sum().sqrt()),
+    "norms of rows": (lambda x: torch.linalg.norm(x, 2, 1), lambda x: (x * x).sum(1).sqrt()),
 }
 
 
@@ -277,6 +283,13 @@ def test_operations_agree_with_their_formulas(name: str) -> None:
     x, *series = torch.randn(4, 3, 4, dtype=torch.float64)
     value, got = fusedgrad.jet(function, (x,), (series,))
     close([value, *got], nested(by_hand, (x,), (series,), 3))
+
+
+def test_dropout_takes_the_same_elements_of_all_coefficients() -> None:
+    x = torch.ones(1000, dtype=torch.float64)
+    value, (first, second) = fusedgrad.jet(lambda x: F.dropout(x, 0.25), (x,), ([x, 2 * x],))
+    assert 150 < (value == 0).sum() < 350
+    close([first, second], [value, 2 * value])
 
 
 def test_a_condition_decides_as_in_pytorch() -> None:
@@ -348,7 +361,7 @@ def test_one_matrix_product_and_one_kernel_a_layer(monkeypatch: pytest.MonkeyPat
 def test_numbers_that_vary_are_parameters_of_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = _kernels(monkeypatch)
     x = torch.randn(3, dtype=torch.float64)
-    for scale in (0.5, 1.5, 2.5):
+    for scale in (0.3, 1.5, 3):
         _, (first,) = fusedgrad.jet(lambda x, s=scale: torch.sin(s * x), (x,), ((x,),))
         close([first], [scale * x * torch.cos(scale * x)])
     assert len(set(numbers)) == 1
@@ -527,6 +540,9 @@ class _Doubled(torch.autograd.Function):
         (_without_grad, "torch.no_grad()"),
         (lambda x: F.batch_norm(x, None, None, training=True), "call eval()"),
         (lambda x: x.norm(p=3), "of order 3 is not known"),
+        (lambda x: torch.linalg.norm(x, 2), "of a matrix of order 2 is not known"),
+        (lambda x: cast(Any, F).mse_loss(x, x, weight=x), "with weight"),
+        (lambda x: F.dropout(x, inplace=True), "in place"),
         (lambda x: torch.einsum("ij,jk,kl->il", x, x, x), "multiply two at a time"),
         (lambda x: torch.div(x, 2, rounding_mode="floor"), "rounding_mode"),
         (lambda x: torch.fft.fft(x), "fft"),

@@ -126,8 +126,10 @@ def _of_stack(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
     if not isinstance(jet, Jet) or jet.is_condition or jets_in(rest, kwargs):
         return _cast_or_linear(func, args, kwargs)
     frame = _frame_of(func, [jet])
-    stack = jet.stack()
-    return Jet.of_stack(frame, jet.keys, func(stack, *rest, **kwargs))
+    stack = func(jet.stack(), *rest, **kwargs)
+    if not stack.is_floating_point():  # an integer does not move
+        return func(_value(jet), *rest, **kwargs)
+    return Jet.of_stack(frame, jet.keys, stack)
 
 
 def _cast_or_linear(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
@@ -169,8 +171,7 @@ _LINEAR = (
 )
 _LINEAR_FUNCTIONS = (
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-    "fold unfold pixel_shuffle pixel_unshuffle interpolate upsample dropout dropout1d dropout2d "
-    "channel_shuffle"
+    "fold unfold pixel_shuffle pixel_unshuffle interpolate upsample channel_shuffle"
 )
 # Linear in all of their tensors together, those that do not move among them
 _JOINING = "cat column_stack concat concatenate diff dstack hstack row_stack stack vstack"
@@ -364,10 +365,15 @@ for _spatial in (1, 2, 3):
         _register(_convolution(_spatial), [getattr(F, _function)])
 
 
-def _added_product(product: Callable[..., Any]) -> Handler:
+def _added_product(product: Callable[..., Any], scale: str, of_added: str = "") -> Handler:
+    """input * beta + product(a, b) * alpha, where the numbers have these names."""
+
     def handler(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
         added, a, b = args
-        beta, alpha = kwargs.get("beta", 1), kwargs.get("alpha", 1)
+        given = dict(kwargs)
+        alpha, beta = given.pop(scale, 1), given.pop(of_added, 1)
+        if given:
+            raise refused(func, f"with {', '.join(given)} is not known")
         with _dispatching():
             return beta * added + alpha * product(a, b)
 
@@ -379,10 +385,10 @@ for _names, _function in (
     ("baddbmm", torch.matmul),
     ("addmv", torch.matmul),
     ("addr", torch.outer),
-    ("addcmul", torch.mul),
-    ("addcdiv", torch.div),
 ):
-    _register(_added_product(_function), _found((torch, _T), _names))
+    _register(_added_product(_function, "alpha", "beta"), _found((torch, _T), _names))
+for _names, _function in (("addcmul", torch.mul), ("addcdiv", torch.div)):
+    _register(_added_product(_function, "value"), _found((torch, _T), _names))
 
 
 # --------------------------------------------------------- made of others, which are called on jets
@@ -401,7 +407,9 @@ def _made_of(body: Callable[..., Any]) -> Handler:
     return handler
 
 
-def _softmax(input: Any, dim: int, dtype: torch.dtype | None = None, **_: Any) -> Any:
+def _softmax(
+    input: Any, dim: int, *, dtype: torch.dtype | None = None, _stacklevel: int = 3
+) -> Any:
     x = input if dtype is None else input.to(dtype)
     shifted = torch.exp(x - _value(x).amax(dim, keepdim=True))
     return shifted / shifted.sum(dim, keepdim=True)
@@ -413,7 +421,9 @@ def _logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
     return total if keepdim else total.squeeze(dim)
 
 
-def _log_softmax(input: Any, dim: int, dtype: torch.dtype | None = None, **_: Any) -> Any:
+def _log_softmax(
+    input: Any, dim: int, *, dtype: torch.dtype | None = None, _stacklevel: int = 3
+) -> Any:
     x = input if dtype is None else input.to(dtype)
     return x - _logsumexp(x, dim, True)
 
@@ -452,21 +462,50 @@ def _batch_norm(
     return input * scale.reshape(shape) + shift.reshape(shape)
 
 
-def _vector_norm(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
-    if ord not in (2, 2.0, None, "fro"):
+def _vector_norm(x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
+    if ord != 2:
         raise refused(torch.linalg.vector_norm, f"of order {ord!r} is not known, expected 2")
     squares = x * x
     total = squares.sum() if dim is None else squares.sum(dim, keepdim)
     return torch.sqrt(total)
 
 
-def _norm(input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
-    return _vector_norm(input, p, dim, keepdim)
+def _norm(
+    input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Any:
+    if dtype is not None:
+        raise refused(torch.norm, "with dtype is not known: cast the tensor")
+    return _vector_norm(input, 2 if p in ("fro", None) else p, dim, keepdim)
 
 
-def _mse_loss(input: Any, target: Any, *_: Any, reduction: str = "mean", **__: Any) -> Any:
-    squares = (input - target) ** 2
-    return _reduced(squares, reduction)
+def _norm_of_matrix_or_vector(
+    A: Any, ord: Any = None, dim: Any = None, keepdim: bool = False
+) -> Any:
+    is_vector = A.dim() == 1 if dim is None else isinstance(dim, int)
+    if ord is not None and not is_vector:
+        raise refused(torch.linalg.norm, f"of a matrix of order {ord!r} is not known")
+    return _vector_norm(A, 2 if ord is None else ord, dim, keepdim)
+
+
+def _mse_loss(
+    input: Any,
+    target: Any,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: str = "mean",
+    weight: Any = None,
+) -> Any:
+    if size_average is not None or reduce is not None or weight is not None:
+        raise refused(F.mse_loss, "with weight, size_average or reduce is not known")
+    return _reduced((input - target) ** 2, reduction)
+
+
+def _dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """All coefficients lose the same elements."""
+    if inplace:
+        raise refused(F.dropout, "changes a tensor in place: bind the result to a name instead")
+    ones = torch.ones(input.shape, dtype=input.dtype, device=input.device)
+    return input * F.dropout(ones, p) if training and p else input
 
 
 def _reduced(losses: Any, reduction: str) -> Any:
@@ -476,6 +515,7 @@ def _reduced(losses: Any, reduction: str) -> Any:
 
 
 def _logits_loss(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
+    kwargs = dict(kwargs)
     reduction = kwargs.pop("reduction", "mean")
     losses = elementwise(func, RULES[func], args, {**kwargs, "reduction": "none"})
     with _dispatching():
@@ -488,7 +528,9 @@ _register(_made_of(_logsumexp), [torch.logsumexp, _T.logsumexp])
 _register(_made_of(_layer_norm), [F.layer_norm])
 _register(_made_of(_batch_norm), [F.batch_norm])
 _register(_made_of(_vector_norm), [torch.linalg.vector_norm])
-_register(_made_of(_norm), [torch.norm, _T.norm, torch.linalg.norm])
+_register(_made_of(_norm), [torch.norm, _T.norm])
+_register(_made_of(_norm_of_matrix_or_vector), [torch.linalg.norm])
+_register(_made_of(_dropout), [F.dropout])
 _register(_made_of(_mse_loss), [F.mse_loss])
 _register(
     _logits_loss,

@@ -275,15 +275,13 @@ def elementwise(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, 
         joined.operand(
             value,
             dtype,
-            is_number=rule.name != "pow" or i != 1,
+            is_number=rule.name != "pow" or i != 1 or not _is_half_integer(value),
             is_condition=is_logical or i == condition,
         )
         for i, value in enumerate(args)
     ]
     others = {
-        key: joined.operand(
-            value, dtype, is_number=key not in ("exponent", "dtype"), is_condition=is_logical
-        )
+        key: joined.operand(value, dtype, is_number=key != "exponent", is_condition=is_logical)
         for key, value in kwargs.items()
     }
     try:
@@ -339,6 +337,15 @@ def _unary(func: Any, rule: Rule, jet: Jet) -> Any:
     return Jet.pending(frame, expression, leaves, jet.shape, dtype, device)
 
 
+# That a kernel is made of; others are its parameters, so that it serves the next ones too
+_PLAIN_NUMBERS = frozenset({-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0})
+
+
+def _is_half_integer(exponent: Any) -> bool:
+    """Whether a power is a few products and a root."""
+    return isinstance(exponent, (int, float)) and (2 * exponent) % 1 == 0
+
+
 class _Joined:
     """The leaves of an expression that is being made of several."""
 
@@ -369,9 +376,10 @@ class _Joined:
                 if is_condition:
                     return apply("not_equal", self._leaf(value), constant(0))
             return self._leaf(value)
-        if type(value) is float and is_number and self._numbers < kernel.MAX_PARAMETERS:
+        is_varying = type(value) in (int, float) and is_number and value not in _PLAIN_NUMBERS
+        if is_varying and self._numbers < kernel.MAX_PARAMETERS:
             self._numbers += 1
-            self.leaves.append(value)
+            self.leaves.append(float(value))
             return parameter_named(f"x{len(self.leaves) - 1}")
         return value
 
