@@ -1,4 +1,4 @@
-"""Find the numbers of csrc/math/{normal,trigonometric}_approximations.h again.
+"""Find the numbers of normal, trigonometric and inverse_trigonometric_approximations.h again.
 
 By the exchange of tools/minimax.py: `python -m tools.full_range`, `--check` as there.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import mpmath
@@ -28,11 +30,34 @@ def scaled_complement(t: mpf) -> mpf:
     return mpmath.exp(a**2) * mpmath.erfc(a) / s
 
 
+def _scaled_integral(t: mpf, n: int) -> mpf:
+    """exp(a^2) times integral number n of erfc from a, over s^(n+1), by its recurrence."""
+    s = (1 - t) / 2
+    if s < mpf("1e-5"):
+        a = 3 / s - 3 if s else mpf("inf")
+        tail = 1 - mpf((n + 1) * (n + 2)) / (4 * a**2)
+        tail += mpf((n + 1) * (n + 2) * (n + 3) * (n + 4)) / (32 * a**4)
+        return 2 / mpmath.sqrt(mpmath.pi) * tail / (6 - 6 * s) ** (n + 1)
+    a = 3 / s - 3
+    before, value = 2 / mpmath.sqrt(mpmath.pi), mpmath.exp(a**2) * mpmath.erfc(a)
+    for k in range(1, n + 1):
+        before, value = value, (before - 2 * a * value) / (2 * k)
+    return value / s ** (n + 1)
+
+
 def slope(z: mpf) -> mpf:
     """erf(x) / x for z = x^2."""
     if z < mpf("1e-12"):
         return 2 / mpmath.sqrt(mpmath.pi) * (1 - z / 3 + z**2 / 10 - z**3 / 42)
     return mpmath.erf(mpmath.sqrt(z)) / mpmath.sqrt(z)
+
+
+def arctangent_rest(z: mpf) -> mpf:
+    """(atan(r) / r - 1) / z for z = r^2."""
+    if z < mpf("1e-12"):
+        return -mpf(1) / 3 + z / 5 - z**2 / 7
+    r = mpmath.sqrt(z)
+    return (mpmath.atan(r) / r - 1) / z
 
 
 def sine_rest(z: mpf) -> mpf:
@@ -69,6 +94,20 @@ NORMAL = [
         (mpf(-1), mpf(1)),
         0,
         {"float": 13, "double": 28},
+    ),
+    *(
+        Approximation(
+            f"scaled_complement_{n}",
+            "t",
+            f"exp(a^2) times integral {n} of erfc = s^{n + 1} * polynomial, s and t as above; "
+            "relative error",
+            partial(_scaled_integral, n=n),
+            lambda t, n=n: 1 / _scaled_integral(t, n),  # type: ignore[misc]
+            (mpf(-1), mpf(1)),
+            0,
+            {"double": 28},
+        )
+        for n in (1, 2)
     ),
     Approximation(
         "erf_slope",
@@ -127,6 +166,20 @@ TRIGONOMETRIC = [
 ]
 
 
+INVERSE_TRIGONOMETRIC = [
+    Approximation(
+        "atan",
+        "z",
+        "atan(r) = r + r z * polynomial, z = r^2 <= tan(pi/8)^2; error relative to atan(r)/r",
+        arctangent_rest,
+        lambda z: z,
+        (mpf(0), mpmath.tan(mpmath.pi / 8) ** 2 * mpf("1.001")),
+        0,
+        {"float": 4, "double": 11},
+    ),
+]
+
+
 def half_pi_parts() -> list[mpf]:
     """pi/2 as three doubles, of which the first two have 40 bits."""
     with mpmath.workprec(400):
@@ -172,12 +225,22 @@ def header(body: list[str]) -> str:
 
 def normal() -> str:
     """normal_approximations.h."""
-    body = ["", "template <class T>", "struct NormalApproximations;"]
+    return header(_by_type("Normal", NORMAL))
+
+
+def inverse_trigonometric() -> str:
+    """inverse_trigonometric_approximations.h."""
+    return header(_by_type("InverseTrigonometric", INVERSE_TRIGONOMETRIC))
+
+
+def _by_type(name: str, approximations: Sequence[Approximation]) -> list[str]:
+    body = ["", "template <class T>", f"struct {name}Approximations;"]
     for type_name in PRECISION:
-        body += ["", "template <>", f"struct NormalApproximations<{type_name}> {{"]
-        body += [line for a in NORMAL for line in function(a, type_name)]
+        body += ["", "template <>", f"struct {name}Approximations<{type_name}> {{"]
+        each = (a for a in approximations if type_name in a.terms)
+        body += [line for a in each for line in function(a, type_name)]
         body.append("};")
-    return header(body)
+    return body
 
 
 def power_modulo(k: int) -> tuple[mpf, mpf]:
@@ -209,7 +272,12 @@ def trigonometric() -> str:
 def main() -> int:
     """Writes the headers, or with --check compares them."""
     different = 0
-    for name, text in (("normal", normal()), ("trigonometric", trigonometric())):
+    texts = {
+        "normal": normal(),
+        "trigonometric": trigonometric(),
+        "inverse_trigonometric": inverse_trigonometric(),
+    }
+    for name, text in texts.items():
         path = MATH / f"{name}_approximations.h"
         if "--check" not in sys.argv[1:]:
             path.write_text(text)

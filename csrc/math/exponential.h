@@ -46,6 +46,11 @@ FUSEDGRAD_HOST_DEVICE T exp(T x) {
   return mantissa * power_of_two(half) * power_of_two(other_half);
 }
 
+template <class T>
+FUSEDGRAD_HOST_DEVICE T exp2(T x) {
+  return x != x ? x : exp2<T>({x, T(0)}).value();
+}
+
 // 2^n - 1 and 2^n expm1(r) are added last, each half as large, so that none overflows before the
 // sum does.
 template <class T>
@@ -63,6 +68,15 @@ FUSEDGRAD_HOST_DEVICE T expm1(T x) {
   const T rest = power - T(0.5);
   const T result = 2 * (fma(power, hi, rest) + power * lo);
   return abs(x) < kIdentity ? x : result;
+}
+
+// expm1(x) - x
+template <class T>
+FUSEDGRAD_HOST_DEVICE T expm1_rest(T x) {
+  constexpr T kNear = T(0.34);
+  const T near = abs(x) < kNear ? x : T(0);
+  const T far = x == kInfinity<T> ? x : expm1(x) - x;
+  return abs(x) < kNear ? near * near * Approximations<T>::expm1(near) : far;
 }
 
 }  // namespace fusedgrad::math

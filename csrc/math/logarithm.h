@@ -51,4 +51,59 @@ FUSEDGRAD_HOST_DEVICE T log1p(T x) {
   return (x > -1) & (x < kInfinity<T>)&(abs(x) >= kIdentity) ? result : edge;
 }
 
+namespace detail {
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T log_edge(T x, T result) {
+  const T edge = x == 0 ? -kInfinity<T> : x < 0 ? static_cast<T>(__builtin_nan("")) : x;
+  return (x > 0) & (x < kInfinity<T>) ? result : edge;
+}
+
+}  // namespace detail
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T log_of_base_2(T x) {
+  const Pair<T> log = log2(abs(x));
+  return detail::log_edge(x, log.hi + log.lo);
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T log_of_base_10(T x) {
+  constexpr T kLog10Of2 = T(0x1.34413509f79ffp-2);
+  constexpr T kLo = static_cast<T>(0x1.34413509f79ffp-2 - static_cast<double>(kLog10Of2)) -
+                    T(0x1.9dc1da994fd21p-59);
+  const Pair<T> log = log2(abs(x));
+  const T hi = log.hi * kLog10Of2;
+  const T lo = fma(log.hi, kLog10Of2, -hi) + fma(log.hi, kLo, log.lo * kLog10Of2);
+  return detail::log_edge(x, hi + lo);
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T logit(T x) {
+  return log(x / (1 - x));
+}
+
+// -x log(x), 0 at 0, -infinity below
+template <class T>
+FUSEDGRAD_HOST_DEVICE T entr(T x) {
+  return x == 0 ? T(0) : x < 0 ? -kInfinity<T> : -(x * log(x));
+}
+
+// x log(y), 0 where x is, unless y is NaN
+template <class T>
+FUSEDGRAD_HOST_DEVICE T xlogy(T x, T y) {
+  return y != y ? y : x == 0 ? T(0) : x * log(y);
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T xlog1py(T x, T y) {
+  return y != y ? y : x == 0 ? T(0) : x * log1p(y);
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T log_of_probability(T x) {
+  const T value = log(x);
+  return value < -100 ? T(-100) : value;
+}
+
 }  // namespace fusedgrad::math

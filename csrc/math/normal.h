@@ -11,6 +11,8 @@
 #pragma once
 
 #include "math/elementary.h"
+#include "math/exponential.h"
+#include "math/logarithm.h"
 #include "math/normal_approximations.h"
 
 namespace fusedgrad::math {
@@ -70,6 +72,93 @@ template <class T>
 FUSEDGRAD_HOST_DEVICE T normal_pdf(T x) {
   constexpr T kOneOverSqrtTwoPi = T(0x1.9884533d43651p-2);
   return kOneOverSqrtTwoPi * detail::lifted_gaussian(x, T(0.5)) * (1 / Ranges<T>::kLift);
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T erfc(T x) {
+  constexpr T kUnlift = 1 / Ranges<T>::kLift;
+  const T a = abs(x);
+  const T small = 1 - x * NormalApproximations<T>::erf_slope(x * x);
+  const T tail = detail::lifted_gaussian(x, T(1)) * detail::scaled_complement(a) * kUnlift;
+  return a <= T(0.5) ? small : x < 0 ? 2 - tail : tail;
+}
+
+namespace detail {
+
+// exp(x^2), x^2 as a pair
+template <class T>
+FUSEDGRAD_HOST_DEVICE T exp_of_square(T x) {
+  const T square = x * x;
+  const T rest = square < kInfinity<T> ? fma(x, x, -square) : T(0);
+  const T value = exp(square);
+  return value < kInfinity<T> ? fma(value, rest, value) : value;
+}
+
+// exp(a^2) times integral number 1 and 2 of erfc, from a >= 0
+FUSEDGRAD_HOST_DEVICE double scaled_complement_1(double a) {
+  const double s = 3 / (a + 3);
+  return s * s * NormalApproximations<double>::scaled_complement_1(fma(-2.0, s, 1.0));
+}
+
+FUSEDGRAD_HOST_DEVICE double scaled_complement_2(double a) {
+  const double s = 3 / (a + 3);
+  return s * s * s * NormalApproximations<double>::scaled_complement_2(fma(-2.0, s, 1.0));
+}
+
+constexpr double kSqrtHalf = 0x1.6a09e667f3bcdp-1;
+
+}  // namespace detail
+
+// exp(x^2) erfc(x), and exp(x^2) times the integrals of erfc, in double for both types: left of 0,
+// what they are right of it from sums of terms of one sign
+template <class T>
+FUSEDGRAD_HOST_DEVICE T erfcx(T y) {
+  const double x = static_cast<double>(y);
+  const double tail = detail::scaled_complement(abs(x));
+  return static_cast<T>(x < 0 ? 2 * detail::exp_of_square(x) - tail : tail);
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T erfcx_1(T y) {
+  const double x = static_cast<double>(y);
+  const double tail = detail::scaled_complement_1(abs(x));
+  return static_cast<T>(x < 0 ? tail - 2 * x * detail::exp_of_square(x) : tail);
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T erfcx_2(T y) {
+  const double x = static_cast<double>(y);
+  const double tail = detail::scaled_complement_2(abs(x));
+  return static_cast<T>(x < 0 ? fma(x, x, 0.5) * detail::exp_of_square(x) - tail : tail);
+}
+
+// log Φ(x): left of 0 the logarithm of erfcx(-x/sqrt(2)) / 2, minus x^2/2
+template <class T>
+FUSEDGRAD_HOST_DEVICE T log_ndtr(T y) {
+  const double x = static_cast<double>(y);
+  const double scaled = detail::scaled_complement(abs(x) * detail::kSqrtHalf);
+  const double value = x < 0 ? log(0.5 * scaled) - 0.5 * x * x : log1p(-normal_cdf(-x));
+  return static_cast<T>(value);
+}
+
+// φ(x) / Φ(x): left of 0, sqrt(2/pi) / erfcx(-x/sqrt(2))
+template <class T>
+FUSEDGRAD_HOST_DEVICE T inverse_mills(T y) {
+  constexpr double kSqrtTwoOverPi = 0x1.9884533d43651p-1;
+  const double x = static_cast<double>(y);
+  const double below = kSqrtTwoOverPi / detail::scaled_complement(abs(x) * detail::kSqrtHalf);
+  return static_cast<T>(x < 0 ? below : normal_pdf(x) / normal_cdf(x));
+}
+
+// x + φ(x) / Φ(x): left of 0, sqrt(2) times the ratio of the integrals of erfc
+template <class T>
+FUSEDGRAD_HOST_DEVICE T mills_excess(T y) {
+  constexpr double kSqrtTwo = 0x1.6a09e667f3bcdp+0;
+  const double x = static_cast<double>(y);
+  const double a = abs(x) * detail::kSqrtHalf;
+  const double ratio = detail::scaled_complement_1(a) / detail::scaled_complement(a);
+  const double below = a == kInfinity<double> ? 0 : kSqrtTwo * ratio;
+  return static_cast<T>(x < 0 ? below : x + inverse_mills(x));
 }
 
 }  // namespace fusedgrad::math

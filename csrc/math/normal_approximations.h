@@ -77,6 +77,74 @@ struct NormalApproximations<double> {
     return p;
   }
 
+  // exp(a^2) times integral 1 of erfc = s^2 * polynomial, s and t as above
+  // relative error: 2^-51.48
+  FUSEDGRAD_HOST_DEVICE static double scaled_complement_1(double t) {
+    double p = 0x1.00a09ec88fac3p-36;
+    p = fma(p, t, -0x1.00185ae8ea694p-33);
+    p = fma(p, t, -0x1.a1f394d9efd21p-33);
+    p = fma(p, t, 0x1.3447e137a909dp-30);
+    p = fma(p, t, 0x1.c8d204080c864p-30);
+    p = fma(p, t, -0x1.689730e829e53p-28);
+    p = fma(p, t, -0x1.7f010044cd492p-27);
+    p = fma(p, t, 0x1.f5fc0a8b257ebp-27);
+    p = fma(p, t, 0x1.02617d9422844p-24);
+    p = fma(p, t, -0x1.a25e57a2065bap-27);
+    p = fma(p, t, -0x1.2e79c2d19d8e4p-22);
+    p = fma(p, t, -0x1.556a6ec152387p-23);
+    p = fma(p, t, 0x1.4fec4c36d8f42p-20);
+    p = fma(p, t, 0x1.8a605b34c0a87p-20);
+    p = fma(p, t, -0x1.883e17284bc37p-18);
+    p = fma(p, t, -0x1.3440f9fdfd4e6p-17);
+    p = fma(p, t, 0x1.0bb38a55e3ecbp-15);
+    p = fma(p, t, 0x1.8b90f199ad85dp-15);
+    p = fma(p, t, -0x1.bfc9aaec28ec2p-13);
+    p = fma(p, t, -0x1.1cb8c2ca1a92cp-13);
+    p = fma(p, t, 0x1.a16065c817371p-10);
+    p = fma(p, t, -0x1.b0e8238ca70d8p-10);
+    p = fma(p, t, -0x1.17c838ee842bdp-7);
+    p = fma(p, t, 0x1.4d09f6ecdfcefp-5);
+    p = fma(p, t, -0x1.87641a401f8aep-4);
+    p = fma(p, t, 0x1.336ffbef08b4bp-3);
+    p = fma(p, t, -0x1.4f54c02b590f8p-3);
+    p = fma(p, t, 0x1.bd6ae4d14b16fp-4);
+    return p;
+  }
+
+  // exp(a^2) times integral 2 of erfc = s^3 * polynomial, s and t as above
+  // relative error: 2^-52.22
+  FUSEDGRAD_HOST_DEVICE static double scaled_complement_2(double t) {
+    double p = -0x1.045c1a8f9501ep-33;
+    p = fma(p, t, -0x1.066f7df7b3a4cp-33);
+    p = fma(p, t, 0x1.96e6181b05ebp-31);
+    p = fma(p, t, 0x1.ce2516cfeab97p-30);
+    p = fma(p, t, -0x1.3e047daaea977p-30);
+    p = fma(p, t, -0x1.6af4e467f01fdp-27);
+    p = fma(p, t, -0x1.1abfa537318fp-27);
+    p = fma(p, t, 0x1.6366789ac9559p-25);
+    p = fma(p, t, 0x1.4d9f8f4d7813cp-24);
+    p = fma(p, t, -0x1.dae32de7d8ea5p-24);
+    p = fma(p, t, -0x1.c93ce67c7c316p-22);
+    p = fma(p, t, 0x1.51a322daf9d0dp-23);
+    p = fma(p, t, 0x1.0a4d019a1e8e3p-19);
+    p = fma(p, t, 0x1.a966d11c6e6f8p-22);
+    p = fma(p, t, -0x1.2ea8f13775c09p-17);
+    p = fma(p, t, -0x1.265cbf34d4a5ap-18);
+    p = fma(p, t, 0x1.6f12bbd251387p-15);
+    p = fma(p, t, 0x1.2c592a6457c57p-16);
+    p = fma(p, t, -0x1.ece1ba45bc4b9p-13);
+    p = fma(p, t, 0x1.8a4a70299e813p-15);
+    p = fma(p, t, 0x1.50c25c9603dfbp-10);
+    p = fma(p, t, -0x1.0a097edc576b6p-9);
+    p = fma(p, t, -0x1.104c934f748f9p-8);
+    p = fma(p, t, 0x1.8753ad73e33dbp-6);
+    p = fma(p, t, -0x1.b52c12d9ba1a2p-5);
+    p = fma(p, t, 0x1.2ece592f63087p-4);
+    p = fma(p, t, -0x1.0e2509655a198p-4);
+    p = fma(p, t, 0x1.043fe1a98c0cdp-5);
+    return p;
+  }
+
   // erf(x) = x * polynomial, z = x^2 <= 1/4
   // relative error: 2^-56.03
   FUSEDGRAD_HOST_DEVICE static double erf_slope(double z) {

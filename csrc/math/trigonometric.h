@@ -137,4 +137,9 @@ struct ModerateArgument {
 
 #endif
 
+template <class Reduction, class T>
+FUSEDGRAD_HOST_DEVICE T tan(T x) {
+  return Reduction::sin(x) / Reduction::cos(x);
+}
+
 }  // namespace fusedgrad::math

@@ -213,7 +213,9 @@ def fused_by_user() -> Operation:
 def activation(name: str) -> Operation:
     """A function of `fusedgrad.activations`: one kernel for its value and gradients."""
     function: Fused = getattr(activations, name)
-    second = spread(0.0, 1.0) if name == "focal_loss" else ACTIVATED.flip(0)
+    first = ACTIVATED.abs() if name == "log1mexp" else ACTIVATED
+    is_loss = name.endswith(("_loss", "_entropy"))
+    second = spread(0.0, 1.0) if is_loss else ACTIVATED.flip(0)
 
     def run(*inputs: Tensor) -> Results:
         return Results(*function.value_and_grad(*inputs))
@@ -222,7 +224,7 @@ def activation(name: str) -> Operation:
         value, *gradients = by_operations(function, *inputs)
         return Results(value, gradients)
 
-    inputs = [ACTIVATED, second][: len(function._example().inputs)]
+    inputs = [first, second][: len(function._example().inputs)]
     return Operation(f"activations.{name}", inputs, run, exact)
 
 

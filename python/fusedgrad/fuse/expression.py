@@ -3,7 +3,8 @@
 
 Equal expressions are one object, so that what is computed twice is computed once. A simplification
 changes no result, not even the sign of a zero. `OPERATIONS` is closed under differentiation: every
-rule builds its result from operations of the same table, in forms that do not cancel.
+rule builds its result from operations of the same table, in forms that do not cancel. Here stand
+arithmetic, comparisons, choices and powers; functions.py adds the functions.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fusedgrad.fuse.errors import FuseTypeError
+
 Number = int | float
 
 
@@ -22,7 +25,8 @@ class Expression:
     """An operation applied to expressions; `value` holds what of it is no expression.
 
     `value` is the number of a "constant", the name of an "input" or a "parameter", the exponent of
-    a "power", and how often "pow_derivative" differentiates by base and exponent.
+    a "power", and what else an operation's template takes as {value}: how often "pow_derivative"
+    differentiates by base and exponent, the order of "polygamma".
     """
 
     operation: str
@@ -198,6 +202,10 @@ def where(condition: Expression, a: Expression | Number, b: Expression | Number)
         return where(make("and", condition, a.arguments[0]), a.arguments[1], b)
     if b.operation == "where" and b.arguments[1] is a:
         return where(make("or", condition, b.arguments[0]), a, b.arguments[2])
+    if a.operation == "where" and a.arguments[1] is b:
+        return where(make("and", condition, make("not", a.arguments[0])), a.arguments[2], b)
+    if b.operation == "where" and b.arguments[2] is a:
+        return where(make("or", condition, make("not", b.arguments[0])), a, b.arguments[1])
     return a if a is b else make("where", condition, a, b)
 
 
@@ -218,8 +226,9 @@ CALL, NEGATION, PRODUCT, SUM, COMPARISON, LOGIC = 6, 5, 4, 3, 2, 1
 class Operation:
     """How an operation is written, and how it is differentiated.
 
-    `python` and `cpp` have {0}, {1}, ... for the arguments. The functions that `python` calls are
-    those of forms.py; `header` of csrc/math holds those that `cpp` calls.
+    `python` and `cpp` have {0}, {1}, ... for the arguments, and {value}. The functions that
+    `python` calls are those of forms.py and `evaluate`, by the operation's name; `header` of
+    csrc/math holds those that `cpp` calls.
     """
 
     python: str
@@ -228,10 +237,15 @@ class Operation:
     header: str | None = None
     binding: int = CALL
     is_condition: bool = False
+    evaluate: Callable[..., Any] | None = None
 
 
 def _no_gradient(expression: Expression, grad: Expression) -> tuple[None, ...]:
     return (None,) * len(expression.arguments)
+
+
+def _no_derivative(expression: Expression, grad: Expression) -> tuple[None, ...]:
+    raise FuseTypeError(f"{expression.value} has no derivative in PyTorch")
 
 
 def _infix(sign: str, binding: int, pull_back: PullBack) -> Operation:
@@ -244,39 +258,14 @@ def _comparison(sign: str, binding: int = COMPARISON) -> Operation:
     return Operation(text, text, _no_gradient, None, binding, is_condition=True)
 
 
-def _call(name: str, header: str, arity: int, pull_back: PullBack) -> Operation:
+def _call(name: str, arity: int, pull_back: PullBack) -> Operation:
     arguments = ", ".join(f"{{{i}}}" for i in range(arity))
-    return Operation(f"{name}({arguments})", f"math::{name}({arguments})", pull_back, header)
-
-
-def _unary(
-    name: str, header: str, derivative: Callable[[Expression, Expression], Expression | Number]
-) -> Operation:
-    """`derivative` is that of the argument and of the expression itself."""
-    return _call(name, header, 1, lambda e, g: (g * wrap(derivative(e.arguments[0], e)),))
-
-
-def _trigonometric(name: str, derivative: Callable[[Expression], Expression]) -> Operation:
-    # Reduction is AnyArgument or ModerateArgument of trigonometric.h.
-    return Operation(
-        f"{name}({{0}})",
-        f"Reduction::{name}({{0}})",
-        lambda e, g: (g * derivative(e.arguments[0]),),
-        "trigonometric",
-    )
+    return Operation(f"{name}({arguments})", f"math::{name}({arguments})", pull_back, "piecewise")
 
 
 def _divide(e: Expression, g: Expression) -> tuple[Expression, Expression]:
     _, b = e.arguments
     return g / b, -(g * (e / b))
-
-
-def _hypotenuse_slope(e: Expression, g: Expression) -> tuple[Expression, Expression]:
-    # 1/r - x^2/r^3 and so on, without the difference
-    x, b = e.arguments
-    r = apply("hypotenuse", x, b)
-    square = r * r
-    return g * (b / r / square), -(g * (0.5 * (e / square)))
 
 
 def _power(e: Expression, g: Expression) -> tuple[Expression | None]:
@@ -308,7 +297,7 @@ def _extremum(larger: bool) -> PullBack:
         tie = apply("equal", *e.arguments)
 
         def share(loses: Expression) -> Expression:
-            return where(tie, 0.5 * g, where(loses, 0, g))
+            return where(loses, 0, where(tie, 0.5 * g, g))
 
         first, second = share(apply("less", a, b)), share(apply("less", b, a))
         return first, second
@@ -332,63 +321,14 @@ def _clamp_both(e: Expression, g: Expression) -> tuple[Expression, ...]:
     return where(inside, g, 0), where(below, g, 0), where(above, g, 0)
 
 
-def _third_sigmoid_derivative(x: Expression, second: Expression) -> Expression:
-    half = 0.5 * x
-    first = apply("sigmoid_derivative", x)
-    return -(second * apply("tanh", half) + 0.5 * first * apply("tanh_derivative", half))
-
-
-def _third_tanh_derivative(x: Expression, second: Expression) -> Expression:
-    first = apply("tanh_derivative", x)
-    return -2 * (first * first + apply("tanh", x) * second)
-
-
-def _second_silu_derivative(x: Expression, first: Expression) -> Expression:
-    return apply("sigmoid_derivative", x) * (2 - x * apply("tanh", 0.5 * x))
-
-
-_LOSS = "binary_cross_entropy_with_logits"
-
-
-def _loss(e: Expression, g: Expression) -> tuple[Expression, ...]:
-    x, t, p = e.arguments
-    return (
-        g * apply(f"{_LOSS}_input_derivative", x, t, p),
-        g * apply(f"{_LOSS}_target_derivative", x, p),
-        g * apply(f"{_LOSS}_pos_weight_derivative", x, t),
-    )
-
-
-def _loss_input_derivative(e: Expression, g: Expression) -> tuple[Expression, ...]:
-    # (1 - t) sigmoid(x) - p t sigmoid(-x)
-    x, t, p = e.arguments
-    complement = apply("sigmoid", -x)
-    return (
-        g * ((1 - t + p * t) * apply("sigmoid_derivative", x)),
-        -(g * (apply("sigmoid", x) + p * complement)),
-        -(g * (t * complement)),
-    )
-
-
-def _loss_target_derivative(e: Expression, g: Expression) -> tuple[Expression, ...]:
-    # p softplus(-x) - softplus(x)
-    x, p = e.arguments
-    slope = p * apply("sigmoid", -x) + apply("sigmoid", x)
-    return -(g * slope), g * apply("softplus", -x)
-
-
-def _loss_pos_weight_derivative(e: Expression, g: Expression) -> tuple[Expression, ...]:
-    # t softplus(-x)
-    x, t = e.arguments
-    return -(g * (t * apply("sigmoid", -x))), g * apply("softplus", -x)
-
-
 OPERATIONS: dict[str, Operation] = {
     "constant": Operation("", "", _no_gradient),
     "input": Operation("", "", _no_gradient),
     # The argument as a constant, in both modes; or in reverse mode alone, as under no_grad.
     "detach": Operation("", "", _no_gradient),
     "no_grad": Operation("", "", _no_gradient),
+    # The value of the first, which PyTorch computed of the others, and which has no derivative
+    "opaque": Operation("", "", _no_derivative),
     # The value of the first, with the derivative of the second
     "replaced": Operation("", "", lambda e, g: (None, g)),
     "parameter": Operation("", "", _no_gradient),
@@ -406,57 +346,13 @@ OPERATIONS: dict[str, Operation] = {
     "not_equal": _comparison("!="),
     "and": _comparison("&", LOGIC),
     "or": _comparison("|", LOGIC),
+    "xor": _comparison("^", LOGIC),
     "not": Operation("~{0}", "!{0}", _no_gradient, None, NEGATION, is_condition=True),
     "where": Operation("where({0}, {1}, {2})", "{0} ? {1} : {2}", _where, None, LOGIC),
     "power": Operation("", "", _power, "power_derivatives"),
     "pow_derivative": Operation("", "", _pow_derivative, "power_derivatives"),
-    "sqrt": _call("sqrt", "platform", 1, lambda e, g: (g / (2 * e),)),
-    "hypotenuse": _call(
-        "hypotenuse",
-        "hypotenuse",
-        2,
-        lambda e, g: (g * apply("hypotenuse_slope", *e.arguments), g / (2 * e)),
-    ),
-    "hypotenuse_slope": _call("hypotenuse_slope", "hypotenuse", 2, _hypotenuse_slope),
-    "exp": _unary("exp", "exponential", lambda x, y: y),
-    "expm1": _unary("expm1", "exponential", lambda x, y: apply("exp", x)),
-    "log": _call("log", "logarithm", 1, lambda e, g: (g / e.arguments[0],)),
-    "log1p": _call("log1p", "logarithm", 1, lambda e, g: (g / (1 + e.arguments[0]),)),
-    "softplus": _unary("softplus", "softplus", lambda x, y: apply("sigmoid", x)),
-    "sigmoid": _unary("sigmoid", "sigmoid", lambda x, y: apply("sigmoid_derivative", x)),
-    "sigmoid_derivative": _unary(
-        "sigmoid_derivative", "sigmoid", lambda x, y: apply("sigmoid_second_derivative", x)
-    ),
-    "sigmoid_second_derivative": _unary(
-        "sigmoid_second_derivative", "sigmoid", _third_sigmoid_derivative
-    ),
-    "tanh": _unary("tanh", "tanh", lambda x, y: apply("tanh_derivative", x)),
-    "tanh_derivative": _unary(
-        "tanh_derivative", "tanh", lambda x, y: apply("tanh_second_derivative", x)
-    ),
-    "tanh_second_derivative": _unary("tanh_second_derivative", "tanh", _third_tanh_derivative),
-    "silu": _unary("silu", "silu", lambda x, y: apply("silu_derivative", x)),
-    "silu_derivative": _unary("silu_derivative", "silu", _second_silu_derivative),
-    "gelu": _unary("gelu", "gelu", lambda x, y: apply("gelu_derivative", x)),
-    "gelu_derivative": _unary(
-        "gelu_derivative", "gelu", lambda x, y: apply("normal_pdf", x) * (2 - x * x)
-    ),
-    "sin": _trigonometric("sin", lambda x: apply("cos", x)),
-    "cos": _trigonometric("cos", lambda x: -apply("sin", x)),
-    "erf": _unary("erf", "normal", lambda x, y: apply("erf_derivative", x)),
-    "erf_derivative": _unary("erf_derivative", "normal", lambda x, y: -2 * x * y),
-    "normal_cdf": _unary("normal_cdf", "normal", lambda x, y: apply("normal_pdf", x)),
-    "normal_pdf": _unary("normal_pdf", "normal", lambda x, y: -x * y),
-    "abs": _unary("abs", "platform", lambda x, y: apply("sign", x)),
-    "sign": _call("sign", "piecewise", 1, _no_gradient),
-    "relu": _call(
-        "relu",
-        "piecewise",
-        1,
-        lambda e, g: (where(apply("less_equal", e.arguments[0], 0), 0, g),),
-    ),
-    "minimum": _call("minimum", "piecewise", 2, _extremum(larger=False)),
-    "maximum": _call("maximum", "piecewise", 2, _extremum(larger=True)),
+    "minimum": _call("minimum", 2, _extremum(larger=False)),
+    "maximum": _call("maximum", 2, _extremum(larger=True)),
     # As minimum and maximum, but a number on the bound keeps its whole gradient.
     "clamp_min": Operation(
         "maximum({0}, {1})", "math::maximum({0}, {1})", _clamp("greater_equal", "less"), "piecewise"
@@ -469,19 +365,6 @@ OPERATIONS: dict[str, Operation] = {
         "math::minimum(math::maximum({0}, {1}), {2})",
         _clamp_both,
         "piecewise",
-    ),
-    "weighted": _call(
-        "weighted", "piecewise", 2, lambda e, g: (g * e.arguments[1], g * e.arguments[0])
-    ),
-    _LOSS: _call(_LOSS, "logistic_loss", 3, _loss),
-    f"{_LOSS}_input_derivative": _call(
-        f"{_LOSS}_input_derivative", "logistic_loss", 3, _loss_input_derivative
-    ),
-    f"{_LOSS}_target_derivative": _call(
-        f"{_LOSS}_target_derivative", "logistic_loss", 2, _loss_target_derivative
-    ),
-    f"{_LOSS}_pos_weight_derivative": _call(
-        f"{_LOSS}_pos_weight_derivative", "logistic_loss", 2, _loss_pos_weight_derivative
     ),
 }
 
@@ -500,6 +383,46 @@ def in_order(roots: Iterable[Expression]) -> list[Expression]:
     return list(order)
 
 
+def _chosen(grad: Expression) -> tuple[Callable[[Expression], Expression], Expression]:
+    """A gradient that is 0 but where a branch is taken: how to choose, and the gradient there.
+
+    What it is multiplied with belongs inside the choice, for it may be infinite outside.
+    """
+    choices: list[tuple[Expression, bool]] = []
+    while grad.operation == "where":
+        condition, a, b = grad.arguments
+        if is_constant(b, 0):
+            choices.append((condition, True))
+            grad = a
+        elif is_constant(a, 0):
+            choices.append((condition, False))
+            grad = b
+        else:
+            break
+
+    def choose(e: Expression) -> Expression:
+        for condition, first in reversed(choices):
+            e = where(condition, e, 0) if first else where(condition, 0, e)
+        return e
+
+    return choose, grad
+
+
+def _sum_of(a: Expression, b: Expression) -> Expression:
+    """a + b; of two choices by one condition, a choice."""
+    if a.operation == b.operation == "where" and a.arguments[0] is b.arguments[0]:
+        condition, a1, a2 = a.arguments
+        _, b1, b2 = b.arguments
+        zero = constant(0)
+        if zero in (a1, b1) and zero in (a2, b2):
+            return where(condition, b1 if a1 is zero else a1, b2 if a2 is zero else a2)
+        if zero in (a1, b1) and a1 is b1:
+            return where(condition, 0, a2 + b2)
+        if zero in (a2, b2) and a2 is b2:
+            return where(condition, a1 + b1, 0)
+    return a + b
+
+
 def gradients(
     outputs: Sequence[Expression], grads: Sequence[Expression], leaves: Sequence[Expression]
 ) -> list[Expression]:
@@ -514,7 +437,7 @@ def gradients(
 
     def accumulate(expression: Expression, contribution: Expression) -> None:
         present = total.get(expression)
-        total[expression] = contribution if present is None else present + contribution
+        total[expression] = contribution if present is None else _sum_of(present, contribution)
 
     for output, grad in zip(outputs, grads, strict=True):
         accumulate(output, grad)
@@ -522,10 +445,11 @@ def gradients(
         grad_of = total.get(expression)
         if grad_of is None or expression not in moving or expression in ends:
             continue
-        contributions = OPERATIONS[expression.operation].pull_back(expression, grad_of)
+        choose, grad_there = _chosen(grad_of)
+        contributions = OPERATIONS[expression.operation].pull_back(expression, grad_there)
         for argument, contribution in zip(expression.arguments, contributions, strict=True):
             if contribution is not None and argument in moving:
-                accumulate(argument, contribution)
+                accumulate(argument, choose(contribution))
     return [total.get(leaf, constant(0)) for leaf in leaves]
 
 

@@ -121,6 +121,202 @@ def normal_pdf(x: Tensor) -> Tensor:
     return _in_double(lambda x: exp(-x * x / 2) * (1 / math.sqrt(2 * math.pi)), x)
 
 
+def expm1_rest(x: Tensor) -> Tensor:
+    """expm1(x) - x, by its series next to 0."""
+    total = torch.zeros_like(x)
+    for k in range(14, 1, -1):
+        total = (total + 1) * x / k if k > 2 else (total + 1) * x * x / 2
+    return where(abs(x) < 0.35, total, expm1(x) - x)
+
+
+def erfc(x: Tensor) -> Tensor:
+    """1 - erf(x)."""
+    return _in_double(torch.special.erfc, x)
+
+
+def hypot_slope(x: Any, y: Any) -> Any:
+    """x / sqrt(x^2 + y^2)."""
+    return x / torch.hypot(*_promoted(x, y))
+
+
+def cathetus(x: Tensor) -> Tensor:
+    """sqrt(1 - x^2)."""
+    return sqrt((1 - x) * (1 + x))
+
+
+def outer_cathetus(x: Tensor) -> Tensor:
+    """sqrt(x^2 - 1)."""
+    return sqrt(x - 1) * sqrt(x + 1)
+
+
+def one_minus_square(x: Tensor) -> Tensor:
+    """1 - x^2."""
+    return (1 - x) * (1 + x)
+
+
+def log_of_probability(x: Tensor) -> Tensor:
+    """log(x), at least -100."""
+    return log(x).clamp(min=-100)
+
+
+def gap(a: Any, b: Any) -> Tensor:
+    """a - b, 0 where they are equal."""
+    a, b = _promoted(a, b)
+    return where(a == b, 0.0, a - b)
+
+
+def mish(x: Tensor) -> Tensor:
+    """x tanh(softplus(x))."""
+    return where(x < -1e4, 0.0, x * tanh(softplus(x)))
+
+
+def mish_derivative(x: Tensor) -> Tensor:
+    """tanh(u) + x tanh'(u) sigmoid(x), u = softplus(x)."""
+    u = softplus(x)
+    return tanh(u) + bounded(x) * tanh_derivative(u) * sigmoid(x)
+
+
+def tanhshrink(x: Tensor) -> Tensor:
+    """x - tanh(x), by its series next to 0."""
+    z = x * x
+    total, factorial = torch.zeros_like(x), math.factorial(21)
+    for k in range(10, 0, -1):
+        total = total * z + 2 * k / factorial
+        factorial //= 2 * k * (2 * k + 1)
+    return where(abs(x) < 1, x * z * total / torch.cosh(x), x - tanh(x))
+
+
+def softsign(x: Tensor) -> Tensor:
+    """x / (1 + |x|)."""
+    return where(torch.isinf(x), torch.sign(x), x / (1 + abs(x)))
+
+
+def sinc_derivative(x: Tensor) -> Tensor:
+    """(cos(πx) - sinc(x)) / x, by its series next to 0."""
+    z = (math.pi * x) ** 2
+    series = -(math.pi**2) * x / 3 * (1 - z / 10 * (1 - z / 28 * (1 - z / 54)))
+    return where(abs(x) < 0.05, series, (cos(math.pi * x) - torch.sinc(x)) / x)
+
+
+def sinc_second_derivative(x: Tensor) -> Tensor:
+    """-π² sinc(x) - 2 sinc'(x) / x, by its series next to 0."""
+    z = (math.pi * x) ** 2
+    series = -(math.pi**2) / 3 * (1 - 3 * z / 10 * (1 - 5 * z / 84 * (1 - 7 * z / 270)))
+    far = -(math.pi**2) * torch.sinc(x) - 2 * sinc_derivative(x) / x
+    return where(abs(x) < 0.05, series, far)
+
+
+def atan_derivative(x: Tensor) -> Tensor:
+    """1 / (1 + x^2)."""
+    return 1 / (1 + x * x)
+
+
+def erfcx(x: Tensor) -> Tensor:
+    """exp(x^2) erfc(x)."""
+    return _in_double(torch.special.erfcx, x)
+
+
+def _erfcx_tail(x: Tensor, order: int) -> Tensor:
+    """exp(x^2) times integral number `order` of erfc, over the one before, x > 1 in double."""
+    ratio = 1 / (x + sqrt(x * x + 2 * (order + 80)))
+    for n in range(order + 79, order - 1, -1):
+        ratio = 1 / (2 * x + 2 * (n + 1) * ratio)
+    return ratio
+
+
+def _erfcx_1(x: Tensor) -> Tensor:
+    tail = torch.special.erfcx(x) * _erfcx_tail(x.clamp(min=1), 1)
+    return where(x > 1, tail, 1 / math.sqrt(math.pi) - x * torch.special.erfcx(x))
+
+
+def _erfcx_2(x: Tensor) -> Tensor:
+    tail = _erfcx_1(x) * _erfcx_tail(x.clamp(min=1), 2)
+    return where(x > 1, tail, (torch.special.erfcx(x) - 2 * x * _erfcx_1(x)) / 4)
+
+
+def erfcx_1(x: Tensor) -> Tensor:
+    """exp(x^2) times the integral of erfc from x."""
+    return _in_double(_erfcx_1, x)
+
+
+def erfcx_2(x: Tensor) -> Tensor:
+    """exp(x^2) times the integral of that integral."""
+    return _in_double(_erfcx_2, x)
+
+
+def log_ndtr(x: Tensor) -> Tensor:
+    """log Φ(x)."""
+    return _in_double(torch.special.log_ndtr, x)
+
+
+def _inverse_mills(x: Tensor) -> Tensor:
+    below = math.sqrt(2 / math.pi) / torch.special.erfcx(-x * math.sqrt(0.5))
+    return where(x < 0, below, normal_pdf(x) / normal_cdf(x))
+
+
+def inverse_mills(x: Tensor) -> Tensor:
+    """φ(x) / Φ(x)."""
+    return _in_double(_inverse_mills, x)
+
+
+def _mills_excess(x: Tensor) -> Tensor:
+    a = -x * math.sqrt(0.5)
+    return where(x < 0, math.sqrt(2) * _erfcx_1(a) / torch.special.erfcx(a), x + _inverse_mills(x))
+
+
+def mills_excess(x: Tensor) -> Tensor:
+    """x + φ(x) / Φ(x)."""
+    return _in_double(_mills_excess, x)
+
+
+def polygamma(n: int, x: Tensor) -> Tensor:
+    """Derivative number n of the digamma function."""
+    return _in_double(lambda x: torch.polygamma(n, x), x)
+
+
+def kummer(z: Tensor, twice_a: int, b: int) -> Tensor:
+    """exp(-z) M(a, b, z) for z >= 0, a = twice_a / 2: its series, or the one in 1/z."""
+    a = twice_a / 2
+
+    def of_double(z: Tensor) -> Tensor:
+        near = z.clamp(max=40)
+        term = exp(-near)
+        total = term
+        for k in range(150):
+            term = term * near * ((a + k) / ((b + k) * (k + 1)))
+            total = total + term
+        far = z.clamp(min=40)
+        term = torch.ones_like(z)
+        tail = term
+        for k in range(30):
+            term = term * ((b - a + k) * (1 - a + k) / (k + 1)) / far
+            tail = tail + term
+        tail = tail * (math.gamma(b) / math.gamma(a)) * far ** (a - b)
+        return where(z < 40, total, tail)
+
+    return _in_double(of_double, z)
+
+
+def copysign(x: Any, y: Any) -> Tensor:
+    """|x| with the sign of y."""
+    return torch.copysign(*_promoted(x, y))
+
+
+def truncated_quotient(x: Any, y: Any) -> Tensor:
+    """x / y without its fraction."""
+    return torch.div(x, y, rounding_mode="trunc")
+
+
+def floored_quotient(x: Any, y: Any) -> Tensor:
+    """The whole number not above x / y."""
+    return torch.div(x, y, rounding_mode="floor")
+
+
+def bounded(x: Tensor) -> Tensor:
+    """x, at most 1e4 in magnitude."""
+    return x.clamp(-1e4, 1e4)
+
+
 def silu(x: Tensor) -> Tensor:
     """x sigmoid(x)."""
     return x * sigmoid(x)

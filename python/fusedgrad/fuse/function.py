@@ -586,12 +586,17 @@ class Fused:
                 leaves[i] = values[node] if node in values else recorder.nodes[node]
         return unflattened(leaves, call.structure)
 
+    def _how(self, program: Program) -> str:
+        """How the elements are reduced: as the function itself does, or as fuse was told."""
+        return program.reduction if program.reduction != "none" else self._reduction
+
     def _computed(
         self, program: Program, graph: Graph, tensors: list[Tensor], parameters: tuple[float, ...]
     ) -> Sequence[Tensor]:
         if program.number is None and graph.reads_all and not graph.interpreted:
             program.number = autograd.recording_kernel(graph, tensors)
-        if self._reduction == "none":
+        how = self._how(program)
+        if how == "none":
             if (
                 program.number is not None
                 and not transforms_active()
@@ -603,7 +608,7 @@ class Fused:
         if not graph.has_one_shape:
             tensors = [t for n, t in zip(graph.inputs, tensors, strict=True) if n in graph.used[0]]
             graph = graph.part((0,))
-        code = _REDUCTIONS[self._reduction]
+        code = _REDUCTIONS[how]
         return [autograd.apply_reduced(graph, parameters, program.dtypes[0], code, tensors)]
 
     # -------------------------------------------------------------------------------- derivatives
@@ -647,9 +652,9 @@ class Fused:
                 f"{name}: the outputs do not all have the shape of all arguments broadcast "
                 f"together, but {told}; give each a function of its own"
             )
-        if self._reduction != "none":
+        if (how := self._how(program)) != "none":
             value = self._computed(program, graph, tensors, parameters)[0]
-            count = shape.numel() if self._reduction == "mean" else 1
+            count = shape.numel() if how == "mean" else 1
             dtype, device = kernel.computed(tensors), value.device
             weight = torch.full((), 1 / count if count else math.nan, dtype=dtype, device=device)
             weights = weight.expand(shape)
@@ -1022,8 +1027,12 @@ def fuse(function: Any = None, *, reduction: _Reduction = "none") -> Any:
 
     The function takes and returns what it likes: tensors, numbers, lists, dicts and tuples of them;
     it broadcasts as PyTorch does, and may be a method or an nn.Module. It may use the elementwise
-    operations of torch, torch.nn.functional and fusedgrad, as functions, methods, operators and in
-    place on what it has computed, and other fused functions.
+    operations of torch, torch.special, torch.nn.functional and fusedgrad, as functions, methods,
+    operators and in place on what it has computed, masks, casts and other fused functions; and
+    last of all a loss with its `reduction=`, or mean() or sum() of all elements.
+
+    Where a branch of torch.where is not taken, its gradient is 0, whatever it is there:
+    where(x > 0, sqrt(x), 0) has the derivative 0 at 0, where PyTorch has NaN.
 
     Each call gives what the plain function would give by then, or raises FuseError. The function
     runs on each call, in a mode that records its operations, unless it is proved that it would do

@@ -16,10 +16,12 @@ from fusedgrad.fuse.expression import (
     Expression,
     in_order,
 )
+from fusedgrad.fuse.functions import FUNCTIONS
 from fusedgrad.fuse.graph import Graph
 
 _LEAVES = ("constant", "input", "parameter")
-_SAME = ("detach", "no_grad", "replaced")  # whose value is their argument's
+_SAME = ("detach", "no_grad", "replaced", "opaque")  # whose value is their argument's
+_REDUCED = ("sin", "cos", "tan")
 _POWER = CALL - 1  # `**` binds tighter than a sign
 _LINE = 80
 _LONGEST = 5000
@@ -33,7 +35,7 @@ _CPP_KEYWORDS = (
     "throw true typedef typeid typename union unsigned using virtual void volatile "
     "T Reduction math fusedgrad cpu cuda"
 )
-RESERVED = {*_CPP_KEYWORDS.split(), *vars(forms)}
+RESERVED = {*_CPP_KEYWORDS.split(), *vars(forms), *(f.name for f in FUNCTIONS)}
 
 # A text, and how tightly what it says binds.
 _Written = tuple[str, int]
@@ -92,7 +94,7 @@ def _cpp(e: Expression, arguments: Sequence[_Written]) -> _Written:
 
 def _filled(template: str, binding: int, e: Expression, arguments: Sequence[_Written]) -> _Written:
     if binding == CALL:
-        return template.format(*(text for text, _ in arguments)), CALL
+        return template.format(*(text for text, _ in arguments), value=e.value), CALL
     # A right operand that binds as loosely as the operator would be computed in another order; and
     # Python's & binds tighter than its comparisons.
     first = CALL if binding == LOGIC or e.operation == "not" else binding
@@ -215,8 +217,8 @@ def _functor(graph: Graph, used: Sequence[str]) -> list[str]:
 
 
 def _reduced(graph: Graph) -> tuple[Expression, ...]:
-    """What sine and cosine are taken of."""
-    taken = (e.arguments[0] for e in in_order(graph.outputs) if e.operation in ("sin", "cos"))
+    """What sine, cosine and tangent are taken of."""
+    taken = (e.arguments[0] for e in in_order(graph.outputs) if e.operation in _REDUCED)
     return tuple(dict.fromkeys(taken))
 
 

@@ -158,7 +158,7 @@ class FusedJet:
             operands += own if dtype is None else [t.to(dtype) for t in own]
         derived = taylor.jet(graph, self._order, tuple(orders))
         count = self._order + 1
-        reduction = self._parent._reduction
+        reduction = self._parent._how(program)
         dtypes = [dtype for dtype in program.dtypes for _ in range(count)]
         if reduction != "none":
             dtypes = [kernel.computed(operands)] * len(dtypes)

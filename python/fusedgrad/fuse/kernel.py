@@ -17,7 +17,7 @@ from fusedgrad import _C, operators, reference
 from fusedgrad.fuse import forms, nvrtc
 from fusedgrad.fuse.compile import CompilerError, block_address
 from fusedgrad.fuse.errors import FuseTypeError
-from fusedgrad.fuse.expression import in_order
+from fusedgrad.fuse.expression import OPERATIONS, in_order
 from fusedgrad.fuse.generate import cpu_source, cuda_source, python_source
 from fusedgrad.fuse.graph import Graph
 from fusedgrad.torch_versions import dtypes_of
@@ -268,6 +268,7 @@ def graph_of(number: int) -> Graph:
 @functools.cache
 def _evaluator(source: str) -> Any:
     names = dict(vars(forms))
+    names.update({name: o.evaluate for name, o in OPERATIONS.items() if o.evaluate is not None})
     exec(compile(source, "<fused function>", "exec"), names)
     return names["evaluate"]
 

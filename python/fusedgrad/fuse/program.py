@@ -6,21 +6,29 @@ own arithmetic: their operations run again, and the kernel takes what they give.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from fusedgrad import operators
 from fusedgrad.fuse.errors import FuseError, FuseTypeError
-from fusedgrad.fuse.expression import Expression, apply, constant, make
+from fusedgrad.fuse.expression import Expression, apply, constant, make, wrap
+from fusedgrad.fuse.expression import number as as_number
 from fusedgrad.fuse.graph import Graph, input_named, parameter_named
-from fusedgrad.fuse.trace import Recorder
-from fusedgrad.fuse.vocabulary import BUILDERS, COMPARISONS, LOGICAL
-
-_BLOCKING = frozenset({"detach", "zeros_like", "ones_like", "full_like", "sign", "sgn"})
+from fusedgrad.fuse.trace import Recorder, name_of
+from fusedgrad.fuse.vocabulary import (
+    BLOCKING,
+    BUILDERS,
+    CHOSEN_BY,
+    COMPARISONS,
+    LOGICAL,
+    OPAQUE,
+    TYPED,
+)
 
 
 class RowError(Exception):
@@ -53,6 +61,7 @@ class Program:
     places: list[int | None]
     dtypes: tuple[torch.dtype, ...]  # of the kernel's outputs
     requires_grad: bool
+    reduction: str = "none"  # of the only output
     number: int | None = None  # of a kernel that reads all tensors, for CPU tensors of any shape
     graphs: dict[Any, Any] = field(default_factory=dict)
 
@@ -99,19 +108,23 @@ class _Builder:
             position += sum(value is float or value is int for value in values)
             used = [value for value in values if type(value) is int]
             self.shapes[i] = frozenset().union(*(self.shapes[n] for n in used))
-            if passes == "all" and name not in _BLOCKING and dtype.is_floating_point:
+            if passes == "all" and name not in BLOCKING and dtype.is_floating_point:
                 self.moves[i] = frozenset().union(*(self.moves[n] for n in used))
             elif passes == "old":
                 self.moves[i] = self.moves[specs[0]]
             if dtype.is_floating_point:
-                self.in_kernel[i] = True
+                self.in_kernel[i] = name not in OPAQUE
             elif dtype is torch.bool and name in COMPARISONS:
                 self.in_kernel[i] = any(
                     self.in_kernel[n] or nodes[n].dtype.is_floating_point for n in used
                 )
             elif dtype is torch.bool and name in LOGICAL:
-                self.in_kernel[i] = any(self.in_kernel[n] for n in used) and all(
-                    nodes[n].dtype is torch.bool for n in used
+                floats = [nodes[n].dtype.is_floating_point for n in used]
+                self.in_kernel[i] = any(
+                    self.in_kernel[n] or is_float for n, is_float in zip(used, floats, strict=True)
+                ) and all(
+                    nodes[n].dtype is torch.bool or is_float
+                    for n, is_float in zip(used, floats, strict=True)
                 )
 
     def replay(self, node: int) -> None:
@@ -182,7 +195,7 @@ class _Builder:
                 promoted = torch.promote_types(promoted, other.dtype)
             if len(floats) == 2:
                 promoted = torch.result_type(*floats)
-        chosen = {"where": 0, "where_method": 1}.get(name)
+        chosen = CHOSEN_BY.get(name)
         made: list[Any] = []
         for place, value in enumerate(values):
             if type(value) is int:
@@ -200,28 +213,43 @@ class _Builder:
             else:
                 made.append(value[0])
         keys = {key: m for (key, _), m in zip(keywords, made[len(specs) :], strict=True)}
-        result = BUILDERS[name](*made[: len(specs)], **keys)
-        return result if isinstance(result, Expression) else constant(result)
+        if name in TYPED:
+            keys["dtype"] = dtype
+        result = wrap(BUILDERS[name](*made[: len(specs)], **keys))
+        return as_number(result) if dtype.is_floating_point else result
+
+    def operand(self, node: int) -> Expression:
+        """A float as what it is, whatever is computed with it."""
+        return self._operand(node, self.recorder.nodes[node].dtype, as_condition=False)
 
     def _operand(self, node: int, promoted: torch.dtype, *, as_condition: bool) -> Expression:
         if self.in_kernel[node]:
             return self.expressions[node]
         dtype = self.recorder.nodes[node].dtype
         if dtype.is_floating_point:
-            wide = promoted is torch.float64 and dtype is not torch.float64
             row = self.recorder.rows[node]
-            return self.input(
-                node, torch.float64 if wide and row is None and self._narrow else None
-            )
+            wide = self._wide and row is None and dtype is not torch.float64
+            value = self.input(node, torch.float64 if wide else None)
+            if row is None:
+                return value
+            nodes = self.recorder.nodes
+            of = [
+                self.input(n, None)
+                for n in sorted(self.moves[node])
+                if nodes[n].dtype.is_floating_point
+            ]
+            return make("opaque", value, *of, value=name_of(self.recorder.calls[node]))
         if as_condition:
             return apply("not_equal", self.input(node, torch.float32), constant(0))
         return self.input(node, promoted)
 
-    @property
-    def _narrow(self) -> bool:
-        """Whether no operand would make the kernel compute in float64."""
-        nodes = self.recorder.nodes
-        return all(nodes[n].dtype is not torch.float64 for n in self.recorder.operands)
+    @functools.cached_property
+    def _wide(self) -> bool:
+        """Whether it is in float64 that something is computed, but no operand says so."""
+        nodes, rows = self.recorder.nodes, self.recorder.rows
+        if any(nodes[n].dtype is torch.float64 for n in self.recorder.operands):
+            return False
+        return any(row is not None and row[3] is torch.float64 for row in rows)
 
 
 def _is_integer(dtype: torch.dtype) -> bool:
@@ -248,15 +276,26 @@ def compiled(
         FuseTypeError: a dtype without a kernel.
     """
     builder = _Builder(recorder, names, parameters, whole)
+    requires_grad = any(
+        (row[5] if (row := recorder.rows[n]) is not None else False) for n in outputs
+    )
+    reduction = "none"
+    if any(n in recorder.reduced for n in outputs):
+        if len(outputs) > 1:
+            raise FuseTypeError(f"{name}() returns more than one tensor, expected the mean or sum")
+        ((of,), ((_, (reduction,)),)) = cast(Any, recorder.rows[outputs[0]])[1:3]
+        outputs = [of]
     builder.build(outputs)
     places: list[int | None] = []
     made: list[int] = []
     for n in outputs:
-        if whole and recorder.rows[n] is None and recorder.nodes[n].dtype.is_floating_point:
-            builder.expressions[n] = builder.input(n, None)
+        row = recorder.rows[n]
+        is_taken = whole or reduction != "none" if row is None else row[0] in OPAQUE
+        if is_taken and recorder.nodes[n].dtype.is_floating_point:
+            builder.expressions[n] = builder.operand(n)
             places.append(len(made))
             made.append(n)
-        elif recorder.rows[n] is not None and recorder.nodes[n].dtype.is_floating_point:
+        elif row is not None and recorder.nodes[n].dtype.is_floating_point:
             if recorder.nodes[n].dtype not in operators.KERNEL_DTYPES:
                 raise FuseTypeError(
                     f"{name}() has a result of dtype {recorder.nodes[n].dtype}, for which there is "
@@ -267,9 +306,6 @@ def compiled(
         else:
             places.append(None)
             builder.replay(n)
-    requires_grad = any(
-        (row[5] if (row := recorder.rows[n]) is not None else False) for n in outputs
-    )
     graph = None
     if made:
         if whole:
@@ -312,6 +348,7 @@ def compiled(
         places,
         tuple(recorder.nodes[n].dtype for n in made),
         requires_grad,
+        reduction,
     )
 
 

@@ -10,6 +10,7 @@ outside, and becomes an operand.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import linecache
 import numbers
 import sys
@@ -29,7 +30,7 @@ from torch.nn import Parameter
 from torch.utils import _pytree
 
 from fusedgrad.fuse.errors import FuseError, FuseOverflowError, FuseTypeError, FuseValueError
-from fusedgrad.fuse.vocabulary import RULES, Rule
+from fusedgrad.fuse.vocabulary import OF_ONE_SHAPE, OPAQUE, RULES, Rule
 
 _saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 _OURS = str(Path(__file__).parents[1])
@@ -161,6 +162,10 @@ def _broadcast(*shapes: torch.Size) -> torch.Size:
     return cast(torch.Size, torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
 
 
+def _used(specs: tuple[Any, ...]) -> list[int]:
+    return [spec for spec in specs if type(spec) is int]
+
+
 def _cast_of(args: tuple[Any, ...], kwargs: Any) -> tuple[tuple[Any, ...], Any]:
     """The arguments of `to` for those of `type`."""
     dtype = kwargs.get("dtype", args[1] if len(args) > 1 else None)
@@ -212,6 +217,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
         self.calls: list[Any] = []  # of each row, the function that was called
         self.shared: set[int] = set()  # nodes whose memory another one has
         self.equal_shapes: list[tuple[int, int]] = []  # nodes that must have one shape
+        self.reduced: set[int] = set()  # nodes that are the mean or the sum of another
         self.meta = False  # whether arguments are on the meta device, as tokens
         self.originals: dict[int, Tensor] = {}  # of tokens in the place of arguments
         self.grad = torch.is_grad_enabled()  # the mode that the function has set
@@ -271,6 +277,26 @@ class Recorder(torch.overrides.TorchFunctionMode):
             kind = type(error) if isinstance(error, FuseError) else FuseTypeError
             raise self.refuse(f"{name_of(func)}: {error}", kind)
         before = len(self.numbers)
+        reduction, called = "none", func
+        if rule.name == "reduced":
+            if len(args) != 1 or kwargs or not args[0].is_floating_point():
+                raise self.refuse(
+                    f"{name_of(func)} of a dimension, of integers or in another dtype cannot be "
+                    "fused: fuse the part before it"
+                )
+            return self._reduced(args[0], "mean" if func.__name__ == "mean" else "sum")
+        if rule.unreduced is not None:
+            try:
+                args, kwargs, reduction = rule.unreduced(args, kwargs or {})
+            except FuseError as error:
+                raise self.refuse(str(error), type(error)) from None
+            called = functools.partial(rule.asked or func, reduction="none")
+        elif rule.inplace is not None and len(args) > rule.inplace:
+            kwargs = {**(kwargs or {}), "inplace": args[rule.inplace]}
+            args = args[: rule.inplace]
+        if func is torch.prelu or func is Tensor.prelu:
+            args = self._along_channels(*args, **(kwargs or {}))
+            kwargs = None
         specs = tuple([self._spec(a) for a in args])
         keywords: tuple[Any, ...] = ()
         if kwargs:
@@ -281,10 +307,12 @@ class Recorder(torch.overrides.TorchFunctionMode):
             keywords = tuple([(key, self._spec(value)) for key, value in kwargs.items()])
         if rule.in_place:
             self._check_in_place(func, args[0])
-        if rule.name == "binary_cross_entropy_with_logits":
-            two = (specs[0], specs[1]) if len(specs) > 1 else (specs[0], dict(keywords)["target"])
-            self.equal_shapes.append(two)
-            self._check_one_shape(func, two[0], [two[1]])
+        if rule.name in OF_ONE_SHAPE:
+            named = dict(keywords)
+            for name in OF_ONE_SHAPE[rule.name]:
+                if type(named.get(name)) is int:
+                    self.equal_shapes.append((specs[0], named[name]))
+                    self._check_one_shape(func, specs[0], [named[name]])
         passes = self._passes()
         grad = passes == "all"
         kinds = self._kinds(specs, keywords)
@@ -335,15 +363,51 @@ class Recorder(torch.overrides.TorchFunctionMode):
         self._known[id(token)] = len(self.rows)
         if rule.name == "detach":
             passes = "all"
+        if rule.name in OPAQUE and grad and any(self.nodes[n].requires_grad for n in _used(specs)):
+            raise self.refuse(
+                f"{name_of(func)} has no derivative, neither in PyTorch nor here, and an argument "
+                "requires a gradient: pass it detached"
+            )
         self.rows.append((rule.name, specs, keywords, dtype, scalar, requires_grad, passes))
         self.nodes.append(token)
-        self.calls.append(func)
+        self.calls.append(called)
+        return token if reduction == "none" else self._reduced(token, reduction)
+
+    def _reduced(self, tensor: Tensor, reduction: str) -> Tensor:
+        """A token of the mean or the sum of all elements."""
+        node = self._spec(tensor)
+        passes = self._passes()
+        if passes != "all" and self.grad:
+            raise self.refuse("a mean or a sum under no_grad inside a fused function")
+        requires_grad = tensor.requires_grad and passes == "all"
+        token = _token(tensor.dtype, True, requires_grad)
+        self._known[id(token)] = len(self.rows)
+        self.reduced.add(len(self.rows))
+        keywords = (("reduction", (reduction,)),)
+        self.rows.append(("reduced", (node,), keywords, tensor.dtype, True, requires_grad, passes))
+        self.nodes.append(token)
+        self.calls.append(None)
         return token
+
+    def _along_channels(self, input: Any, weight: Any) -> tuple[Any, Any]:
+        """The operands of prelu, whose weight belongs to the second dimension of its input."""
+        if isinstance(weight, Tensor) and isinstance(input, Tensor) and weight.dim() == 1:
+            node = self._known.get(id(weight))
+            if node is not None and self.rows[node] is not None:
+                raise self.refuse("the weight of prelu is computed, expected an argument")
+            rest = len(self.shapes()[self.node_of(input)]) - 2
+            weight = weight.reshape((-1, *[1] * max(rest, 0)))
+        return input, weight
 
     def _spec(self, value: Any) -> Any:
         kind = type(value)
         if kind is Tensor or kind is Parameter:
             found = self._known.get(id(value))
+            if found in self.reduced:
+                raise self.refuse(
+                    "a mean or a sum is what a fused function may return, and nothing it may go on "
+                    "with: do the rest outside of it"
+                )
             return self._operand(value) if found is None else found
         if kind is float or kind is int:
             if kind is int and abs(value) > _LARGEST:
@@ -412,6 +476,8 @@ class Recorder(torch.overrides.TorchFunctionMode):
         func = rule.asked or func
         stand_ins = [stand_in(a) for a in args]
         others = {key: stand_in(value) for key, value in kwargs.items()}
+        if rule.unreduced is not None:
+            others["reduction"] = "none"
         if rule.in_place or rule.asked is not None:
             requires = grad and any(
                 getattr(a, "requires_grad", False) for a in (*args, *others.values())
@@ -426,6 +492,8 @@ class Recorder(torch.overrides.TorchFunctionMode):
             made = func(*stand_ins, **others)
             if made is NotImplemented:
                 return made
+            if not isinstance(made, Tensor) or made.numel() != 1:
+                raise self.refuse(f"{name_of(func)} of these arguments is not elementwise")
             requires = made.requires_grad
         return made.dtype, made.dim() == 0, requires
 
@@ -435,6 +503,8 @@ class Recorder(torch.overrides.TorchFunctionMode):
         for row, node in zip(self.rows, self.nodes, strict=True):
             if row is None:
                 result.append(node.shape)
+            elif row[0] == "reduced":
+                result.append(torch.Size())
             else:
                 used = [v for v in (*row[1], *(v for _, v in row[2])) if type(v) is int]
                 result.append(_broadcast(*(result[v] for v in used)))

@@ -514,14 +514,6 @@ def _reduced(losses: Any, reduction: str) -> Any:
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
-def _logits_loss(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
-    kwargs = dict(kwargs)
-    reduction = kwargs.pop("reduction", "mean")
-    losses = elementwise(func, RULES[func], args, {**kwargs, "reduction": "none"})
-    with _dispatching():
-        return _reduced(losses, reduction)
-
-
 _register(_made_of(_softmax), [torch.softmax, _T.softmax, F.softmax])
 _register(_made_of(_log_softmax), [torch.log_softmax, _T.log_softmax, F.log_softmax])
 _register(_made_of(_logsumexp), [torch.logsumexp, _T.logsumexp])
@@ -532,10 +524,6 @@ _register(_made_of(_norm), [torch.norm, _T.norm])
 _register(_made_of(_norm_of_matrix_or_vector), [torch.linalg.norm])
 _register(_made_of(_dropout), [F.dropout])
 _register(_made_of(_mse_loss), [F.mse_loss])
-_register(
-    _logits_loss,
-    [f for f, rule in RULES.items() if rule.name == "binary_cross_entropy_with_logits"],
-)
 
 
 # --------------------------------------------------------------------------- what is only asked

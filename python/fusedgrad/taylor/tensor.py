@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -30,7 +30,7 @@ from fusedgrad.fuse.expression import Expression, apply, constant, in_order, sub
 from fusedgrad.fuse.graph import Graph, input_named, parameter_named
 from fusedgrad.fuse.jet import Series
 from fusedgrad.fuse.trace import PLAIN, _broadcast, line_of_caller, name_of
-from fusedgrad.fuse.vocabulary import LOGICAL, RULES, Rule
+from fusedgrad.fuse.vocabulary import CHOSEN_BY, LOGICAL, OF_ONE_SHAPE, RULES, TYPED, Rule
 from fusedgrad.taylor.rows import Row, Rows
 from fusedgrad.taylor.rows import apply as apply_rows
 
@@ -252,9 +252,25 @@ def check_grad_mode(func: Any, frame: Frame) -> None:
 # ------------------------------------------------------------------------------------- elementwise
 
 
+_BY_CHANNELS = (torch.prelu, Tensor.prelu)
+
+
 def elementwise(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A pending jet, of the expression that `fuse` would make."""
-    if len(args) == 1 and not kwargs and not rule.in_place:
+    if rule.unreduced is not None:
+        args, kwargs, reduction = rule.unreduced(args, kwargs)
+        losses = elementwise(func, replace(rule, unreduced=None), args, kwargs)
+        if reduction == "none":
+            return losses
+        whole = Tensor.mean if reduction == "mean" else Tensor.sum
+        return HANDLERS[whole](whole, (losses,), {})
+    if func in _BY_CHANNELS and isinstance(args[-1], Tensor) and args[-1].dim() == 1:
+        args = (args[0], args[1].reshape((-1, *[1] * max(args[0].dim() - 2, 0))))
+    for name in OF_ONE_SHAPE.get(rule.name, ()):
+        other = kwargs.get(name)
+        if isinstance(other, Tensor) and other.shape != args[0].shape:
+            raise refused(func, f"takes {name} of the shape of its first argument")
+    if len(args) == 1 and not kwargs and not rule.in_place and rule.name not in TYPED:
         return _unary(func, rule, args[0])
     (first, *_) = jets = jets_in(args, kwargs)
     frame = first.frame
@@ -269,7 +285,7 @@ def elementwise(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, 
         if len(jet._leaves) > _MOST_LEAVES:
             jet.settle()
     joined = _Joined()
-    condition = {"where": 0, "where_method": 1}.get(rule.name)
+    condition = CHOSEN_BY.get(rule.name)
     is_logical = rule.name in LOGICAL
     made = [
         joined.operand(
@@ -284,6 +300,8 @@ def elementwise(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, 
         key: joined.operand(value, dtype, is_number=key != "exponent", is_condition=is_logical)
         for key, value in kwargs.items()
     }
+    if rule.name in TYPED:
+        others["dtype"] = dtype
     try:
         expression = rule.build(*made, **others)
     except (TypeError, ValueError) as error:

@@ -1,0 +1,56 @@
+// The inverses of erf and of the normal distribution, in double for both types: from a rough start,
+// Newton's steps on the logarithm of the tail, whose derivative is smooth, or on erf itself.
+#pragma once
+
+#include "math/normal.h"
+
+namespace fusedgrad::math {
+
+namespace detail {
+
+// -x for log Φ(x) = log_p, log_p <= log(1/2)
+FUSEDGRAD_HOST_DEVICE double normal_tail_quantile(double log_p) {
+  // Φ(-x) is about exp(-x^2/2) / 2 next to 0, and that over x in the tail.
+  const double squared = -2 * log_p;
+  const double start = sqrt(squared - math::log(squared + 2)) - 0.5;
+  double x = start > 0 ? start : 0.0;
+  for (int i = 0; i < 6; ++i) {
+    const double slope = inverse_mills(-x);
+    const double step = (log_ndtr(-x) - log_p) / slope;
+    // Halley's: the second derivative of the logarithm is -slope (slope - x).
+    x += step / (1 + 0.5 * step * mills_excess(-x));
+  }
+  return x;
+}
+
+}  // namespace detail
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T erfinv(T y) {
+  const double a = abs(static_cast<double>(y));
+  // erf(x) = a, for a <= 1/2
+  double near = a * 0x1.c5bf891b4ef6bp-1;
+  for (int i = 0; i < 4; ++i) {
+    const double error = near * NormalApproximations<double>::erf_slope(near * near) - a;
+    const double step = error / erf_derivative(near);
+    near -= step / (1 + step * near);
+  }
+  const double far = 0x1.6a09e667f3bcdp-1 * detail::normal_tail_quantile(math::log(0.5 * (1 - a)));
+  const double value = a < 0.5 ? near : a < 1 ? far : kInfinity<double>;
+  return a <= 1 ? static_cast<T>(copysign(value, static_cast<double>(y)))
+                : static_cast<T>(__builtin_nan(""));
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T ndtri(T p) {
+  const double wide = static_cast<double>(p);
+  const double less = wide > 0.5 ? 1 - wide : wide;
+  const double tail = -detail::normal_tail_quantile(math::log(less));
+  const double near = 0x1.6a09e667f3bcdp+0 * erfinv(2 * wide - 1);  // 2 p - 1 is exact
+  const double value = less > 0.3 ? near : wide > 0.5 ? -tail : tail;
+  const double edge = wide == 0 ? -kInfinity<double> : kInfinity<double>;
+  return (wide >= 0) & (wide <= 1) ? static_cast<T>(less == 0 ? edge : value)
+                                   : static_cast<T>(__builtin_nan(""));
+}
+
+}  // namespace fusedgrad::math
