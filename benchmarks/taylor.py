@@ -7,7 +7,7 @@ median of the rounds'. jet-for-pytorch is measured where it is installed (it nee
 both sides are then measured there); --write puts the tables between markers of docs/taylor-mode.md.
 
 Peak memory is that of a process of its own above what it had after its imports and a first call of
-two points.
+two points. What takes more than a second is measured once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from time import process_time
 from typing import Any, cast
 
 import torch
@@ -28,13 +29,14 @@ from torch import Tensor, nn
 
 import fusedgrad
 from benchmarks.report import DOCS, markdown, write_between_markers
-from benchmarks.timing import interleave, ratios
+from benchmarks.timing import cpu_seconds, interleave, ratios
 
 Call = Callable[[], Tensor]
 OURS = "fusedgrad"
 POINTS = (200, 5000)
 ORDERS = range(1, 7)
 DIMENSIONS = (2, 10, 100)
+SLOWEST = 1.0  # seconds of a step; a slower one is taken once
 ROOT = Path(__file__).resolve().parent.parent
 _fused_tanh = fusedgrad.fuse(lambda x: fusedgrad.tanh(x))
 
@@ -182,15 +184,34 @@ def _is_there(name: str) -> bool:
 
 def measured(calls: Mapping[str, Call], budget: float) -> dict[str, tuple[float, float]]:
     """For each the milliseconds, and how many times ours."""
-    results = {name: call() for name, call in calls.items()}
+    results: dict[str, Tensor] = {}
+    once: dict[str, float] = {}
+    for name, call in calls.items():
+        call()
+        start = process_time()
+        results[name] = call()
+        once[name] = process_time() - start
     for name, result in results.items():
         expected = results[OURS].reshape(result.shape)
         scale = expected.abs().max()
         torch.testing.assert_close(result / scale, expected / scale, rtol=1e-3, atol=1e-3, msg=name)
-    samples = interleave(calls, budget=budget)
+    repeated = {n: c for n, c in calls.items() if once[n] < SLOWEST}
+    clock = seconds_of_this_process if torch.get_num_threads() == 1 else cpu_seconds
+    samples = interleave(repeated, budget=budget, clock=clock)
+    ours = median(samples[OURS])
     return {
-        name: (1e3 * median(samples[name]), median(ratios(samples, name, OURS))) for name in calls
+        name: (1e3 * median(samples[name]), median(ratios(samples, name, OURS)))
+        if name in samples
+        else (1e3 * once[name], once[name] / ours)
+        for name in calls
     }
+
+
+def seconds_of_this_process(run: Callable[[], object]) -> float:
+    """Of its processor, which others do not change that take turns with it."""
+    start = process_time()
+    run()
+    return process_time() - start
 
 
 def peak_megabytes(kind: str, size: int, order: int, name: str) -> float:
@@ -223,11 +244,13 @@ def _peak(kind: str, size: str, order: str, name: str) -> None:
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
-def tables(budget: float, memory: bool, orders: Sequence[int]) -> str:
+def tables(
+    budget: float, memory: bool, orders: Sequence[int], of_threads: Sequence[int] = (1, 2)
+) -> str:
     """All of them, in Markdown."""
     parts: list[str] = []
     threads_before = torch.get_num_threads()
-    for threads in (1, 2):
+    for threads in of_threads:
         torch.set_num_threads(threads)
         for points in POINTS:
             rows: dict[str, list[str]] = {}
@@ -264,14 +287,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.taylor")
     parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="orders 2 and 4, half a second each")
+    parser.add_argument("--budget", type=float, default=4.0, help="seconds for a row of rounds")
+    parser.add_argument("--threads", type=int, nargs="+", default=(1, 2))
+    parser.add_argument("--orders", type=int, nargs="+", default=tuple(ORDERS))
+    parser.add_argument("--memory", action="store_true", help="peaks too")
     parser.add_argument("--write", action="store_true", help="into docs/taylor-mode.md")
     options = parser.parse_args(arguments)
     if options.peak:
         return _peak(*options.peak)
-    text = tables(0.5, False, (2, 4)) if options.quick else tables(4.0, True, ORDERS)
+    if options.quick:
+        text = tables(0.5, False, (2, 4))
+    else:
+        text = tables(options.budget, options.memory, options.orders, options.threads)
     about = (
-        f"Milliseconds of a forward and a backward pass, and in parentheses how many times "
-        f"fusedgrad's. Python {sys.version.split()[0]}, torch {torch.__version__}."
+        "Milliseconds of a forward and a backward pass (with one thread, of the processor), and in "
+        f"parentheses how many times fusedgrad's. Python {sys.version.split()[0]}, torch "
+        f"{torch.__version__}."
     )
     if options.write:
         write_between_markers("taylor", f"{about}\n\n{text}", DOCS / "taylor-mode.md")
