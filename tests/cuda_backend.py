@@ -23,6 +23,7 @@ import torch
 
 import fusedgrad  # noqa: F401  (registers the operators)
 from cuda_emulator import CompiledLibrary, Device, DeviceArray, compile_library
+from cuda_oracles import Parameter
 
 CSRC = Path(__file__).parents[1] / "csrc"
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -217,6 +218,10 @@ class _Elements(ctypes.Structure):
 _KINDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "Elementwise": ("P11CUstream_st", (ctypes.c_void_p,)),
     "ElementwiseWithParameter": ("dP11CUstream_st", (ctypes.c_double, ctypes.c_void_p)),
+    "ElementwiseWithTwoParameters": (
+        "ddP11CUstream_st",
+        (ctypes.c_double, ctypes.c_double, ctypes.c_void_p),
+    ),
     "Reduction": (
         "dPvS5_lP11CUstream_st",
         (
@@ -260,7 +265,7 @@ class Backend(Protocol):
     name: str
 
     def elementwise(
-        self, name: str, inputs: Sequence[Operand], outputs: int = 1, parameter: float | None = None
+        self, name: str, inputs: Sequence[Operand], outputs: int = 1, parameter: Parameter = None
     ) -> list[torch.Tensor]:
         """The results of the launcher ``name``, at the inputs' broadcast shape."""
         ...
@@ -268,6 +273,13 @@ class Backend(Protocol):
     def sum(self, name: str, inputs: Sequence[Operand], scale: float) -> torch.Tensor:
         """``scale`` times the sum of a loss, a tensor of no dimensions."""
         ...
+
+
+def parameters_of(parameter: Parameter) -> tuple[float, ...]:
+    """The parameters of a launcher, of which there may be none, one or two."""
+    if parameter is None:
+        return ()
+    return parameter if isinstance(parameter, tuple) else (parameter,)
 
 
 class LaunchError(Exception):
@@ -293,7 +305,7 @@ class Emulated:
         name: str,
         inputs: Sequence[Operand],
         outputs: int = 1,
-        parameter: float | None = None,
+        parameter: Parameter = None,
         output_offset: int = 0,
         in_place: bool = False,
         dtypes: Sequence[torch.dtype] | None = None,
@@ -319,7 +331,9 @@ class Emulated:
         elements = self._elements(
             plan, [*(r.pointer for r in results), *self._starts(inputs, memory)]
         )
-        scalars = () if parameter is None else (parameter,)
+        scalars = parameters_of(parameter)
+        if parameter is None and launchers()[name] == "ElementwiseWithParameter":
+            scalars = (1.0,)  # the first order, or no scale
         self._call(name, dtype, elements, *scalars, None)
         return [
             _unflatten(result.numpy(), plan, own)
@@ -390,7 +404,7 @@ class Operators:
         self.name = device
 
     def elementwise(
-        self, name: str, inputs: Sequence[Operand], outputs: int = 1, parameter: float | None = None
+        self, name: str, inputs: Sequence[Operand], outputs: int = 1, parameter: Parameter = None
     ) -> list[torch.Tensor]:
         result = _call_operator(name, self.tensors(inputs), parameter)
         results = [result] if isinstance(result, torch.Tensor) else list(result)
@@ -417,10 +431,11 @@ _OPS = torch.ops.fusedgrad
 _NONE, _MEAN, _SUM = range(3)
 
 
-def _call_operator(name: str, tensors: list[Any], parameter: float | None) -> Any:
+def _call_operator(name: str, tensors: list[Any], parameter: Parameter) -> Any:
+    parameters = parameters_of(parameter)
     if name.startswith("pow_scalar"):
         operator = getattr(_OPS, name.replace("_scalar", ""))
-        return operator.Tensor_Scalar(*tensors, parameter)
+        return operator.Tensor_Scalar(*tensors, parameters[0], *map(int, parameters[1:]))
     if name == "pow":
         return _OPS.pow.Tensor_Tensor(*tensors)
     if name == "pow_double_backward":
@@ -429,11 +444,11 @@ def _call_operator(name: str, tensors: list[Any], parameter: float | None) -> An
         mask = [not name.endswith("exponent"), not name.endswith("input")]
         return _OPS.pow_backward.Tensor_Tensor(*tensors, mask)
     if not name.startswith("binary_cross_entropy"):
-        return getattr(_OPS, name)(*tensors)
+        return getattr(_OPS, name)(*tensors, *map(int, parameters))
     return _call_loss(name, tensors, parameter)
 
 
-def _call_loss(name: str, tensors: list[Any], parameter: float | None) -> Any:
+def _call_loss(name: str, tensors: list[Any], parameter: Parameter) -> Any:
     logits = "with_logits" in name
     family = "binary_cross_entropy_with_logits" if logits else "binary_cross_entropy"
     suffix = name.removeprefix(family)

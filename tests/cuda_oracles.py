@@ -5,6 +5,7 @@ An oracle gives for each result its value and its magnitude: the sum of the abso
 terms that make it up. Where terms cancel, it is their roundings that an error is measured by.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +16,18 @@ import torch
 Array = Any  # a number or an array of them, in long double
 Result = tuple[Array, Array]  # value, magnitude
 Oracle = Callable[..., list[Result]]
+Parameter = float | tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
 class Operation:
     """``inputs`` names the operands, which decides what numbers they are given; ``parameters`` are
-    tried one after another."""
+    tried one after another, tuples of a launcher that takes several."""
 
     inputs: tuple[str, ...]
     oracle: Oracle
     outputs: int = 1
-    parameters: tuple[float | None, ...] = (None,)
+    parameters: tuple[Parameter, ...] = (None,)
 
 
 def _plain(value: Array) -> Result:
@@ -50,30 +52,56 @@ def _sigmoid(x: Array) -> list[Result]:
     return [_plain(1 / (1 + np.exp(-x)))]
 
 
-def _sigmoid_derivative(x: Array) -> Array:
-    return 1 / (2 + 2 * np.cosh(x))
+def _sigmoid_derivative(x: Array, order: float = 1) -> Result:
+    """From z' = -z t and t' = 2z, with z = sigmoid'(x) and t = tanh(x / 2)."""
+    t, z = np.tanh(x / 2), 1 / (2 + 2 * np.cosh(x))
+    terms = {(1, 0): 1}  # the coefficient of z^i t^j
+    for _ in range(int(order) - 1):
+        derivative: dict[tuple[int, int], int] = {}
+        for (i, j), c in terms.items():
+            for key, factor in (((i, j + 1), -i * c), ((i + 1, j - 1), 2 * j * c)):
+                derivative[key] = derivative.get(key, 0) + factor
+        terms = derivative
+    return _sum(*(_plain(c * z**i * t**j) for (i, j), c in terms.items() if c))
 
 
-def _sigmoid_backward(grad: Array, x: Array) -> list[Result]:
-    return [_plain(grad * _sigmoid_derivative(x))]
+def _tanh_derivative(x: Array, order: float = 1) -> Result:
+    (result,) = _scaled(2 ** (order + 1), [_sigmoid_derivative(2 * x, order)])
+    return result
 
 
-def _sigmoid_double_backward(grad_grad: Array, grad: Array, x: Array) -> list[Result]:
-    first = _sigmoid_derivative(x)
-    return [_plain(grad_grad * first), _plain(-grad_grad * grad * first * np.tanh(x / 2))]
+def _of_order(derivative: Callable[..., Result]) -> dict[str, Oracle]:
+    """The family of a function: products with its derivative of an order, the last argument."""
+
+    def backward(grad: Array, x: Array, *rest: float) -> list[Result]:
+        return _scaled(grad, [derivative(x, *rest)])
+
+    def double_backward(grad_grad: Array, grad: Array, x: Array, *rest: float) -> list[Result]:
+        *number, order = rest
+        return [
+            *_scaled(grad_grad, [derivative(x, *rest)]),
+            *_scaled(grad_grad * grad, [derivative(x, *number, order + 1)]),
+        ]
+
+    def triple_backward(
+        grad: Array, first: Array, second: Array, x: Array, *rest: float
+    ) -> list[Result]:
+        *number, order = rest
+        return [
+            *_scaled(grad * second, [derivative(x, *rest)]),
+            *_scaled(grad * first, [derivative(x, *rest)]),
+            *_scaled(grad * first * second, [derivative(x, *number, order + 1)]),
+        ]
+
+    return {
+        "_backward": backward,
+        "_double_backward": double_backward,
+        "_triple_backward": triple_backward,
+    }
 
 
 def _tanh(x: Array) -> list[Result]:
     return [_plain(np.tanh(x))]
-
-
-def _tanh_backward(grad: Array, x: Array) -> list[Result]:
-    return [_plain(grad / np.cosh(x) ** 2)]
-
-
-def _tanh_double_backward(grad_grad: Array, grad: Array, x: Array) -> list[Result]:
-    first = 1 / np.cosh(x) ** 2
-    return [_plain(grad_grad * first), _plain(-2 * grad_grad * grad * first * np.tanh(x))]
 
 
 # ------------------------------------------------------------------------------------------- pow
@@ -100,15 +128,10 @@ def _pow_scalar(x: Array, exponent: float) -> list[Result]:
     return [_plain(x ** np.longdouble(exponent))]
 
 
-def _pow_scalar_backward(grad: Array, x: Array, exponent: float) -> list[Result]:
-    return [_plain(grad * _base(x, np.longdouble(exponent)))]
-
-
-def _pow_scalar_double_backward(
-    grad_grad: Array, grad: Array, x: Array, exponent: float
-) -> list[Result]:
+def _pow_scalar_derivative(x: Array, exponent: float, order: float) -> Result:
     e = np.longdouble(exponent)
-    return [_plain(grad_grad * _base(x, e)), _plain(grad_grad * grad * _base_twice(x, e))]
+    coefficient = np.prod([e - k for k in range(int(order))])
+    return _plain(coefficient * x ** (e - order) if coefficient else np.zeros_like(x))
 
 
 def _pow(x: Array, e: Array) -> list[Result]:
@@ -133,6 +156,21 @@ def _pow_double_backward(v_x: Array, v_e: Array, grad: Array, x: Array, e: Array
     of_x = _sum(_plain(v_x * _base_twice(x, e)), *_scaled(v_e, [mixed]))
     of_e = _sum(*_scaled(v_x, [mixed]), _plain(v_e * _exponent(x, e) * np.log(x)))
     return [of_grad, *_scaled(grad, [of_x, of_e])]
+
+
+def _pow_derivative(
+    grad: Array, x: Array, e: Array, by_base: float, by_exponent: float
+) -> list[Result]:
+    a, b = int(by_base), int(by_exponent)
+    factorial = np.polynomial.Polynomial([1])
+    for k in range(a):
+        factorial = factorial * np.polynomial.Polynomial([-k, 1])
+    terms = []
+    for j in range(min(a, b) + 1):
+        log = math.comb(b, j) * np.log(x) ** (b - j)
+        coefficients = [np.longdouble(c) for c in factorial.deriv(j).coef]
+        terms += [_plain(log * c * e**i) for i, c in enumerate(coefficients)]
+    return _scaled(grad * x ** (e - a), [_sum(*terms)])
 
 
 # ---------------------------------------------------------------------------------------- losses
@@ -179,7 +217,7 @@ def _logits_double_backward(
     grad_grad: Array, grad: Array, x: Array, t: Array, w: Array, p: Array, scale: float
 ) -> list[Result]:
     v = grad_grad * scale * w
-    second = _plain((1 - t + p * t) * _sigmoid_derivative(x))
+    second = _plain((1 - t + p * t) * _sigmoid_derivative(x)[0])
     return [*_scaled(v, [_logits_input(x, t, p)]), *_scaled(v * grad, [second])]
 
 
@@ -230,21 +268,8 @@ SCALES = (1.0, 1.0 / 256)  # exact in the type that a kernel multiplies in
 
 OPERATIONS: dict[str, Operation] = {
     "sigmoid": Operation(("x",), _sigmoid),
-    "sigmoid_backward": Operation(("grad", "x"), _sigmoid_backward),
-    "sigmoid_double_backward": Operation(
-        ("grad_grad", "grad", "x"), _sigmoid_double_backward, outputs=2
-    ),
     "tanh": Operation(("x",), _tanh),
-    "tanh_backward": Operation(("grad", "x"), _tanh_backward),
-    "tanh_double_backward": Operation(("grad_grad", "grad", "x"), _tanh_double_backward, outputs=2),
     "pow_scalar": Operation(("base",), _pow_scalar, parameters=EXPONENTS),
-    "pow_scalar_backward": Operation(("grad", "base"), _pow_scalar_backward, parameters=EXPONENTS),
-    "pow_scalar_double_backward": Operation(
-        ("grad_grad", "grad", "base"),
-        _pow_scalar_double_backward,
-        outputs=2,
-        parameters=EXPONENTS,
-    ),
     "pow": Operation(("base", "exponent"), _pow),
     "pow_backward": Operation(("grad", "base", "exponent"), _pow_backward, outputs=2),
     "pow_backward_input": Operation(("grad", "base", "exponent"), _pow_backward_input),
@@ -252,7 +277,26 @@ OPERATIONS: dict[str, Operation] = {
     "pow_double_backward": Operation(
         ("grad_grad", "grad_grad", "grad", "base", "exponent"), _pow_double_backward, outputs=3
     ),
+    "pow_derivative": Operation(
+        ("grad", "base", "exponent"),
+        _pow_derivative,
+        parameters=((2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (0, 3), (4, 4)),
+    ),
 }
+
+ORDERS = (1, 2, 3, 4, 7)
+_OF_EXPONENT_AND_ORDER = (*((e, 1) for e in EXPONENTS), (2.5, 2), (3, 4), (-7.3, 3))
+
+for _name, _derivative, _operand, _orders in (
+    ("sigmoid", _sigmoid_derivative, "x", ORDERS),
+    ("tanh", _tanh_derivative, "x", ORDERS),
+    ("pow_scalar", _pow_scalar_derivative, "base", _OF_EXPONENT_AND_ORDER),
+):
+    for _outputs, (_kind, _oracle) in enumerate(_of_order(_derivative).items(), start=1):
+        _factors = ("grad_grad",) * (_outputs - 1) + ("grad",)
+        OPERATIONS[_name + _kind] = Operation(
+            (*_factors, _operand), _oracle, outputs=_outputs, parameters=_orders
+        )
 
 _LOGITS: dict[str, Oracle] = {
     "": _logits,

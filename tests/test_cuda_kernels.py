@@ -27,11 +27,12 @@ from cuda_backend import (
     launchers,
     library,
     misaligned,
+    parameters_of,
     permuted,
     source_of,
     spaced,
 )
-from cuda_oracles import OPERATIONS, SUMS, errors, largest_error, numbers
+from cuda_oracles import OPERATIONS, SUMS, Parameter, errors, largest_error, numbers
 
 SIZES = (0, 1, 15, 16, 17, 127, 129, 4095, 4097, 100_000)
 # One more than a tile of the kernel with the largest: full blocks and a tail in every kernel.
@@ -66,11 +67,11 @@ def bound(name: str, dtype: torch.dtype) -> float:
         return 0.51
     if name in ("sigmoid", "tanh", "pow", "pow_scalar"):
         return 2.2
-    return 6.5 if "double" in name else 4.5
+    return 6.5 if "double" in name or "triple" in name or "derivative" in name else 4.5
 
 
 def results(
-    backend: Backend, name: str, inputs: Sequence[Operand], parameter: float | None = None
+    backend: Backend, name: str, inputs: Sequence[Operand], parameter: Parameter = None
 ) -> list[torch.Tensor]:
     return backend.elementwise(name, inputs, OPERATIONS[name].outputs, parameter)
 
@@ -84,12 +85,12 @@ def inputs_of(
 
 @np.errstate(all="ignore")  # an oracle evaluates both sides of a choice
 def check(
-    backend: Backend, name: str, inputs: Sequence[Operand], parameter: float | None = None
+    backend: Backend, name: str, inputs: Sequence[Operand], parameter: Parameter = None
 ) -> None:
     """The results are within the operation's bound of the mathematics."""
     operation = OPERATIONS[name]
     computed_in = np.float64 if inputs[0].dtype == torch.float64 else np.float32
-    parameters = [] if parameter is None else [computed_in(parameter)]
+    parameters = [computed_in(each) for each in parameters_of(parameter)]
     exact = operation.oracle(*(operand.exact() for operand in inputs), *parameters)
     for got, each in zip(results(backend, name, inputs, parameter), exact, strict=True):
         assert largest_error(got, each) <= bound(name, inputs[0].dtype)

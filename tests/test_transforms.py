@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.compiled_autograd
+import torch.autograd.forward_ad as forward_ad
+import torch.fx.experimental.proxy_tensor
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
@@ -96,6 +99,141 @@ def test_chunked_jacobians_are_whole_ones(
         chunked, torch.func.jacfwd(function, positions)(*inputs), strict=True
     ):
         torch.testing.assert_close(actual, expected)
+
+
+def of_first(function: Function, inputs: Sequence[Tensor]) -> Function:
+    """The function of its first tensor, as a sum."""
+    return lambda x: function(x, *inputs[1:]).sum()
+
+
+def by_autograd(function: Function, order: int, x: Tensor) -> Tensor:
+    """All the derivatives of an order, one gradient in another."""
+    if order == 0:
+        return function(x)
+    x = x.detach().requires_grad_()
+
+    def derive(values: Tensor, order: int) -> Tensor:
+        if order == 0:
+            return values
+        rows = [
+            torch.autograd.grad(v, x, create_graph=True, materialize_grads=True)[0]
+            for v in values.reshape(-1)
+        ]
+        return derive(torch.stack(rows).reshape(*values.shape, *x.shape), order - 1)
+
+    return derive(function(x), order).detach()
+
+
+NESTED = {
+    "fff": ("jacfwd",) * 3,
+    "ffff": ("jacfwd",) * 4,
+    "rrrr": ("jacrev",) * 4,
+    "frfr": ("jacfwd", "jacrev", "jacfwd", "jacrev"),
+    "rrff": ("jacrev", "jacrev", "jacfwd", "jacfwd"),
+}
+
+
+@cases
+@pytest.mark.parametrize("kinds", NESTED.values(), ids=NESTED.keys())
+def test_jacobians_nest_to_any_depth(
+    function: Function, count: int, node: str, kinds: Sequence[str]
+) -> None:
+    inputs = [tensor.detach() for tensor in operands(count, 2)]
+    nested = total = of_first(function, inputs)
+    for kind in kinds:
+        nested = getattr(torch.func, kind)(nested)
+    expected = by_autograd(total, len(kinds), inputs[0])
+    torch.testing.assert_close(nested(inputs[0]), expected, rtol=1e-9, atol=1e-9)
+
+
+@cases
+def test_every_mixed_derivative_of_third_order_agrees_in_both_modes(
+    function: Function, count: int, node: str
+) -> None:
+    inputs = tuple(tensor.detach() for tensor in operands(count, 2))
+    positions = tuple(range(count))
+
+    def total(*tensors: Tensor) -> Tensor:
+        return (function(*tensors) * torch.tensor([1.0, 2.0], dtype=torch.float64)).sum()
+
+    forward = reverse = total
+    for _ in range(3):
+        forward = torch.func.jacfwd(forward, positions)
+        reverse = torch.func.jacrev(reverse, positions)
+    left, right = (torch.utils._pytree.tree_leaves(f(*inputs)) for f in (forward, reverse))
+    for a, b in zip(left, right, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@cases
+def test_functionalize_leaves_values_and_gradients(
+    function: Function, count: int, node: str
+) -> None:
+    inputs = [tensor.detach() for tensor in operands(count, 3)]
+    total = of_first(function, inputs)
+    functional = torch.func.functionalize(torch.func.grad(total))
+    assert torch.equal(functional(inputs[0]), torch.func.grad(total)(inputs[0]))
+    graph = torch.fx.experimental.proxy_tensor.make_fx(functional)(inputs[0])
+    assert torch.equal(graph(inputs[0]), functional(inputs[0]))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize(
+    "loss", [fusedgrad.binary_cross_entropy, fusedgrad.binary_cross_entropy_with_logits]
+)
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)], ids=str)
+def test_losses_of_an_empty_batch_or_sample(
+    loss: Function, reduction: str, shape: tuple[int, ...]
+) -> None:
+    theirs = getattr(torch.nn.functional, loss.__name__)
+    x = torch.rand(shape)
+
+    def results(loss: Function) -> list[Tensor]:
+        def value(x: Tensor, t: Tensor) -> Tensor:
+            return loss(x, t, reduction=reduction)
+
+        gradient = torch.func.grad(lambda x, t: value(x, t).sum())
+        return [torch.vmap(function)(x, x) for function in (value, gradient)]
+
+    for ours, expected in zip(results(loss), results(theirs), strict=True):
+        torch.testing.assert_close(ours, expected, equal_nan=True)
+
+
+@cases
+def test_compiled_autograd_runs_the_nodes(function: Function, count: int, node: str) -> None:
+    inputs = operands(count, 3)
+    expected = gradients(function, inputs)
+    value = function(*inputs).sum()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        torch.autograd.backward(value)
+    for tensor, gradient in zip(inputs, expected, strict=True):
+        torch.testing.assert_close(tensor.grad, gradient)
+
+
+def test_compiled_autograd_knows_the_number_and_the_order() -> None:
+    x = torch.rand(3, dtype=torch.float64, requires_grad=True)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        for exponent in (2.5, 3.5):
+            x.grad = None
+            torch.autograd.backward(fusedgrad.pow(x, exponent).sum())
+            assert x.grad is not None
+            torch.testing.assert_close(x.grad, exponent * x.detach() ** (exponent - 1))
+
+
+def test_forward_mode_goes_over_reverse_mode() -> None:
+    x = torch.rand(3, dtype=torch.float64, requires_grad=True)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))  # type: ignore[no-untyped-call]
+        y = fusedgrad.tanh(dual)
+        tangent = forward_ad.unpack_dual(y).tangent  # type: ignore[no-untyped-call]
+        (of_dual,) = torch.autograd.grad(y.sum(), x, retain_graph=True, create_graph=True)
+        moved = forward_ad.unpack_dual(of_dual).tangent  # type: ignore[no-untyped-call]
+    (of_tangent,) = torch.autograd.grad(tangent.sum(), x)
+    (first,) = torch.autograd.grad(torch.tanh(x).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    torch.testing.assert_close(tangent, first)
+    torch.testing.assert_close(of_tangent, second)
+    torch.testing.assert_close(moved, second)
 
 
 def test_per_sample_gradients_of_a_network() -> None:

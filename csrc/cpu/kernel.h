@@ -69,7 +69,14 @@ template <template <class> class Functor>
 struct MakeWithParameter {
   template <class T>
   FUSEDGRAD_HOST_DEVICE static Functor<T> make(const double* parameters) {
-    return {static_cast<T>(parameters[0])};
+    return Functor<T>{static_cast<T>(parameters[0])};
+  }
+};
+template <template <class> class Functor>
+struct MakeWithTwoParameters {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE static Functor<T> make(const double* parameters) {
+    return Functor<T>{static_cast<T>(parameters[0]), static_cast<T>(parameters[1])};
   }
 };
 
@@ -80,10 +87,14 @@ Kernel make_kernel() {
   return detail::kernel_of<detail::MakePlain<Functor>>({});
 }
 
-// For a functor that carries a number of the type it computes in: an exponent, a scale.
+// For a functor that carries numbers of the type it computes in: an exponent, a scale, an order.
 template <template <class> class Functor>
 Kernel make_kernel(double parameter) {
   return detail::kernel_of<detail::MakeWithParameter<Functor>>({parameter});
+}
+template <template <class> class Functor>
+Kernel make_kernel(double first, double second) {
+  return detail::kernel_of<detail::MakeWithTwoParameters<Functor>>({first, second});
 }
 
 }  // namespace fusedgrad::cpu

@@ -1,6 +1,6 @@
 #include "cpu/pow.h"
 
-#include "math/pow.h"
+#include "math/power_derivatives.h"
 
 namespace fusedgrad::cpu {
 namespace {
@@ -29,13 +29,18 @@ Kernel half_integer_or(double exponent, Kernel (*general)(double)) {
 Kernel pow_scalar(double exponent) {
   return half_integer_or<math::PowHalfInteger>(exponent, make_kernel<math::PowScalar>);
 }
-Kernel pow_scalar_backward(double exponent) {
+Kernel pow_scalar_backward(double exponent, double order) {
+  if (order != 1) return make_kernel<math::PowScalarBackwardOfOrder>(exponent, order);
   return half_integer_or<math::PowHalfIntegerBackward>(exponent,
                                                        make_kernel<math::PowScalarBackward>);
 }
-Kernel pow_scalar_double_backward(double exponent) {
+Kernel pow_scalar_double_backward(double exponent, double order) {
+  if (order != 1) return make_kernel<math::PowScalarDoubleBackwardOfOrder>(exponent, order);
   return half_integer_or<math::PowHalfIntegerDoubleBackward>(
       exponent, make_kernel<math::PowScalarDoubleBackward>);
+}
+Kernel pow_scalar_triple_backward(double exponent, double order) {
+  return make_kernel<math::PowScalarTripleBackwardOfOrder>(exponent, order);
 }
 
 Kernel pow() { return make_kernel<math::Pow>(); }
@@ -43,5 +48,8 @@ Kernel pow_backward() { return make_kernel<math::PowBackward>(); }
 Kernel pow_backward_input() { return make_kernel<math::PowBackwardInput>(); }
 Kernel pow_backward_exponent() { return make_kernel<math::PowBackwardExponent>(); }
 Kernel pow_double_backward() { return make_kernel<math::PowDoubleBackward>(); }
+Kernel pow_derivative(double by_base, double by_exponent) {
+  return make_kernel<math::PowDerivative>(by_base, by_exponent);
+}
 
 }  // namespace fusedgrad::cpu

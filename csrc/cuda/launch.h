@@ -27,6 +27,8 @@ struct Elements {
 using Elementwise = cudaError_t(DType, const Elements&, cudaStream_t);
 using ElementwiseWithParameter = cudaError_t(DType, const Elements&, double parameter,
                                              cudaStream_t);
+using ElementwiseWithTwoParameters = cudaError_t(DType, const Elements&, double first,
+                                                 double second, cudaStream_t);
 // `elements` holds inputs alone; `out` points to one element of the same dtype, which becomes
 // scale * sum: 0 for no elements and scale 1, NaN for no elements and scale 1/0.
 using Reduction = cudaError_t(DType, const Elements&, double scale, void* out, void* workspace,
@@ -35,24 +37,32 @@ using Reduction = cudaError_t(DType, const Elements&, double scale, void* out, v
 // How much device memory, aligned to 16 bytes, a reduction of numel elements needs.
 int64_t reduction_workspace_bytes(int64_t numel);
 
-Elementwise sigmoid;                  // (x)
-Elementwise sigmoid_backward;         // (grad, x)
-Elementwise sigmoid_double_backward;  // (grad_grad, grad, x) -> for grad, for x
+// Of those with a parameter, it is the order of the derivative: math/products.h
+Elementwise sigmoid;                               // (x)
+ElementwiseWithParameter sigmoid_backward;         // (grad, x)
+ElementwiseWithParameter sigmoid_double_backward;  // (grad_grad, grad, x) -> for grad, for x
+ElementwiseWithParameter sigmoid_triple_backward;  // (grad, first, second, x) -> for each but grad
 
-Elementwise tanh;                  // (x)
-Elementwise tanh_backward;         // (grad, x)
-Elementwise tanh_double_backward;  // (grad_grad, grad, x) -> for grad, for x
+Elementwise tanh;                               // (x)
+ElementwiseWithParameter tanh_backward;         // (grad, x)
+ElementwiseWithParameter tanh_double_backward;  // (grad_grad, grad, x) -> for grad, for x
+ElementwiseWithParameter tanh_triple_backward;  // (grad, first, second, x) -> for each but grad
 
-// The parameter is the exponent.
-ElementwiseWithParameter pow_scalar;                  // (x)
-ElementwiseWithParameter pow_scalar_backward;         // (grad, x)
-ElementwiseWithParameter pow_scalar_double_backward;  // (grad_grad, grad, x) -> for grad, for x
-Elementwise pow;                                      // (x, exponent)
-Elementwise pow_backward;                             // (grad, x, exponent) -> for x, for exponent
-Elementwise pow_backward_input;                       // (grad, x, exponent)
-Elementwise pow_backward_exponent;                    // (grad, x, exponent)
-Elementwise pow_double_backward;  // (grad_grad_x, grad_grad_exponent, grad, x, exponent)
-                                  //   -> for grad, for x, for exponent
+// The parameters are the exponent and the order of the derivative.
+ElementwiseWithParameter pow_scalar;                      // (x)
+ElementwiseWithTwoParameters pow_scalar_backward;         // (grad, x)
+ElementwiseWithTwoParameters pow_scalar_double_backward;  // (grad_grad, grad, x)
+                                                          //   -> for grad, for x
+ElementwiseWithTwoParameters pow_scalar_triple_backward;  // (grad, first, second, x)
+                                                          //   -> for each but grad
+Elementwise pow;                                          // (x, exponent)
+Elementwise pow_backward;           // (grad, x, exponent) -> for x, for exponent
+Elementwise pow_backward_input;     // (grad, x, exponent)
+Elementwise pow_backward_exponent;  // (grad, x, exponent)
+Elementwise pow_double_backward;    // (grad_grad_x, grad_grad_exponent, grad, x, exponent)
+                                    //   -> for grad, for x, for exponent
+// The parameters are the orders by base and by exponent.
+ElementwiseWithTwoParameters pow_derivative;  // (grad, x, exponent)
 
 // Losses. (x, target[, weight, pos_weight]) on logits, (p, target[, weight]) on probabilities,
 // `grad` before them in a backward kernel and `grad_grad` before that. All backward kernels but the

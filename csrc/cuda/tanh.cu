@@ -1,3 +1,4 @@
+#include "math/logistic_derivatives.h"
 #include "math/tanh.h"
 
 #include "cuda/elementwise.cuh"
@@ -5,7 +6,9 @@
 namespace fusedgrad::cuda {
 
 FUSEDGRAD_ELEMENTWISE(tanh, math::Tanh)
-FUSEDGRAD_ELEMENTWISE(tanh_backward, math::TanhBackward)
-FUSEDGRAD_ELEMENTWISE(tanh_double_backward, math::TanhDoubleBackward)
+FUSEDGRAD_ELEMENTWISE_OF_ORDER(tanh_backward, math::TanhBackward, math::TanhBackwardOfOrder)
+FUSEDGRAD_ELEMENTWISE_OF_ORDER(tanh_double_backward, math::TanhDoubleBackward,
+                               math::TanhDoubleBackwardOfOrder)
+FUSEDGRAD_ELEMENTWISE_WITH_PARAMETER(tanh_triple_backward, math::TanhTripleBackwardOfOrder)
 
 }  // namespace fusedgrad::cuda

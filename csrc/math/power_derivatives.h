@@ -2,6 +2,7 @@
 #pragma once
 
 #include "math/pow.h"
+#include "math/products.h"
 
 namespace fusedgrad::math {
 
@@ -78,5 +79,107 @@ FUSEDGRAD_HOST_DEVICE T pow_derivative(T x, T e) {
     return vanishes ? T(0) : value;
   }
 }
+
+// The derivatives of x^e by x of orders n and n + 1, e (e-1) ... (e-n+1) x^(e-n); math/products.h
+template <class S>
+struct PowScalarDerivatives {
+  S exponent;
+  S order;
+
+  FUSEDGRAD_HOST_DEVICE PowScalarDerivatives(S exponent, S order)
+      : exponent(exponent), order(order) {
+    double factorial = 1;
+    for (S k = 0; k < order; ++k) factorial *= static_cast<double>(exponent) - k;
+    factorial_[0] = static_cast<S>(factorial);
+    factorial_[1] = static_cast<S>(factorial * (static_cast<double>(exponent) - order));
+  }
+
+  FUSEDGRAD_HOST_DEVICE Values<S, 2> at(S x) const {
+    const Pair<S> log = log2(abs(x));
+    return {{of_order(order, factorial_[0], log, x), of_order(order + 1, factorial_[1], log, x)}};
+  }
+
+ private:
+  FUSEDGRAD_HOST_DEVICE S of_order(S n, S factorial, Pair<S> log, S x) const {
+    const S magnitude = detail::power(log, detail::subtract(exponent, n)).times(factorial);
+    const bool even = detail::is_even(n);
+    const bool odd = even ? detail::is_odd(exponent) : detail::is_even(exponent);
+    const S value = detail::with_sign(magnitude, x, exponent, odd);
+    return factorial == 0 ? S(0) : value;
+  }
+
+  S factorial_[2];
+};
+
+template <class S>
+using PowScalarBackwardOfOrder = DerivativeTimes<PowScalarDerivatives<S>>;
+template <class S>
+using PowScalarDoubleBackwardOfOrder = DerivativeTimesBackward<PowScalarDerivatives<S>>;
+template <class S>
+using PowScalarTripleBackwardOfOrder = DerivativeTimesTwoBackward<PowScalarDerivatives<S>>;
+
+// grad times the derivative of x^e, by x and by e as often as is known when it runs. A grad of 0
+// outweighs an infinite derivative.
+template <class S>
+class PowDerivative {
+ public:
+  static constexpr int kMost = 4;  // of either order
+
+  FUSEDGRAD_HOST_DEVICE PowDerivative(S by_base, S by_exponent)
+      : by_base_(by_base),
+        vanishing_above_(by_exponent == 0 ? kInfinity<S>
+                         : by_base == 0   ? -from_bits(Bits<S>(1))
+                                          : by_base),
+        of_infinite_log_(by_exponent == 0 ? S(1) : kInfinity<S>),
+        below_zero_(by_exponent == 0 ? 0 : to_bits(static_cast<S>(__builtin_nan("")))) {
+    const int a = static_cast<int>(by_base), b = static_cast<int>(by_exponent);
+    double factorial[kMost + 2] = {1};  // e (e-1) ... (e-a+1) in powers of e
+    for (int k = 0; k < a; ++k) {
+      for (int i = k + 1; i > 0; --i) factorial[i] = factorial[i - 1] - k * factorial[i];
+      factorial[0] *= -k;
+    }
+    for (auto& row : coefficients_) {
+      for (S& coefficient : row) coefficient = 0;
+    }
+    for (int j = 0; j <= b; ++j) {  // the factorial's derivative of order j
+      for (int i = j; i <= a; ++i) {
+        double coefficient = detail::binomial(b, j) * factorial[i];
+        for (int l = 0; l < j; ++l) coefficient *= i - l;
+        coefficients_[b - j][i - j] = static_cast<S>(coefficient);
+      }
+    }
+  }
+
+  FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x, S e) const {
+    const Pair<S> log = log2(abs(x));
+    constexpr S kMostLog = Format<S>::kBias + 200;  // beyond any logarithm of a number
+    const S unlimited = detail::ln(log);
+    const S limited = unlimited < -kMostLog ? -kMostLog : unlimited;
+    const S ln = limited > kMostLog ? kMostLog : limited;
+    static_assert(kMost == 4);
+    const auto horner = [](S v4, S v3, S v2, S v1, S v0, S at) {
+      return fma(fma(fma(fma(v4, at, v3), at, v2), at, v1), at, v0);
+    };
+    const auto row = [&](const S(&c)[kMost + 1]) {
+      return horner(c[4], c[3], c[2], c[1], c[0], e);
+    };
+    const auto& c = coefficients_;
+    const S polynomial = horner(row(c[4]), row(c[3]), row(c[2]), row(c[1]), row(c[0]), ln);
+    const S factor = polynomial * (abs(log.hi) == kInfinity<S> ? of_infinite_log_ : S(1));
+    const S magnitude = detail::power(log, detail::subtract(e, by_base_)).times(factor);
+    const S value = detail::with_sign(magnitude, x, e, detail::is_odd(e - by_base_));
+    const S defined = from_bits(to_bits(value) | (x < 0 ? below_zero_ : 0));
+    const bool vanishes = (grad == 0) | (polynomial == 0) | ((x == 0) & (e > vanishing_above_));
+    return vanishes ? S(0) : grad * defined;
+  }
+
+ private:
+  // What depends on the orders alone is a number and no condition: a loop vectorises no other way.
+  S by_base_;
+  S vanishing_above_;  // at x = 0, for an exponent that is greater
+  S of_infinite_log_;
+  Bits<S> below_zero_;
+  S coefficients_[kMost + 1][kMost + 1];  // of ln(x)^k e^i
+};
 
 }  // namespace fusedgrad::math

@@ -3,10 +3,15 @@
 #include <ATen/ExpandUtils.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/reciprocal.h>
+#include <ATen/ops/where.h>
 #include <torch/library.h>
 
+#include "operators/dispatch.h"
 #include "operators/elementwise.h"
 #include "operators/layout.h"
+#include "operators/recording.h"
 
 namespace fusedgrad::operators {
 namespace {
@@ -161,16 +166,352 @@ std::tuple<Tensor, Tensor> binary_cross_entropy_double_backward(
   return {results[0], results[1]};
 }
 
+// Under autograd. The operands of a loss are its input, target and weights, undefined where absent.
+
+enum Operand : size_t { kInput, kTarget, kWeight, kPosWeight };
+
+OptionalTensor optional(const Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
+
+template <size_t N>
+std::array<bool, N> only(size_t index) {
+  std::array<bool, N> mask = {};
+  mask[index] = true;
+  return mask;
+}
+
+// The gradients that were wanted, each in its place
+template <size_t N>
+variable_list spread(const std::vector<Tensor>& wanted, const std::array<bool, N>& mask) {
+  variable_list results(N);
+  auto next = wanted.begin();
+  for (size_t i = 0; i < N; ++i) {
+    if (mask[i]) results[i] = *next++;
+  }
+  return results;
+}
+
+// The tensors in float where they are of half types: what is made of several operations is rounded
+// once.
+variable_list wide(const variable_list& tensors) {
+  variable_list results = tensors;
+  for (Tensor& tensor : results) {
+    if (tensor.defined() && at::isReducedFloatingType(tensor.scalar_type())) {
+      tensor = tensor.to(at::kFloat);
+    }
+  }
+  return results;
+}
+
+struct Logits {
+  static constexpr const char* kName = "binary_cross_entropy_with_logits";
+  static constexpr const char* kNode = "BinaryCrossEntropyWithLogits";
+  static constexpr size_t kOperands = 4;
+  using Mask = std::array<bool, kOperands>;
+
+  static Tensor value(const variable_list& operands, int64_t reduction) {
+    static const auto op =
+        find<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                    int64_t)>("fusedgrad::binary_cross_entropy_with_logits");
+    return op.call(operands[0], operands[1], optional(operands[2]), optional(operands[3]),
+                   reduction);
+  }
+
+  static variable_list backward(const Tensor& grad, const variable_list& operands,
+                                int64_t reduction, const Mask& mask) {
+    static const auto op =
+        find<std::vector<Tensor>(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&,
+                                 const OptionalTensor&, int64_t, Mask)>(
+            "fusedgrad::binary_cross_entropy_with_logits_backward");
+    return spread(op.call(grad, operands[0], operands[1], optional(operands[2]),
+                          optional(operands[3]), reduction, mask),
+                  mask);
+  }
+
+  static std::tuple<Tensor, Tensor> double_backward(const Tensor& grad_grad, const Tensor& grad,
+                                                    const variable_list& operands,
+                                                    int64_t reduction) {
+    static const auto op =
+        find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                        const OptionalTensor&, const OptionalTensor&, int64_t)>(
+            "fusedgrad::binary_cross_entropy_with_logits_double_backward");
+    return op.call(grad_grad, grad, operands[0], operands[1], optional(operands[2]),
+                   optional(operands[3]), reduction);
+  }
+
+  // From here on factor times a second derivative of (1 - t) softplus(x) + p t softplus(-x), the
+  // factor with its weight and scale.
+
+  static Tensor by_input_twice(const Tensor& factor, const variable_list& operands) {
+    static const auto op =
+        find<Tensor(const Tensor&, const Tensor&, int64_t)>("fusedgrad::sigmoid_backward");
+    const Tensor &t = operands[kTarget], &p = operands[kPosWeight];
+    return op.call(p.defined() ? factor * (1 - t + p * t) : factor, operands[kInput], 1);
+  }
+
+  static Tensor mixed(const Tensor& factor, const variable_list& operands, size_t i, size_t j) {
+    static const auto sigmoid = find<Tensor(const Tensor&)>("fusedgrad::sigmoid");
+    if (i == j) return Tensor();  // linear in the target and in its weight
+    const Tensor &x = operands[kInput], &t = operands[kTarget], &p = operands[kPosWeight];
+    if (i != kInput && j != kInput) {  // softplus(-x)
+      return backward(factor, {x, at::ones_like(t), Tensor(), at::ones_like(p)},
+                      at::Reduction::None, only<kOperands>(kPosWeight))[kPosWeight];
+    }
+    const Tensor falling = sigmoid.call(-x);
+    if (i == kPosWeight || j == kPosWeight) return -(factor * (t * falling));
+    return p.defined() ? -(factor * (sigmoid.call(x) + p * falling)) : -factor;
+  }
+};
+
+struct Probabilities {
+  static constexpr const char* kName = "binary_cross_entropy";
+  static constexpr const char* kNode = "BinaryCrossEntropy";
+  static constexpr size_t kOperands = 3;
+  using Mask = std::array<bool, kOperands>;
+
+  static Tensor value(const variable_list& operands, int64_t reduction) {
+    static const auto op =
+        find<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, int64_t)>(
+            "fusedgrad::binary_cross_entropy");
+    return op.call(operands[0], operands[1], optional(operands[2]), reduction);
+  }
+
+  static variable_list backward(const Tensor& grad, const variable_list& operands,
+                                int64_t reduction, const Mask& mask) {
+    static const auto op =
+        find<std::vector<Tensor>(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&,
+                                 int64_t, Mask)>("fusedgrad::binary_cross_entropy_backward");
+    return spread(op.call(grad, operands[0], operands[1], optional(operands[2]), reduction, mask),
+                  mask);
+  }
+
+  static std::tuple<Tensor, Tensor> double_backward(const Tensor& grad_grad, const Tensor& grad,
+                                                    const variable_list& operands,
+                                                    int64_t reduction) {
+    static const auto op =
+        find<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                        const OptionalTensor&, int64_t)>(
+            "fusedgrad::binary_cross_entropy_double_backward");
+    return op.call(grad_grad, grad, operands[0], operands[1], optional(operands[2]), reduction);
+  }
+
+  // PyTorch's least denominator p (1 - p)
+  static constexpr double kLeastVariance = 1e-12;
+
+  static Tensor by_input_twice(const Tensor& factor, const variable_list& operands) {
+    const Tensor &p = operands[kInput], &t = operands[kTarget];
+    const Tensor clamped = p * (1 - p) <= kLeastVariance;
+    const Tensor inside = at::where(clamped, 0.5, p);  // no branch divides by zero
+    const Tensor up = at::reciprocal(inside), down = at::reciprocal(1 - inside);
+    const Tensor curvature = t * up * up + (1 - t) * down * down;
+    return factor * at::where(clamped, 1 / kLeastVariance, curvature);
+  }
+
+  static Tensor mixed(const Tensor& factor, const variable_list& operands, size_t i, size_t j) {
+    if (i == j) return Tensor();
+    const Tensor& p = operands[kInput];
+    return -(factor / (p * (1 - p)).clamp_min(kLeastVariance));
+  }
+};
+
+// How a loss is differentiated. The first order is one kernel for each gradient, the second by the
+// input one more. The input's derivatives of higher order are those of sigmoid or of PyTorch's
+// operations, and so are mixed ones.
+template <class Loss>
+struct Recorded {
+  static constexpr size_t kOperands = Loss::kOperands;
+
+  static constexpr Rule kValue = {
+      Loss::kNode,
+      [](const Tensor& grad, const variable_list& operands, const Parameters& parameters,
+         const std::vector<bool>& mask) -> variable_list {
+        typename Loss::Mask wanted;
+        std::copy(mask.begin(), mask.end(), wanted.begin());
+        return Loss::backward(grad, operands, parameters.number.toLong(), wanted);
+      }};
+
+  // Of the gradient by the operand whose index is `parameters.order`; before the operands, the
+  // gradient of the loss.
+  static variable_list gradients(const Tensor& grad, const variable_list& all,
+                                 const Parameters& parameters, const std::vector<bool>& mask) {
+    const auto index = static_cast<size_t>(parameters.order);
+    const int64_t reduction = parameters.number.toLong();
+    const variable_list operands(all.begin() + 1, all.end());
+    variable_list results(all.size());
+    if (index == kInput && std::none_of(mask.begin() + 2, mask.end(), [](bool b) { return b; })) {
+      if (mask[1]) {
+        std::tie(results[0], results[1]) = Loss::double_backward(grad, all[0], operands, reduction);
+      } else {
+        results[0] = Loss::backward(grad, operands, reduction, only<kOperands>(index))[index];
+      }
+      return results;
+    }
+    if (at::isReducedFloatingType(operands[kInput].scalar_type())) {
+      results = gradients(grad.to(at::kFloat), wide(all), parameters, mask);
+      for (Tensor& result : results) {
+        if (result.defined()) result = result.to(operands[kInput].scalar_type());
+      }
+      return results;
+    }
+    if (mask[0]) {
+      results[0] = Loss::backward(grad, operands, reduction, only<kOperands>(index))[index];
+    }
+    const Tensor product = grad * all[0];
+    variable_list unweighted = operands;  // of the same broadcast shape, so of the same mean
+    if (operands[kWeight].defined()) unweighted[kWeight] = at::ones_like(operands[kWeight]);
+    for (size_t i = 0; i < kOperands; ++i) {
+      if (!mask[i + 1]) continue;
+      Tensor& result = results[i + 1];
+      if (index == kWeight || i == kWeight) {
+        const size_t other = index == kWeight ? i : index;
+        if (other == kWeight) continue;
+        result = Loss::backward(product, unweighted, reduction, only<kOperands>(other))[other];
+      } else if (index == kInput && i == kInput) {
+        result = std::get<1>(Loss::double_backward(grad, all[0], operands, reduction));
+      } else {
+        result = Loss::mixed(weighted(product, operands, reduction), operands, index, i);
+      }
+    }
+    return results;
+  }
+
+  static constexpr Rule kPartial = {Loss::kNode, gradients};
+
+  static Tensor weighted(const Tensor& factor, const variable_list& operands, int64_t reduction) {
+    std::vector<OptionalTensor> weights;
+    for (size_t i = kWeight; i < kOperands; ++i) weights.push_back(optional(operands[i]));
+    const double scale =
+        scale_of(Loss::kName, operands[kInput], operands[kTarget], weights, reduction);
+    const Tensor scaled = scale == 1 ? factor : factor * scale;
+    return operands[kWeight].defined() ? scaled * operands[kWeight] : scaled;
+  }
+
+  static Tensor value(const variable_list& operands, int64_t reduction) {
+    return recorded(below_autograd([&] { return Loss::value(operands, reduction); }), kValue,
+                    operands, {reduction});
+  }
+
+  static std::vector<Tensor> backward(const Tensor& grad, const variable_list& operands,
+                                      int64_t reduction, const typename Loss::Mask& mask) {
+    const variable_list partials =
+        below_autograd([&] { return Loss::backward(grad, operands, reduction, mask); });
+    variable_list all = {grad};
+    all.insert(all.end(), operands.begin(), operands.end());
+    std::vector<Tensor> results;
+    for (size_t i = 0; i < kOperands; ++i) {
+      if (!mask[i]) continue;
+      results.push_back(recorded(partials[i], kPartial, all, {reduction, static_cast<int64_t>(i)}));
+    }
+    return results;
+  }
+
+  static std::tuple<Tensor, Tensor> double_backward(const Tensor& grad_grad, const Tensor& grad,
+                                                    const variable_list& operands,
+                                                    int64_t reduction) {
+    variable_list all = {grad_grad, grad};
+    all.insert(all.end(), operands.begin(), operands.end());
+    if (!is_differentiated(all)) {
+      return below_autograd(
+          [&] { return Loss::double_backward(grad_grad, grad, operands, reduction); });
+    }
+    const at::ScalarType type = operands[kInput].scalar_type();
+    all = wide(all);
+    const variable_list wide_operands(all.begin() + 2, all.end());
+    const Tensor first =
+        Loss::backward(all[0], wide_operands, reduction, only<kOperands>(kInput))[kInput];
+    const Tensor second =
+        Loss::by_input_twice(weighted(all[0] * all[1], wide_operands, reduction), wide_operands);
+    return {first.to(type), second.to(type)};
+  }
+};
+
+struct Losses {
+  static Tensor with_logits(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
+                            const OptionalTensor& pos_weight, int64_t reduction) {
+    return Recorded<Logits>::value(
+        {input, target, weight.value_or(Tensor()), pos_weight.value_or(Tensor())}, reduction);
+  }
+  static std::vector<Tensor> with_logits_backward(
+      const Tensor& grad, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
+      const OptionalTensor& pos_weight, int64_t reduction, std::array<bool, 4> output_mask) {
+    return Recorded<Logits>::backward(
+        grad, {input, target, weight.value_or(Tensor()), pos_weight.value_or(Tensor())}, reduction,
+        output_mask);
+  }
+  static std::tuple<Tensor, Tensor> with_logits_double_backward(
+      const Tensor& grad_grad, const Tensor& grad, const Tensor& input, const Tensor& target,
+      const OptionalTensor& weight, const OptionalTensor& pos_weight, int64_t reduction) {
+    return Recorded<Logits>::double_backward(
+        grad_grad, grad, {input, target, weight.value_or(Tensor()), pos_weight.value_or(Tensor())},
+        reduction);
+  }
+  static Tensor of_probabilities(const Tensor& input, const Tensor& target,
+                                 const OptionalTensor& weight, int64_t reduction) {
+    return Recorded<Probabilities>::value({input, target, weight.value_or(Tensor())}, reduction);
+  }
+  static std::vector<Tensor> of_probabilities_backward(const Tensor& grad, const Tensor& input,
+                                                       const Tensor& target,
+                                                       const OptionalTensor& weight,
+                                                       int64_t reduction,
+                                                       std::array<bool, 3> output_mask) {
+    return Recorded<Probabilities>::backward(grad, {input, target, weight.value_or(Tensor())},
+                                             reduction, output_mask);
+  }
+  static std::tuple<Tensor, Tensor> of_probabilities_double_backward(
+      const Tensor& grad_grad, const Tensor& grad, const Tensor& input, const Tensor& target,
+      const OptionalTensor& weight, int64_t reduction) {
+    return Recorded<Probabilities>::double_backward(
+        grad_grad, grad, {input, target, weight.value_or(Tensor())}, reduction);
+  }
+
+  // A backward operator returns its gradients at the broadcast shape, and only those that its
+  // output_mask asks for; summing one to an operand's shape is the caller's. reduction: 0 none, 1
+  // mean, 2 sum (at::Reduction).
+  static void define(torch::Library& m) {
+    m.def(
+        "binary_cross_entropy_with_logits(Tensor input, Tensor target, Tensor? weight,"
+        " Tensor? pos_weight, int reduction) -> Tensor");
+    m.def(
+        "binary_cross_entropy_with_logits_backward(Tensor grad, Tensor input, Tensor target,"
+        " Tensor? weight, Tensor? pos_weight, int reduction, bool[4] output_mask) -> Tensor[]");
+    m.def(
+        "binary_cross_entropy_with_logits_double_backward(Tensor grad_grad, Tensor grad,"
+        " Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, int reduction)"
+        " -> (Tensor, Tensor)");
+    m.def(
+        "binary_cross_entropy(Tensor input, Tensor target, Tensor? weight, int reduction)"
+        " -> Tensor");
+    m.def(
+        "binary_cross_entropy_backward(Tensor grad, Tensor input, Tensor target, Tensor? weight,"
+        " int reduction, bool[3] output_mask) -> Tensor[]");
+    m.def(
+        "binary_cross_entropy_double_backward(Tensor grad_grad, Tensor grad, Tensor input,"
+        " Tensor target, Tensor? weight, int reduction) -> (Tensor, Tensor)");
+  }
+
+  static void implement(torch::Library& m) {
+    m.impl("binary_cross_entropy_with_logits", binary_cross_entropy_with_logits);
+    m.impl("binary_cross_entropy_with_logits_backward", binary_cross_entropy_with_logits_backward);
+    m.impl("binary_cross_entropy_with_logits_double_backward",
+           binary_cross_entropy_with_logits_double_backward);
+    m.impl("binary_cross_entropy", binary_cross_entropy);
+    m.impl("binary_cross_entropy_backward", binary_cross_entropy_backward);
+    m.impl("binary_cross_entropy_double_backward", binary_cross_entropy_double_backward);
+  }
+
+  static void record(torch::Library& m) {
+    m.impl("binary_cross_entropy_with_logits", with_logits);
+    m.impl("binary_cross_entropy_with_logits_backward", with_logits_backward);
+    m.impl("binary_cross_entropy_with_logits_double_backward", with_logits_double_backward);
+    m.impl("binary_cross_entropy", of_probabilities);
+    m.impl("binary_cross_entropy_backward", of_probabilities_backward);
+    m.impl("binary_cross_entropy_double_backward", of_probabilities_double_backward);
+  }
+};
+
 }  // namespace
 
-FUSEDGRAD_IMPLEMENT(m) {
-  m.impl("binary_cross_entropy_with_logits", binary_cross_entropy_with_logits);
-  m.impl("binary_cross_entropy_with_logits_backward", binary_cross_entropy_with_logits_backward);
-  m.impl("binary_cross_entropy_with_logits_double_backward",
-         binary_cross_entropy_with_logits_double_backward);
-  m.impl("binary_cross_entropy", binary_cross_entropy);
-  m.impl("binary_cross_entropy_backward", binary_cross_entropy_backward);
-  m.impl("binary_cross_entropy_double_backward", binary_cross_entropy_double_backward);
-}
+FUSEDGRAD_OPERATORS(Losses)
 
 }  // namespace fusedgrad::operators

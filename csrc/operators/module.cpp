@@ -18,7 +18,6 @@
 #include "operators/calls.h"
 #include "operators/fused.h"
 #include "operators/patch.h"
-#include "operators/recording.h"
 
 #ifdef FUSEDGRAD_CUDA
 #include <cuda_runtime_api.h>
@@ -97,19 +96,6 @@ pybind11::object to_python(const c10::IValue& value) {
 
 // The functions below are never released: a backward may run until the process ends.
 
-// `function` takes and returns what DifferentiableBackward does, None for an undefined tensor.
-void set_differentiable_backward(pybind11::object function) {
-  PyObject* const held = function.release().ptr();
-  operators::set_differentiable_backward([held](const std::string& operation,
-                                                const at::Tensor& grad,
-                                                const std::vector<at::Tensor>& operands,
-                                                const at::Scalar& parameter,
-                                                const std::vector<bool>& mask) {
-    const pybind11::gil_scoped_acquire gil;
-    return call(held, operation, to_python(grad), to_python(operands), to_python(parameter), mask);
-  });
-}
-
 // `function` takes the name of an operator of PyTorch, its overload and a tuple of its arguments,
 // and returns its result in a sequence, or an empty one.
 void set_patched_call(pybind11::object function) {
@@ -163,7 +149,6 @@ PYBIND11_MODULE(_C, m) {
 #ifdef FUSEDGRAD_CUDA
   m.def("add_fused_cuda_kernel", operators::add_fused_cuda_kernel);
 #endif
-  m.def("set_differentiable_backward", set_differentiable_backward);
   m.def("set_patched", operators::set_patched);
   m.def("is_patched", operators::is_patched);
   m.def("set_patched_call", set_patched_call);

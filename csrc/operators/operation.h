@@ -13,22 +13,27 @@
 namespace fusedgrad::operators {
 
 #ifdef FUSEDGRAD_CUDA
-// A launcher of csrc/cuda with its parameter, if it has one.
+// A launcher of csrc/cuda with its parameters, if it has any.
 class CudaLauncher {
  public:
   CudaLauncher(cuda::Elementwise* launch) : plain_(launch) {}  // NOLINT: a launcher is one
   CudaLauncher(cuda::ElementwiseWithParameter* launch, double parameter)
-      : with_parameter_(launch), parameter_(parameter) {}
+      : with_parameter_(launch), first_(parameter) {}
+  CudaLauncher(cuda::ElementwiseWithTwoParameters* launch, double first, double second)
+      : with_two_(launch), first_(first), second_(second) {}
 
   cudaError_t operator()(DType dtype, const cuda::Elements& elements, cudaStream_t stream) const {
-    return plain_ != nullptr ? plain_(dtype, elements, stream)
-                             : with_parameter_(dtype, elements, parameter_, stream);
+    if (plain_ != nullptr) return plain_(dtype, elements, stream);
+    if (with_parameter_ != nullptr) return with_parameter_(dtype, elements, first_, stream);
+    return with_two_(dtype, elements, first_, second_, stream);
   }
 
  private:
   cuda::Elementwise* plain_ = nullptr;
   cuda::ElementwiseWithParameter* with_parameter_ = nullptr;
-  double parameter_ = 0;
+  cuda::ElementwiseWithTwoParameters* with_two_ = nullptr;
+  double first_ = 0;
+  double second_ = 0;
 };
 #endif
 
@@ -65,15 +70,19 @@ struct Summable : Operation {
   ::fusedgrad::operators::Summable { FUSEDGRAD_OPERATION(operation) }
 #endif
 
-// Registers the same functions for every device that has kernels.
+// Registers the functions of a class: define() its schemas, implement() the kernels, the same for
+// every device that has them, record() what autograd does.
 #ifdef FUSEDGRAD_CUDA
-#define FUSEDGRAD_IMPLEMENT(m)                                       \
-  static void implement_operators(torch::Library& m);                \
-  TORCH_LIBRARY_IMPL(fusedgrad, CPU, m) { implement_operators(m); }  \
-  TORCH_LIBRARY_IMPL(fusedgrad, CUDA, m) { implement_operators(m); } \
-  static void implement_operators(torch::Library& m)
+#define FUSEDGRAD_IMPLEMENT(Class)                               \
+  TORCH_LIBRARY_IMPL(fusedgrad, CPU, m) { Class::implement(m); } \
+  TORCH_LIBRARY_IMPL(fusedgrad, CUDA, m) { Class::implement(m); }
 #else
-#define FUSEDGRAD_IMPLEMENT(m) TORCH_LIBRARY_IMPL(fusedgrad, CPU, m)
+#define FUSEDGRAD_IMPLEMENT(Class) \
+  TORCH_LIBRARY_IMPL(fusedgrad, CPU, m) { Class::implement(m); }
 #endif
+#define FUSEDGRAD_OPERATORS(Class)                           \
+  TORCH_LIBRARY_FRAGMENT(fusedgrad, m) { Class::define(m); } \
+  FUSEDGRAD_IMPLEMENT(Class)                                 \
+  TORCH_LIBRARY_IMPL(fusedgrad, Autograd, m) { Class::record(m); }
 
 }  // namespace fusedgrad::operators

@@ -3,13 +3,58 @@
 #include <ATen/ScalarOps.h>
 #include <ATen/native/TypeProperties.h>
 #include <ATen/ops/pow.h>
+#include <ATen/ops/result_type.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include "operators/elementwise.h"
+#include <limits>
+
+#include "math/power_derivatives.h"
 #include "operators/layout.h"
+#include "operators/unary.h"
 
 namespace fusedgrad::operators {
 namespace {
+
+struct OfNumber {
+  static constexpr const char* kName = "pow";
+  static constexpr const char* kOverload = "Tensor_Scalar";
+  static constexpr const char* kNode = "PowScalar";
+  static constexpr int64_t kMostOrder = std::numeric_limits<int64_t>::max();
+
+  static Operation backward(const at::Scalar& exponent, double order) {
+    return FUSEDGRAD_OPERATION(pow_scalar_backward, exponent.toDouble(), order);
+  }
+  static Operation double_backward(const at::Scalar& exponent, double order) {
+    return FUSEDGRAD_OPERATION(pow_scalar_double_backward, exponent.toDouble(), order);
+  }
+  static Operation triple_backward(const at::Scalar& exponent, double order) {
+    return FUSEDGRAD_OPERATION(pow_scalar_triple_backward, exponent.toDouble(), order);
+  }
+};
+using PowerOfNumber = Family<OfNumber, at::Scalar>;
+
+const auto& backward_operator() {
+  static const auto found =
+      find<std::vector<Tensor>(const Tensor&, const Tensor&, const Tensor&, std::array<bool, 2>)>(
+          "fusedgrad::pow_backward", "Tensor_Tensor");
+  return found;
+}
+
+const auto& double_backward_operator() {
+  static const auto found = find<std::tuple<Tensor, Tensor, Tensor>(
+      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&)>(
+      "fusedgrad::pow_double_backward", "Tensor_Tensor");
+  return found;
+}
+
+const auto& derivative_operator() {
+  static const auto found =
+      find<Tensor(const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t)>(
+          "fusedgrad::pow_derivative");
+  return found;
+}
 
 bool has_kernel(at::ScalarType type) { return at::isFloatingType(type); }
 
@@ -51,24 +96,12 @@ void pow_scalar_out(const at::Scalar& input, const Tensor& exponent, Tensor out)
   pow_tensor_tensor_out(at::native::wrapped_scalar_tensor(input, exponent.device()), exponent, out);
 }
 
-Tensor pow_backward_tensor_scalar(const Tensor& grad, const Tensor& input,
-                                  const at::Scalar& exponent) {
-  return elementwise(FUSEDGRAD_OPERATION(pow_scalar_backward, exponent.toDouble()), {grad, input});
-}
-
-std::tuple<Tensor, Tensor> pow_double_backward_tensor_scalar(const Tensor& grad_grad,
-                                                             const Tensor& grad,
-                                                             const Tensor& input,
-                                                             const at::Scalar& exponent) {
-  const std::vector<Tensor> results =
-      elementwise(FUSEDGRAD_OPERATION(pow_scalar_double_backward, exponent.toDouble()),
-                  {Tensor(), Tensor()}, {grad_grad, grad, input});
-  return {results[0], results[1]};
-}
-
 std::vector<Tensor> pow_backward_tensor_tensor(const Tensor& grad, const Tensor& input,
                                                const Tensor& exponent,
                                                std::array<bool, 2> output_mask) {
+  if (input.is_complex()) {
+    return by_formula(backward_operator(), grad, input, exponent, output_mask);
+  }
   const std::vector<Tensor> inputs = {grad, input, exponent};
   // where(exponent == 0, 0, grad * (exponent * input**(exponent - 1)))
   const auto for_input = [&] {
@@ -99,25 +132,187 @@ std::vector<Tensor> pow_backward_tensor_tensor(const Tensor& grad, const Tensor&
 std::tuple<Tensor, Tensor, Tensor> pow_double_backward_tensor_tensor(
     const Tensor& grad_grad_input, const Tensor& grad_grad_exponent, const Tensor& grad,
     const Tensor& input, const Tensor& exponent) {
+  if (input.is_complex()) {
+    return by_formula(double_backward_operator(), grad_grad_input, grad_grad_exponent, grad, input,
+                      exponent);
+  }
   const std::vector<Tensor> results =
       elementwise(FUSEDGRAD_OPERATION(pow_double_backward), {Tensor(), Tensor(), Tensor()},
                   {grad_grad_input, grad_grad_exponent, grad, input, exponent});
   return {results[0], results[1], results[2]};
 }
 
+Tensor pow_derivative(const Tensor& grad, const Tensor& input, const Tensor& exponent,
+                      int64_t by_input, int64_t by_exponent) {
+  constexpr int64_t kMost = math::PowDerivative<float>::kMost;
+  if (input.is_complex() || by_input > kMost || by_exponent > kMost) {
+    return by_formula(derivative_operator(), grad, input, exponent, by_input, by_exponent);
+  }
+  return elementwise(FUSEDGRAD_OPERATION(pow_derivative, static_cast<double>(by_input),
+                                         static_cast<double>(by_exponent)),
+                     {grad, input, exponent});
+}
+
+// Under autograd: x^e, for operands of the type of the result
+
+Tensor converted(const Tensor& tensor, at::ScalarType type) {
+  return tensor.scalar_type() == type ? tensor : tensor.to(type);
+}
+
+bool is_differentiable(at::ScalarType type) {
+  return at::isFloatingType(type) || at::isComplexType(type);
+}
+
+Tensor recorded_tensor_scalar(const Tensor& input, const at::Scalar& exponent) {
+  static const auto op =
+      find<Tensor(const Tensor&, const at::Scalar&)>("fusedgrad::pow", "Tensor_Scalar");
+  const at::ScalarType type = at::result_type(input, exponent);
+  if (!is_differentiable(type)) return below_autograd([&] { return op.call(input, exponent); });
+  const Tensor x = converted(input, type);
+  return recorded(below_autograd([&] { return op.call(x, exponent); }), PowerOfNumber::kRule, x,
+                  {exponent});
+}
+
+// The derivative of x^e, `order` times by x and `number` times by e: of it the product with a
+// factor, or itself.
+variable_list gradients(const Tensor& grad, const variable_list& operands,
+                        const Parameters& parameters, const std::vector<bool>& mask) {
+  const Tensor& x = operands.end()[-2];
+  const Tensor& e = operands.back();
+  variable_list results(operands.size());
+  if (operands.size() == 2) {
+    const std::vector<Tensor> wanted = backward_operator().call(grad, x, e, {mask[0], mask[1]});
+    auto next = wanted.begin();
+    for (size_t i = 0; i < 2; ++i) {
+      if (mask[i]) results[i] = *next++;
+    }
+    return results;
+  }
+  const int64_t by_x = parameters.order, by_e = parameters.number.toLong();
+  const Tensor& factor = operands[0];
+  if (by_x + by_e == 1 && !is_differentiated({grad, factor, x, e})) {
+    const Tensor none = at::zeros({}, grad.options());
+    std::tie(results[0], results[1], results[2]) = double_backward_operator().call(
+        by_x == 1 ? grad : none, by_e == 1 ? grad : none, factor, x, e);
+    return results;
+  }
+  const auto& derivative = derivative_operator();
+  if (mask[0]) results[0] = conjugate(derivative.call(conjugate(grad), x, e, by_x, by_e));
+  if (!mask[1] && !mask[2]) return results;
+  const Tensor product = conjugate(grad) * factor;
+  if (mask[1]) results[1] = derivative.call(product, x, e, by_x + 1, by_e);
+  if (mask[2]) results[2] = derivative.call(product, x, e, by_x, by_e + 1);
+  return results;
+}
+
+constexpr Rule kRule = {"Pow", gradients};
+
+Tensor recorded_tensor_tensor(const Tensor& input, const Tensor& exponent) {
+  static const auto op =
+      find<Tensor(const Tensor&, const Tensor&)>("fusedgrad::pow", "Tensor_Tensor");
+  const at::ScalarType type = at::result_type(input, exponent);
+  if (!is_differentiable(type)) return below_autograd([&] { return op.call(input, exponent); });
+  const Tensor x = converted(input, type), e = converted(exponent, type);
+  return recorded(below_autograd([&] { return op.call(x, e); }), kRule, {x, e});
+}
+
+Tensor recorded_scalar(const at::Scalar& input, const Tensor& exponent) {
+  static const auto op = find<Tensor(const at::Scalar&, const Tensor&)>("fusedgrad::pow", "Scalar");
+  const at::ScalarType type = at::result_type(input, exponent);
+  if (!is_differentiable(type)) return below_autograd([&] { return op.call(input, exponent); });
+  return recorded_tensor_tensor(at::scalar_tensor(input, exponent.options().dtype(type)),
+                                converted(exponent, type));
+}
+
+std::vector<Tensor> recorded_backward(const Tensor& grad, const Tensor& input,
+                                      const Tensor& exponent, std::array<bool, 2> output_mask) {
+  std::vector<Tensor> results =
+      below_autograd([&] { return backward_operator().call(grad, input, exponent, output_mask); });
+  size_t next = 0;
+  for (int64_t by_exponent = 0; by_exponent < 2; ++by_exponent) {
+    if (!output_mask[by_exponent]) continue;
+    results[next] =
+        recorded(results[next], kRule, {grad, input, exponent}, {by_exponent, 1 - by_exponent});
+    ++next;
+  }
+  return results;
+}
+
+Tensor recorded_derivative(const Tensor& grad, const Tensor& input, const Tensor& exponent,
+                           int64_t by_input, int64_t by_exponent) {
+  return recorded(below_autograd([&] {
+                    return derivative_operator().call(grad, input, exponent, by_input, by_exponent);
+                  }),
+                  kRule, {grad, input, exponent}, {by_exponent, by_input});
+}
+
+std::tuple<Tensor, Tensor, Tensor> recorded_double_backward(const Tensor& grad_grad_input,
+                                                            const Tensor& grad_grad_exponent,
+                                                            const Tensor& grad, const Tensor& input,
+                                                            const Tensor& exponent) {
+  if (!is_differentiated({grad_grad_input, grad_grad_exponent, grad, input, exponent})) {
+    return below_autograd([&] {
+      return double_backward_operator().call(grad_grad_input, grad_grad_exponent, grad, input,
+                                             exponent);
+    });
+  }
+  const Tensor along_input = conjugate(grad_grad_input),
+               along_exponent = conjugate(grad_grad_exponent);
+  const auto sum = [&](const Tensor& v, const Tensor& w, int64_t by_input, int64_t by_exponent) {
+    const auto& derivative = derivative_operator();
+    return derivative.call(v, input, exponent, by_input + 1, by_exponent) +
+           derivative.call(w, input, exponent, by_input, by_exponent + 1);
+  };
+  const Tensor v = along_input * grad, w = along_exponent * grad;
+  return {conjugate(sum(along_input, along_exponent, 0, 0)), sum(v, w, 1, 0), sum(v, w, 0, 1)};
+}
+
+struct Pow {
+  static void define(torch::Library& m) {
+    m.def("pow.Tensor_Scalar(Tensor input, Scalar exponent) -> Tensor");
+    m.def("pow.Tensor_Tensor(Tensor input, Tensor exponent) -> Tensor");
+    m.def("pow.Scalar(Scalar input, Tensor exponent) -> Tensor");
+    m.def("pow.Tensor_Scalar_out(Tensor input, Scalar exponent, *, Tensor(a!) out) -> ()");
+    m.def("pow.Tensor_Tensor_out(Tensor input, Tensor exponent, *, Tensor(a!) out) -> ()");
+    m.def("pow.Scalar_out(Scalar input, Tensor exponent, *, Tensor(a!) out) -> ()");
+    PowerOfNumber::define(m);
+    m.def(
+        "pow_backward.Tensor_Tensor(Tensor grad, Tensor input, Tensor exponent,"
+        " bool[2] output_mask) -> Tensor[]");
+    m.def(
+        "pow_double_backward.Tensor_Tensor(Tensor grad_grad_input, Tensor grad_grad_exponent,"
+        " Tensor grad, Tensor input, Tensor exponent) -> (Tensor, Tensor, Tensor)");
+    m.def(
+        "pow_derivative(Tensor grad, Tensor input, Tensor exponent, int by_input, int by_exponent)"
+        " -> Tensor");
+  }
+
+  static void implement(torch::Library& m) {
+    m.impl("pow.Tensor_Scalar", pow_tensor_scalar);
+    m.impl("pow.Tensor_Tensor", pow_tensor_tensor);
+    m.impl("pow.Scalar", pow_scalar);
+    m.impl("pow.Tensor_Scalar_out", pow_tensor_scalar_out);
+    m.impl("pow.Tensor_Tensor_out", pow_tensor_tensor_out);
+    m.impl("pow.Scalar_out", pow_scalar_out);
+    PowerOfNumber::implement(m);
+    m.impl("pow_backward.Tensor_Tensor", pow_backward_tensor_tensor);
+    m.impl("pow_double_backward.Tensor_Tensor", pow_double_backward_tensor_tensor);
+    m.impl("pow_derivative", pow_derivative);
+  }
+
+  static void record(torch::Library& m) {
+    m.impl("pow.Tensor_Scalar", recorded_tensor_scalar);
+    m.impl("pow.Tensor_Tensor", recorded_tensor_tensor);
+    m.impl("pow.Scalar", recorded_scalar);
+    PowerOfNumber::record(m);
+    m.impl("pow_backward.Tensor_Tensor", recorded_backward);
+    m.impl("pow_double_backward.Tensor_Tensor", recorded_double_backward);
+    m.impl("pow_derivative", recorded_derivative);
+  }
+};
+
 }  // namespace
 
-FUSEDGRAD_IMPLEMENT(m) {
-  m.impl("pow.Tensor_Scalar", pow_tensor_scalar);
-  m.impl("pow.Tensor_Tensor", pow_tensor_tensor);
-  m.impl("pow.Scalar", pow_scalar);
-  m.impl("pow.Tensor_Scalar_out", pow_tensor_scalar_out);
-  m.impl("pow.Tensor_Tensor_out", pow_tensor_tensor_out);
-  m.impl("pow.Scalar_out", pow_scalar_out);
-  m.impl("pow_backward.Tensor_Scalar", pow_backward_tensor_scalar);
-  m.impl("pow_backward.Tensor_Tensor", pow_backward_tensor_tensor);
-  m.impl("pow_double_backward.Tensor_Scalar", pow_double_backward_tensor_scalar);
-  m.impl("pow_double_backward.Tensor_Tensor", pow_double_backward_tensor_tensor);
-}
+FUSEDGRAD_OPERATORS(Pow)
 
 }  // namespace fusedgrad::operators

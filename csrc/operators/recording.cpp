@@ -5,16 +5,14 @@
 #include <ATen/SavedTensorHooks.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
-#include <torch/csrc/autograd/function.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
-#include <torch/library.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
 
-#include <array>
+#include <optional>
 #include <utility>
 
-#include "operators/dispatch.h"
 #include "operators/patch.h"
 #include "operators/torch_versions.h"
 
@@ -22,51 +20,51 @@ namespace fusedgrad::operators {
 namespace {
 
 using at::Tensor;
-using torch::autograd::variable_list;
-using OptionalTensor = std::optional<Tensor>;
 
-std::function<DifferentiableBackward>& differentiable_backward() {
-  static auto* function = new std::function<DifferentiableBackward>;  // outlives the interpreter
-  return *function;
+bool has_tangent(const Tensor& tensor) {
+  return tensor.defined() && tensor._fw_grad(/*level=*/0).defined();
 }
 
-// An undefined tensor stands for an operand that is absent.
-OptionalTensor optional(const Tensor& tensor) {
-  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+Tensor summed_to(const Tensor& tensor, c10::SymIntArrayRef sizes) {
+  return tensor.sym_sizes() == sizes ? tensor : tensor.sum_to_size_symint(sizes);
 }
 
-// What backward has to know of an operation: its class in fusedgrad.autograd, and the kernel, which
-// returns the gradients that `mask` asks for, at the broadcast shape.
-struct Operation {
-  const char* name;
-  std::vector<Tensor> (*backward)(const Tensor& grad, const variable_list& operands,
-                                  const at::Scalar& parameter, const std::vector<bool>& mask);
-};
-
-template <size_t N>
-std::array<bool, N> array(const std::vector<bool>& mask) {
-  std::array<bool, N> result;
-  std::copy(mask.begin(), mask.end(), result.begin());
-  return result;
+// The gradients that `mask` asks for, of their operands' shapes
+variable_list differentiate(const Rule& rule, const Tensor& grad, const variable_list& operands,
+                            const Parameters& parameters, const std::vector<bool>& mask) {
+  // A shorter way where nothing differentiates this backward.
+  std::optional<at::AutoDispatchBelowADInplaceOrView> guard;
+  if (!at::GradMode::is_enabled() && !is_transformed() && !has_tangent(grad) &&
+      std::none_of(operands.begin(), operands.end(), has_tangent)) {
+    guard.emplace();
+  }
+  variable_list results = rule.backward(grad, operands, parameters, mask);
+  for (size_t i = 0; i < results.size(); ++i) {
+    if (!mask[i]) {
+      results[i] = Tensor();
+    } else if (results[i].defined()) {
+      results[i] = summed_to(results[i], operands[i].sym_sizes());
+    }
+  }
+  return results;
 }
 
 class Node final : public torch::autograd::Node {
  public:
-  Node(const Operation& operation, const variable_list& operands, at::Scalar parameter)
+  Node(const Rule& rule, at::TensorList operands, const Parameters& parameters)
       : torch::autograd::Node(torch::autograd::collect_next_edges(operands)),
-        operation_(operation),
-        parameter_(std::move(parameter)) {
+        rule_(rule),
+        parameters_(parameters) {
     // What a checkpoint recomputes on PyTorch saves as many tensors, of the same sizes: mark ours,
     // first, where a hook counts, so that it raises its error about a recomputation that differs.
     if (is_patched() && at::SavedTensorDefaultHooks::get_hooks()) {
       marker_ = torch::autograd::SavedVariable(at::empty({0}, at::kByte), /*is_output=*/false);
     }
+    saved_.reserve(operands.size());
     for (const Tensor& operand : operands) saved_.emplace_back(operand, /*is_output=*/false);
   }
 
-  std::string name() const override {
-    return std::string("fusedgrad::") + operation_.name + "Backward";
-  }
+  std::string name() const override { return std::string("fusedgrad::") + rule_.name + "Backward"; }
 
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -75,158 +73,110 @@ class Node final : public torch::autograd::Node {
   }
 
   variable_list apply(variable_list&& grads) override {
-    const Tensor& grad = grads[0];
-    variable_list results(saved_.size());
-    if (!grad.defined()) return results;
-    const variable_list operands = unpack();
-    std::vector<bool> mask(saved_.size());
-    for (size_t i = 0; i < mask.size(); ++i) mask[i] = task_should_compute_output(i);
-    if (at::GradMode::is_enabled() || is_transformed() || grad._fw_grad(/*level=*/0).defined()) {
-      return differentiable_backward()(operation_.name, grad, operands, parameter_, mask);
+    if (!grads[0].defined()) return variable_list(saved_.size());
+    return differentiate(rule_, grads[0], unpack(), parameters_, wanted());
+  }
+
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
+    args.collect(std::string(rule_.name));
+    args.collect(saved_, /*is_output=*/false);
+    args.collect(parameters_.number);
+    args.collect(parameters_.order);
+    for (const bool each : wanted()) args.collect(each);
+  }
+
+  // Puts a call of `compiled` into the graph, as PyTorch's own nodes do.
+  variable_list apply_with_saved(const variable_list& grads,
+                                 torch::dynamo::autograd::SwapSavedVariables& saved) override {
+    using torch::dynamo::autograd::IValuePacker;
+    saved.before(saved_);
+    torch::dynamo::autograd::PackedArgs packed;
+    packed.pack(reinterpret_cast<int64_t>(&rule_));
+    packed.pack(parameters_.number);
+    packed.pack(parameters_.order);
+    packed.pack(wanted());
+    for (const Tensor& operand : unpack()) packed.pack(operand);
+    saved.after(saved_);
+    std::vector<at::TypePtr> schema;
+    for (const c10::IValue& value : packed.vec()) {
+      schema.push_back(value.isTensor() ? at::TensorType::get() : value.type());
     }
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    const std::vector<Tensor> wanted = operation_.backward(grad, operands, parameter_, mask);
-    for (size_t i = 0, next = 0; i < mask.size(); ++i) {
-      if (!mask[i]) continue;
-      const Tensor& gradient = wanted[next++];
-      const c10::SymIntArrayRef sizes = operands[i].sym_sizes();
-      results[i] = gradient.sym_sizes() == sizes ? gradient : gradient.sum_to_size_symint(sizes);
-    }
-    return results;
+    const auto& compiler = torch::dynamo::autograd::getPyCompilerInterface();
+    const std::string function =
+        compiler->bind_function(saved.get_py_compiler(), rule_.name, compiled, schema,
+                                /*is_custom_function=*/true, /*is_traceable=*/true);
+    return compiler->call_function(
+        saved.get_py_compiler(), "apply_functional", function, grads, packed.vec(),
+        IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+            torch::dynamo::autograd::get_input_metadata(next_edges())));
   }
 
  private:
+  static variable_list compiled(const variable_list& grads, const std::vector<c10::IValue>& args) {
+    torch::dynamo::autograd::PackedArgs packed(args);
+    const auto& rule = *reinterpret_cast<const Rule*>(packed.unpack<int64_t>());
+    Parameters parameters;
+    parameters.number = packed.unpack<at::Scalar>();
+    parameters.order = packed.unpack<int64_t>();
+    const auto mask = packed.unpack<std::vector<bool>>();
+    variable_list operands;
+    for (size_t i = 0; i < mask.size(); ++i) operands.push_back(packed.unpack<Tensor>());
+    if (!grads[0].defined()) return variable_list(mask.size());
+    return differentiate(rule, grads[0], operands, parameters, mask);
+  }
+
+  std::vector<bool> wanted() const {
+    std::vector<bool> mask(saved_.size());
+    for (size_t i = 0; i < mask.size(); ++i) mask[i] = task_should_compute_output(i);
+    return mask;
+  }
+
   variable_list unpack() {
     const std::lock_guard<std::mutex> lock(mutex_);
     variable_list operands;
+    operands.reserve(saved_.size());
     for (torch::autograd::SavedVariable& operand : saved_) operands.push_back(operand.unpack());
     return operands;
   }
 
-  const Operation& operation_;
-  at::Scalar parameter_;
+  const Rule& rule_;
+  Parameters parameters_;
   torch::autograd::SavedVariable marker_;
   std::vector<torch::autograd::SavedVariable> saved_;
 };
 
-// Runs `forward` below autograd, and records the operation if an operand requires its gradient.
-template <class Forward>
-Tensor record(const Operation& operation, at::TensorList operands, const at::Scalar& parameter,
-              const Forward& forward) {
-  bool requires_grad = false;
+bool requires_gradient(at::TensorList operands) {
+  return at::GradMode::is_enabled() &&
+         std::any_of(operands.begin(), operands.end(), [](const Tensor& operand) {
+           return operand.defined() && operand.requires_grad();
+         });
+}
+
+// The tangent of what `rule` differentiates
+Tensor tangent_of(const Tensor& result, const Rule& rule, at::TensorList operands,
+                  const Parameters& parameters) {
+  // What is summed is not rounded to a half type before.
+  const bool sums = result.dim() == 0 && at::isReducedFloatingType(result.scalar_type());
+  const auto wide = [sums](const Tensor& tensor) { return sums ? tensor.to(at::kFloat) : tensor; };
+  variable_list primals;
   for (const Tensor& operand : operands) {
-    requires_grad = requires_grad || (operand.defined() && operand.requires_grad());
-    TORCH_CHECK_NOT_IMPLEMENTED(
-        !operand.defined() || !c10::AutogradState::get_tls_state().get_fw_grad_mode() ||
-            !operand._fw_grad(/*level=*/0).defined(),
-        operation.name,
-        ": the operator has no forward-mode derivative, the function of fusedgrad has");
+    primals.push_back(operand.defined() ? wide(operand._fw_primal(/*level=*/0)) : Tensor());
   }
-  const auto below_autograd = [&] {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    return forward();
-  };
-  if (!requires_grad || !at::GradMode::is_enabled()) return below_autograd();
-  const auto node = make_node<Node>(operation, operands.vec(), parameter);
-  Tensor result = below_autograd();
-  torch::autograd::set_history(result, node);
-  return result;
-}
-
-using UnaryOperator = Tensor(const Tensor&);
-using UnaryBackward = Tensor(const Tensor&, const Tensor&);
-
-Tensor sigmoid(const Tensor& input) {
-  static const auto value = find<UnaryOperator>("fusedgrad::sigmoid");
-  static const auto backward = find<UnaryBackward>("fusedgrad::sigmoid_backward");
-  static const Operation operation = {
-      "Sigmoid",
-      [](const Tensor& grad, const variable_list& operands, const at::Scalar&,
-         const std::vector<bool>&) -> std::vector<Tensor> {
-        return {backward.call(grad, operands[0])};
-      }};
-  return record(operation, input, 0, [&] { return value.call(input); });
-}
-
-Tensor tanh(const Tensor& input) {
-  static const auto value = find<UnaryOperator>("fusedgrad::tanh");
-  static const auto backward = find<UnaryBackward>("fusedgrad::tanh_backward");
-  static const Operation operation = {
-      "Tanh",
-      [](const Tensor& grad, const variable_list& operands, const at::Scalar&,
-         const std::vector<bool>&) -> std::vector<Tensor> {
-        return {backward.call(grad, operands[0])};
-      }};
-  return record(operation, input, 0, [&] { return value.call(input); });
-}
-
-Tensor pow_tensor_scalar(const Tensor& input, const at::Scalar& exponent) {
-  static const auto value =
-      find<Tensor(const Tensor&, const at::Scalar&)>("fusedgrad::pow", "Tensor_Scalar");
-  static const auto backward = find<Tensor(const Tensor&, const Tensor&, const at::Scalar&)>(
-      "fusedgrad::pow_backward", "Tensor_Scalar");
-  static const Operation operation = {
-      "PowScalar",
-      [](const Tensor& grad, const variable_list& operands, const at::Scalar& parameter,
-         const std::vector<bool>&) -> std::vector<Tensor> {
-        return {backward.call(grad, operands[0], parameter)};
-      }};
-  return record(operation, input, exponent, [&] { return value.call(input, exponent); });
-}
-
-Tensor pow_tensor_tensor(const Tensor& input, const Tensor& exponent) {
-  static const auto value =
-      find<Tensor(const Tensor&, const Tensor&)>("fusedgrad::pow", "Tensor_Tensor");
-  static const auto backward =
-      find<std::vector<Tensor>(const Tensor&, const Tensor&, const Tensor&, std::array<bool, 2>)>(
-          "fusedgrad::pow_backward", "Tensor_Tensor");
-  static const Operation operation = {"Pow", [](const Tensor& grad, const variable_list& operands,
-                                                const at::Scalar&, const std::vector<bool>& mask) {
-                                        return backward.call(grad, operands[0], operands[1],
-                                                             array<2>(mask));
-                                      }};
-  return record(operation, {input, exponent}, 0, [&] { return value.call(input, exponent); });
-}
-
-Tensor binary_cross_entropy(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
-                            int64_t reduction) {
-  static const auto value =
-      find<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, int64_t)>(
-          "fusedgrad::binary_cross_entropy");
-  static const auto backward =
-      find<std::vector<Tensor>(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&,
-                               int64_t, std::array<bool, 3>)>(
-          "fusedgrad::binary_cross_entropy_backward");
-  static const Operation operation = {
-      "BinaryCrossEntropy", [](const Tensor& grad, const variable_list& operands,
-                               const at::Scalar& parameter, const std::vector<bool>& mask) {
-        return backward.call(grad, operands[0], operands[1], optional(operands[2]),
-                             parameter.toLong(), array<3>(mask));
-      }};
-  return record(operation, {input, target, weight.value_or(Tensor())}, reduction,
-                [&] { return value.call(input, target, weight, reduction); });
-}
-
-Tensor binary_cross_entropy_with_logits(const Tensor& input, const Tensor& target,
-                                        const OptionalTensor& weight,
-                                        const OptionalTensor& pos_weight, int64_t reduction) {
-  static const auto value =
-      find<Tensor(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                  int64_t)>("fusedgrad::binary_cross_entropy_with_logits");
-  static const auto backward =
-      find<std::vector<Tensor>(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&,
-                               const OptionalTensor&, int64_t, std::array<bool, 4>)>(
-          "fusedgrad::binary_cross_entropy_with_logits_backward");
-  static const Operation operation = {
-      "BinaryCrossEntropyWithLogits",
-      [](const Tensor& grad, const variable_list& operands, const at::Scalar& parameter,
-         const std::vector<bool>& mask) {
-        return backward.call(grad, operands[0], operands[1], optional(operands[2]),
-                             optional(operands[3]), parameter.toLong(), array<4>(mask));
-      }};
-  return record(
-      operation, {input, target, weight.value_or(Tensor()), pos_weight.value_or(Tensor())},
-      reduction, [&] { return value.call(input, target, weight, pos_weight, reduction); });
+  Tensor tangent;
+  std::vector<bool> mask(operands.size());
+  for (size_t i = 0; i < operands.size(); ++i) {
+    if (!has_tangent(operands[i])) continue;
+    mask[i] = true;
+    const Tensor given = wide(operands[i]._fw_grad(/*level=*/0));
+    const Tensor term = rule.backward(conjugate(given), primals, parameters, mask)[i];
+    mask[i] = false;
+    if (!term.defined()) continue;  // the result does not depend on the operand
+    tangent = tangent.defined() ? tangent + conjugate(term) : conjugate(term);
+  }
+  if (!tangent.defined()) return at::zeros_like(result);
+  // A result may have a shape that its own operands do not make: its kernel had others besides.
+  tangent = result.dim() == 0 ? tangent.sum() : tangent.expand_symint(result.sym_sizes());
+  return tangent.to(result.scalar_type());
 }
 
 }  // namespace
@@ -237,17 +187,20 @@ bool is_transformed() {
                                                c10::DispatchKey::FuncTorchDynamicLayerBackMode}));
 }
 
-void set_differentiable_backward(std::function<DifferentiableBackward> function) {
-  differentiable_backward() = std::move(function);
+bool is_differentiated(at::TensorList operands) {
+  return requires_gradient(operands) || std::any_of(operands.begin(), operands.end(), has_tangent);
 }
 
-TORCH_LIBRARY_IMPL(fusedgrad, Autograd, m) {
-  m.impl("sigmoid", sigmoid);
-  m.impl("tanh", tanh);
-  m.impl("pow.Tensor_Scalar", pow_tensor_scalar);
-  m.impl("pow.Tensor_Tensor", pow_tensor_tensor);
-  m.impl("binary_cross_entropy", binary_cross_entropy);
-  m.impl("binary_cross_entropy_with_logits", binary_cross_entropy_with_logits);
+Tensor recorded(Tensor result, const Rule& rule, at::TensorList operands,
+                const Parameters& parameters) {
+  if (requires_gradient(operands)) {
+    torch::autograd::set_history(result, make_node<Node>(rule, operands, parameters));
+  }
+  if (std::any_of(operands.begin(), operands.end(), has_tangent)) {
+    result._set_fw_grad(tangent_of(result, rule, operands, parameters), /*level=*/0,
+                        /*is_inplace_op=*/false);
+  }
+  return result;
 }
 
 }  // namespace fusedgrad::operators

@@ -1,26 +1,53 @@
-// Recording for reverse-mode differentiation.
+// How operators are differentiated, in reverse and in forward mode, any number of times.
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/function.h>
 
-#include <functional>
-#include <string>
 #include <vector>
 
 namespace fusedgrad::operators {
 
-// A backward that is differentiated again, or transformed by torch.func: the gradients of the
-// operands, of which `mask` asks for some. `operation` is the name of its class in
-// fusedgrad.autograd, where such backwards are.
-using DifferentiableBackward = std::vector<at::Tensor>(const std::string& operation,
-                                                       const at::Tensor& grad,
-                                                       const std::vector<at::Tensor>& operands,
-                                                       const at::Scalar& parameter,
-                                                       const std::vector<bool>& mask);
+using torch::autograd::variable_list;
+
+// What an operation has besides its operands: an exponent or a reduction; an order of derivative.
+struct Parameters {
+  at::Scalar number = 0;
+  int64_t order = 0;
+};
+
+// Differentiates one result of an operator. `backward` returns the gradients of the operands that
+// `mask` asks for, at the broadcast shape, by that of the result. It consists of operators that are
+// themselves differentiable, so that one rule serves every order. The result is elementwise in the
+// operands, or a sum of what is: then its tangent is the sum of `backward` by each operand's.
+struct Rule {
+  const char* name;
+  variable_list (*backward)(const at::Tensor& grad, const variable_list& operands,
+                            const Parameters& parameters, const std::vector<bool>& mask);
+};
 
 // Whether a transform of torch.func is active.
 bool is_transformed();
 
-void set_differentiable_backward(std::function<DifferentiableBackward> function);
+// Whether an operand has a tangent, or requires a gradient that would be recorded.
+bool is_differentiated(at::TensorList operands);
+
+// The result, which was computed below autograd, with its history and its tangent. An undefined
+// operand is one that is absent.
+at::Tensor recorded(at::Tensor result, const Rule& rule, at::TensorList operands,
+                    const Parameters& parameters = {});
+
+template <class Forward>
+auto below_autograd(const Forward& forward) {
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return forward();
+}
+
+// Of a real tensor, itself: PyTorch would ask its dispatcher.
+inline at::Tensor conjugate(const at::Tensor& tensor) {
+  return tensor.is_complex() ? tensor.conj() : tensor;
+}
 
 }  // namespace fusedgrad::operators

@@ -1,4 +1,7 @@
-// The operators of a function of one tensor; sigmoid.cpp and tanh.cpp name the kernels.
+// The operators of a function of one tensor and the family of its derivatives,
+// D_n(g, x) = g f^(n)(x), which is closed under differentiation: what is recorded is a product of
+// at most two factors with a derivative, and one kernel computes all the gradients of one
+// (math/products.h), each again such a product. Of three factors two are multiplied.
 #pragma once
 
 #include <torch/library.h>
@@ -6,36 +9,225 @@
 #include <string>
 #include <tuple>
 
+#include "operators/dispatch.h"
 #include "operators/elementwise.h"
+#include "operators/recording.h"
 
 namespace fusedgrad::operators {
 
-// `Operations` has the operations value(), backward() and double_backward().
-template <class Operations>
-struct Unary {
-  static Tensor value(const Tensor& input) { return elementwise(Operations::value(), {input}); }
+// `Number` is at::Scalar for a function that takes one besides its tensor, or nothing. `Operations`
+// has the names kName and kOverload of the operators and kNode of the nodes, the greatest order
+// kMostOrder that the kernels take, and the kernels, functions backward, double_backward and
+// triple_backward of the number and the order.
+template <class Operations, class... Number>
+class Family {
+ public:
+  using Two = std::tuple<Tensor, Tensor>;
+  using Three = std::tuple<Tensor, Tensor, Tensor>;
 
-  static void value_out(const Tensor& input, const Tensor& out) {
-    elementwise(Operations::value(), {out}, {input});
-  }
-
-  static Tensor backward(const Tensor& grad, const Tensor& input) {
-    return elementwise(Operations::backward(), {grad, input});
-  }
-
-  static std::tuple<Tensor, Tensor> double_backward(const Tensor& grad_grad, const Tensor& grad,
-                                                    const Tensor& input) {
-    const std::vector<Tensor> results =
-        elementwise(Operations::double_backward(), {Tensor(), Tensor()}, {grad_grad, grad, input});
-    return {results[0], results[1]};
+  static void define(torch::Library& m) {
+    const std::string more =
+        std::string(sizeof...(Number) == 0 ? "" : ", Scalar exponent") + ", int order=1)";
+    m.def((name("_backward") + "(Tensor grad, Tensor input" + more + " -> Tensor").c_str());
+    m.def((name("_double_backward") + "(Tensor grad_grad, Tensor grad, Tensor input" + more +
+           " -> (Tensor, Tensor)")
+              .c_str());
+    m.def((name("_triple_backward") + "(Tensor grad, Tensor first, Tensor second, Tensor input" +
+           more + " -> (Tensor, Tensor, Tensor)")
+              .c_str());
   }
 
   static void implement(torch::Library& m) {
-    const std::string name = Operations::value().name;
-    m.impl(name.c_str(), value);
-    m.impl((name + ".out").c_str(), value_out);
-    m.impl((name + "_backward").c_str(), backward);
-    m.impl((name + "_double_backward").c_str(), double_backward);
+    m.impl(name("_backward").c_str(), backward);
+    m.impl(name("_double_backward").c_str(), double_backward);
+    m.impl(name("_triple_backward").c_str(), triple_backward);
+  }
+
+  static void record(torch::Library& m) {
+    m.impl(name("_backward").c_str(), recorded_backward);
+    m.impl(name("_double_backward").c_str(), recorded_double_backward);
+    m.impl(name("_triple_backward").c_str(), recorded_triple_backward);
+  }
+
+  // Of f(x), and of its products with one factor or two, which stand before x
+  static constexpr Rule kRule = {
+      Operations::kNode,
+      [](const Tensor& grad, const variable_list& operands, const Parameters& parameters,
+         const std::vector<bool>& mask) -> variable_list {
+        const Tensor& x = operands.back();
+        const int64_t order = parameters.order;
+        if constexpr (sizeof...(Number) == 0) {
+          return Family::gradients(grad, operands, x, mask, order);
+        } else {
+          return Family::gradients(grad, operands, x, mask, order, parameters.number);
+        }
+      }};
+
+ private:
+  static std::string name(const char* suffix) {
+    const std::string overload = Operations::kOverload;
+    return std::string(Operations::kName) + suffix + (overload.empty() ? "" : "." + overload);
+  }
+
+  template <class Signature>
+  static auto handle(const char* suffix) {
+    return find<Signature>(("fusedgrad::" + std::string(Operations::kName) + suffix).c_str(),
+                           Operations::kOverload);
+  }
+  static const auto& backward_operator() {
+    static const auto found =
+        handle<Tensor(const Tensor&, const Tensor&, const Number&..., int64_t)>("_backward");
+    return found;
+  }
+  static const auto& double_backward_operator() {
+    static const auto found =
+        handle<Two(const Tensor&, const Tensor&, const Tensor&, const Number&..., int64_t)>(
+            "_double_backward");
+    return found;
+  }
+  static const auto& triple_backward_operator() {
+    static const auto found =
+        handle<Three(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Number&...,
+                     int64_t)>("_triple_backward");
+    return found;
+  }
+
+  static variable_list gradients(const Tensor& grad, const variable_list& operands, const Tensor& x,
+                                 const std::vector<bool>& mask, int64_t order,
+                                 const Number&... number) {
+    if (operands.size() == 1) return {backward_operator().call(grad, x, number..., order + 1)};
+    if (operands.size() == 2 && !mask[1]) {
+      return {conjugate(backward_operator().call(conjugate(grad), x, number..., order)), Tensor()};
+    }
+    if (operands.size() == 2) {
+      auto [first, second] =
+          double_backward_operator().call(grad, operands[0], x, number..., order);
+      return {std::move(first), std::move(second)};
+    }
+    auto [first, second, third] =
+        triple_backward_operator().call(grad, operands[0], operands[1], x, number..., order);
+    return {std::move(first), std::move(second), std::move(third)};
+  }
+
+  // Kernels
+
+  static bool has_kernel(const Tensor& x, int64_t order) {
+    return !x.is_complex() && order <= Operations::kMostOrder;
+  }
+
+  static Tensor backward(const Tensor& grad, const Tensor& x, const Number&... number,
+                         int64_t order) {
+    if (!has_kernel(x, order)) return by_formula(backward_operator(), grad, x, number..., order);
+    return elementwise(Operations::backward(number..., order), {grad, x});
+  }
+
+  static Two double_backward(const Tensor& grad_grad, const Tensor& grad, const Tensor& x,
+                             const Number&... number, int64_t order) {
+    if (!has_kernel(x, order)) {
+      return by_formula(double_backward_operator(), grad_grad, grad, x, number..., order);
+    }
+    const std::vector<Tensor> results = elementwise(Operations::double_backward(number..., order),
+                                                    {Tensor(), Tensor()}, {grad_grad, grad, x});
+    return {results[0], results[1]};
+  }
+
+  static Three triple_backward(const Tensor& grad, const Tensor& first, const Tensor& second,
+                               const Tensor& x, const Number&... number, int64_t order) {
+    if (!has_kernel(x, order)) {
+      return by_formula(triple_backward_operator(), grad, first, second, x, number..., order);
+    }
+    const std::vector<Tensor> results =
+        elementwise(Operations::triple_backward(number..., order), {Tensor(), Tensor(), Tensor()},
+                    {grad, first, second, x});
+    return {results[0], results[1], results[2]};
+  }
+
+  // Under autograd
+
+  static Parameters parameters(int64_t order, const Number&... number) {
+    if constexpr (sizeof...(Number) == 0)
+      return {0, order};
+    else
+      return {number..., order};
+  }
+
+  static Tensor recorded_backward(const Tensor& grad, const Tensor& x, const Number&... number,
+                                  int64_t order) {
+    return recorded(
+        below_autograd([&] { return backward_operator().call(grad, x, number..., order); }), kRule,
+        {grad, x}, parameters(order, number...));
+  }
+
+  static Two recorded_double_backward(const Tensor& grad_grad, const Tensor& grad, const Tensor& x,
+                                      const Number&... number, int64_t order) {
+    if (x.is_complex()) {
+      const Tensor along = grad_grad.conj();
+      return {backward_operator().call(along, x, number..., order).conj(),
+              backward_operator().call(along * grad, x, number..., order + 1)};
+    }
+    auto [first, second] = below_autograd(
+        [&] { return double_backward_operator().call(grad_grad, grad, x, number..., order); });
+    return {recorded(first, kRule, {grad_grad, x}, parameters(order, number...)),
+            recorded(second, kRule, {grad_grad, grad, x}, parameters(order + 1, number...))};
+  }
+
+  static Three recorded_triple_backward(const Tensor& grad, const Tensor& first,
+                                        const Tensor& second, const Tensor& x,
+                                        const Number&... number, int64_t order) {
+    Three results = below_autograd(
+        [&] { return triple_backward_operator().call(grad, first, second, x, number..., order); });
+    if (!is_differentiated({grad, first, second, x})) return results;
+    auto& [by_first, by_second, by_x] = results;
+    by_first = recorded(by_first, kRule, {grad, second, x}, parameters(order, number...));
+    by_second = recorded(by_second, kRule, {grad, first, x}, parameters(order, number...));
+    by_x = recorded(by_x, kRule, {grad * first, second, x}, parameters(order + 1, number...));
+    return results;
+  }
+};
+
+// A function of one tensor: Operations::value() is its kernel.
+template <class Operations>
+struct Unary {
+  using Derivatives = Family<Operations>;
+
+  // The operators with out return nothing: torch.compile takes no operator that returns an argument
+  // it writes to.
+  static void define(torch::Library& m) {
+    m.def((std::string(Operations::kName) + "(Tensor input) -> Tensor").c_str());
+    m.def((std::string(Operations::kName) + ".out(Tensor input, *, Tensor(a!) out) -> ()").c_str());
+    Derivatives::define(m);
+  }
+
+  static void implement(torch::Library& m) {
+    m.impl(Operations::kName, value);
+    m.impl((std::string(Operations::kName) + ".out").c_str(), value_out);
+    Derivatives::implement(m);
+  }
+
+  static void record(torch::Library& m) {
+    m.impl(Operations::kName, recorded_value);
+    Derivatives::record(m);
+  }
+
+ private:
+  static const auto& value_operator() {
+    static const auto found =
+        find<Tensor(const Tensor&)>(("fusedgrad::" + std::string(Operations::kName)).c_str());
+    return found;
+  }
+
+  static Tensor value(const Tensor& x) {
+    if (x.is_complex()) return by_formula(value_operator(), x);
+    return elementwise(Operations::value(), {x});
+  }
+
+  static void value_out(const Tensor& x, const Tensor& out) {
+    elementwise(Operations::value(), {out}, {x});
+  }
+
+  static Tensor recorded_value(const Tensor& x) {
+    return recorded(below_autograd([&] { return value_operator().call(x); }), Derivatives::kRule,
+                    x);
   }
 };
 

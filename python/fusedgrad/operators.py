@@ -1,13 +1,13 @@
 """The operators as Python sees them: what runs where there is no kernel.
 
-An operator has a formula in PyTorch operations, with its arguments. Complex tensors take it by a
-`Table` from dtype to callable; tensors on a device without kernels reach it through PyTorch's
-dispatcher, and fake tensors a function of their shape.
+An operator has a formula in PyTorch operations, with its arguments. Complex tensors and those on a
+device without kernels reach it through PyTorch's dispatcher, fake tensors a function of their
+shape, and vmap a rule.
 """
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,46 +25,73 @@ _library: Any = torch.library.Library("fusedgrad", "IMPL")  # type: ignore[no-un
 _IMPLEMENTATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}
 
 
-class Table(dict[torch.dtype, Callable[..., Any]]):
-    """The callable for each dtype: half the overhead of a function that chooses."""
-
-    def __init__(self, operator: Callable[..., Any], complex_function: Callable[..., Any]) -> None:
-        """`operator` for real dtypes, `complex_function` for complex ones."""
-        super().__init__(dict.fromkeys(KERNEL_DTYPES, operator))
-        self.operator = operator
-        self.complex_function = complex_function
-
-    def __missing__(self, dtype: torch.dtype) -> Callable[..., Any]:
-        """For a dtype without a kernel: the operators promote integers and refuse the rest."""
-        return self.complex_function if dtype.is_complex else self.operator
-
-
 def register(
-    name: str, fake: Callable[..., Any], formula: Callable[..., Any], stacks: bool = True
-) -> Table:
-    """What the operator does on fake tensors and on devices without kernels.
+    name: str,
+    fake: Callable[..., Any],
+    formula: Callable[..., Any],
+    *,
+    stacks: bool = True,
+    batch: Callable[..., Any] | None = None,
+) -> None:
+    """What the operator does on fake tensors, on devices without kernels, and under vmap.
 
     `stacks` is False for one that returns a list: torch.autograd.grad(..., is_grads_batched=True)
-    runs any other once for each gradient, but cannot stack lists.
+    runs any other once for each gradient, but cannot stack lists. `batch` is the operator of
+    tensors whose first dimension is the batch, if it is not elementwise: it takes the size too.
     """
+    _implement(name, fake, formula)
+    if not stacks:
+        _library.impl(name, formula, "Batched")
+    packet, _, overload = name.partition(".")
+    operator = getattr(getattr(_ops, packet), overload or "default")
+
+    def rule(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[Any, Any]:
+        values = aligned(in_dims, arguments)
+        results = batch(info.batch_size, *values) if batch else operator(*values)
+        return results, 0 if isinstance(results, Tensor) else type(results)([0] * len(results))
+
+    torch.library.register_vmap(f"fusedgrad::{name}", rule, lib=_library)
+
+
+def aligned(in_dims: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+    """The arguments of a batched call, batch dimension first and ranks such that they broadcast."""
+    pairs = list(zip(in_dims, arguments, strict=True))
+    tensors = [(dim, value) for dim, value in pairs if isinstance(value, Tensor)]
+    rank = max(value.dim() - (dim is not None) for dim, value in tensors)
+    dtype = None
+    if len({value.dtype for _, value in tensors}) > 1:  # a sample of rank 0 is promoted as such
+        samples = [
+            torch.empty([1] * (value.dim() - (dim is not None)), dtype=value.dtype, device="meta")
+            for dim, value in tensors
+        ]
+        dtype = functools.reduce(torch.add, samples).dtype
+
+    def align(dim: int | None, value: Any) -> Any:
+        if dim is None or not isinstance(value, Tensor):
+            return value
+        value = value.movedim(dim, 0)
+        padding = [1] * (rank + 1 - value.dim())
+        value = value.reshape(value.shape[0], *padding, *value.shape[1:])
+        return value if dtype is None else value.to(dtype)
+
+    return [align(dim, value) for dim, value in pairs]
+
+
+def register_with_out(
+    name: str, fake: Callable[..., Tensor], formula: Callable[..., Tensor], out: str = "out"
+) -> None:
+    """As `register`, and its overload `out`, which writes into a tensor."""
+    register(name, fake, formula)
+    packet, _, _ = name.partition(".")
+    _implement(f"{packet}.{out}", _stored(fake), _stored(formula))
+
+
+def _implement(name: str, fake: Callable[..., Any], formula: Callable[..., Any]) -> None:
     _IMPLEMENTATIONS[name] = fake, formula
     torch.library.register_fake(f"fusedgrad::{name}", fake)
     _library.impl(name, formula, "CompositeExplicitAutograd")
     if _C.cuda_version() is None:
         _library.impl(name, without_cuda_kernels(formula), "CUDA")
-    if not stacks:
-        _library.impl(name, formula, "Batched")
-    packet, _, overload = name.partition(".")
-    return Table(getattr(getattr(_ops, packet), overload or "default"), formula)
-
-
-def register_with_out(
-    name: str, fake: Callable[..., Tensor], formula: Callable[..., Tensor], out: str = "out"
-) -> Table:
-    """As `register`, and its overload `out`, which writes into a tensor."""
-    packet, _, _ = name.partition(".")
-    register(f"{packet}.{out}", _stored(fake), _stored(formula))
-    return register(name, fake, formula)
 
 
 def store(result: Tensor, out: Tensor) -> Tensor:

@@ -14,23 +14,20 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, is_grad_enabled
 from torch._C import _are_functorch_transforms_active as transforms_active
 
-from fusedgrad import _C
+from fusedgrad import _C, operators
 from fusedgrad.fuse import kernel
 from fusedgrad.fuse.expression import constant
 from fusedgrad.fuse.graph import Graph
-from fusedgrad.operations.derivatives import (
-    _aligned,
-    _being_differentiated,
-    _Function,
-    _present,
-    _save,
-)
-from fusedgrad.operations.shared import HALF_DTYPES, spread
+from fusedgrad.operations.shared import HALF_DTYPES, Function, is_transformed, save, spread
 
 _Dtypes = Sequence[torch.dtype]
 
 
-class _Fused(_Function):
+def _present(values: Sequence[Any]) -> tuple[bool, ...]:
+    return tuple(value is not None for value in values)
+
+
+class _Fused(Function):
     """`apply(graph, parameters, dtypes, *tensors)`: a tuple of the outputs of the graph.
 
     Saves the tensors and nothing else.
@@ -46,7 +43,7 @@ class _Fused(_Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.graph, ctx.parameters, ctx.dtypes, *tensors = inputs
         ctx.set_materialize_grads(False)
-        _save(ctx, *tensors)
+        save(ctx, *tensors)
         ctx.moving = [True] * len(output)
         if ctx.graph.moves is None:
             return
@@ -87,7 +84,7 @@ class _Fused(_Function):
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
         graph = arguments[0]
-        outputs = _Fused.apply(*_aligned(in_dims, arguments))
+        outputs = _Fused.apply(*operators.aligned(in_dims, arguments))
         return outputs, (0,) * len(graph.outputs)
 
 
@@ -97,11 +94,6 @@ def _reached(graph: Graph, needed: Sequence[bool]) -> tuple[bool, ...]:
         return tuple(needed)
     moving = frozenset().union(*graph.moves)
     return tuple(need and name in moving for name, need in zip(graph.inputs, needed, strict=True))
-
-
-def is_transformed() -> bool:
-    """Whether forward mode or a transform of torch.func is active."""
-    return transforms_active() or forward_ad._current_level >= 0
 
 
 def apply(
@@ -197,7 +189,7 @@ def _recorded_backward(
     """The backwards that csrc/operators/fused.h leaves to Python."""
     graph = kernel.graph_of(number)
     needed = tuple(bool(wanted >> i & 1) for i in range(len(tensors)))
-    if not _being_differentiated() and None not in grads:
+    if not (is_grad_enabled() or is_transformed()) and None not in grads:
         _remember_backward(number, graph, cast(Sequence[Tensor], grads), tensors, needed)
     found = gradients(graph, tuple(parameters), tensors, grads, needed)
     return spread(found, needed)

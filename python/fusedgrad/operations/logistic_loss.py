@@ -4,7 +4,6 @@ Of logits it is w (p t softplus(-x) + (1 - t) softplus(x)), p being pos_weight; 
 -w (t max(ln p, -100) + (1 - t) max(ln(1 - p), -100)).
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
@@ -18,35 +17,22 @@ from torch.nn import _reduction
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fusedgrad import _C, operators
-from fusedgrad.operations.derivatives import (
-    RECORDED,
-    _aligned,
-    _being_differentiated,
-    _derivative,
-    _Function,
-    _jvp,
-    _Operation,
-    _present,
-    _save,
-    _vjp,
-)
 from fusedgrad.operations.shared import (
+    Function,
     Gradients,
     autocast,
     check_tensor,
     even_derivative,
     exp_of_magnitude,
-    is_transformed,
     product,
     rounded_once,
+    save,
     spread,
-    sum_to,
     those_wanted,
     to_operands,
     traced,
     wide,
 )
-from fusedgrad.operations.sigmoid import Sigmoid
 from fusedgrad.operators import _elementwise, _two, register
 
 NONE, MEAN, SUM = 0, 1, 2
@@ -61,8 +47,6 @@ _NoBoolArithmetic = (
     if torch.torch_version.TorchVersion(torch.__version__) >= "2.14"
     else RuntimeError
 )
-
-_ONLY_INPUT = (True, False, False, False)
 
 _ops = operators._ops
 
@@ -132,8 +116,6 @@ def binary_cross_entropy(
         weight = _weight(name, "weight", weight, input)
     if is_dynamo_compiling() or compiler._is_compiling_flag:
         return traced(_TracedOfProbabilities, probability_formula, input, target, weight, code)
-    if is_transformed():
-        return cast(Tensor, BinaryCrossEntropy.apply(input, target, weight, code))
     return cast(Tensor, _ops.binary_cross_entropy.default(input, target, weight, code))
 
 
@@ -206,11 +188,6 @@ def binary_cross_entropy_with_logits(
         pos_weight = _weight(name, "pos_weight", pos_weight, input)
     if is_dynamo_compiling() or compiler._is_compiling_flag:
         return traced(_TracedOfLogits, logits_formula, input, target, weight, pos_weight, code)
-    if is_transformed():
-        return cast(
-            Tensor,
-            BinaryCrossEntropyWithLogits.apply(input, target, weight, pos_weight, code),
-        )
     return cast(
         Tensor,
         _ops.binary_cross_entropy_with_logits.default(input, target, weight, pos_weight, code),
@@ -517,265 +494,93 @@ def _fake_loss_double_backward(*operands_and_reduction: Any) -> tuple[Tensor, Te
     return _two(*operands)
 
 
-_LOGITS = "binary_cross_entropy_with_logits"
-_logits_loss_of = register(_LOGITS, _fake_loss(1), logits_formula)
-_logits_backward = register(
-    f"{_LOGITS}_backward", _fake_loss_backward, logits_backward_formula, stacks=False
-)
-_logits_double_backward = register(
-    f"{_LOGITS}_double_backward", _fake_loss_double_backward, logits_double_backward_formula
-)
-_PROBABILITIES = "binary_cross_entropy"
-_probability_loss_of = register(_PROBABILITIES, _fake_loss(0), probability_formula)
-_probability_backward = register(
-    f"{_PROBABILITIES}_backward", _fake_loss_backward, probability_backward_formula, stacks=False
-)
-_probability_double_backward = register(
-    f"{_PROBABILITIES}_double_backward",
-    _fake_loss_double_backward,
-    probability_double_backward_formula,
-)
+def _register(name: str, fake: Callable[..., Any], formula: Callable[..., Any]) -> None:
+    """An operator of a loss: with a rule for vmap, which is not elementwise in a reduction."""
+    operator = getattr(_ops, name).default
+    names = [argument.name for argument in operator._schema.arguments]
+    first, reduction = names.index("input"), names.index("reduction")
+
+    def batch(size: int, *arguments: Any) -> Any:
+        values = list(arguments)
+        shape = torch.broadcast_shapes(*(v.shape for v in values if isinstance(v, Tensor)))  # type: ignore[no-untyped-call]
+        values[first : first + 2] = [value.expand(shape) for value in values[first : first + 2]]
+        values[reduction] = NONE
+        results = operator(*values)
+        code = arguments[reduction]
+        if code == NONE:
+            return results
+        count = math.prod(shape[1:])
+        if first == 0:  # the loss itself
+            loss = results.reshape(size, count)
+            return loss.mean(1) if code == MEAN else loss.sum(1)
+        factor = 1.0 if code == SUM else 1 / count if count else math.nan
+        return type(results)(result * factor for result in results)
+
+    register(name, fake, formula, stacks="output_mask" not in names, batch=batch)
 
 
-class _Loss(_Function):
-    operation: ClassVar[_Operation]
+_FAKES: dict[str, Callable[..., Any]] = {
+    "binary_cross_entropy_with_logits": _fake_loss(1),
+    "binary_cross_entropy": _fake_loss(0),
+}
+_FORMULAS: dict[str, tuple[Callable[..., Any], ...]] = {
+    "binary_cross_entropy_with_logits": (
+        logits_formula,
+        logits_backward_formula,
+        logits_double_backward_formula,
+    ),
+    "binary_cross_entropy": (
+        probability_formula,
+        probability_backward_formula,
+        probability_double_backward_formula,
+    ),
+}
+for _name, _formulas in _FORMULAS.items():
+    _fakes = _FAKES[_name], _fake_loss_backward, _fake_loss_double_backward
+    for _suffix, _fake, _formula in zip(
+        ("", "_backward", "_double_backward"), _fakes, _formulas, strict=True
+    ):
+        _register(_name + _suffix, _fake, _formula)
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        RECORDED[cls.__name__] = cls._recorded_backward
 
-    @classmethod
-    def _recorded_backward(
-        cls, grad: Tensor, operands: Sequence[Tensor], reduction: Any, mask: tuple[bool, ...]
-    ) -> Gradients:
-        partials = _LossBackward.apply(cls.operation, mask, reduction, grad, *operands)
-        return to_operands(spread(partials, mask), operands)
+class _Loss(Function):
+    """Of an input, a target and weights that may be absent, and the code of a reduction."""
+
+    generate_vmap_rule = True
+    operators: ClassVar[tuple[Any, Any]]
 
     @classmethod
     def forward(cls, *arguments: Any) -> Tensor:
-        return cast(Tensor, cls.operation.value(*arguments))
+        """The operator."""
+        return cast(Tensor, cls.operators[0](*arguments))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Save the operands."""
         *operands, ctx.reduction = inputs
-        _save(ctx, *operands)
+        save(ctx, *operands)
 
     @classmethod
     def backward(cls, ctx: Any, grad: Tensor) -> Gradients:
-        operands = ctx.saved_tensors
-        mask = ctx.needs_input_grad[:-1]
-        if _being_differentiated():
-            partials = _LossBackward.apply(cls.operation, mask, ctx.reduction, grad, *operands)
-        else:
-            partials = cls.operation.backward(grad, *operands, ctx.reduction, mask)
+        """The gradients that are needed, of the operands' shapes."""
+        operands, mask = ctx.saved_tensors, ctx.needs_input_grad[:-1]
+        partials = cls.operators[1](grad, *operands, ctx.reduction, mask)
         return *to_operands(spread(partials, mask), operands), None
 
     @classmethod
     def push_forward(
-        cls, ctx: Any, inputs: Sequence[Tensor | None], *tangents_and_reduction: Tensor | None
+        cls, ctx: Any, inputs: Sequence[Tensor | None], *tangents: Tensor | None
     ) -> Tensor:
-        tangents = tangents_and_reduction[:-1]
+        """The sum of the gradients, each times its tangent."""
         operands = [wide(operand) for operand in inputs]
-        one = operands[0].new_ones(())
-        partials = _LossBackward.apply(cls.operation, _present(tangents), NONE, one, *operands)
-        given = [tangent for tangent in tangents if tangent is not None]
-        tangent = sum(map(torch.mul, partials, given), start=torch.zeros_like(operands[0]))
-        return reduced(tangent, ctx.reduction).to(cast(Tensor, inputs[0]).dtype)
-
-    @classmethod
-    def vmap(cls, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, int]:
-        *operands, reduction = _same_shape(_aligned(in_dims, arguments), start=0)
-        loss = cls.apply(*operands, NONE)
-        if reduction != NONE:
-            loss = loss.reshape(info.batch_size, -1)
-            loss = loss.mean(1) if reduction == MEAN else loss.sum(1)
-        return loss, 0
-
-
-def _same_shape(arguments: list[Any], start: int) -> list[Any]:
-    """The arguments of a batched loss with input and target, at `start`, of the same shape."""
-    operands = [argument for argument in arguments[start:] if isinstance(argument, Tensor)]
-    shape = torch.broadcast_shapes(*(operand.shape for operand in operands))  # type: ignore[no-untyped-call]
-    arguments[start : start + 2] = (operand.expand(shape) for operand in operands[:2])
-    return arguments
-
-
-def _unreduced(
-    function: type[_Function],
-    info: Any,
-    in_dims: Sequence[int | None],
-    arguments: Sequence[Any],
-    reduction: int,
-    input: int,
-) -> tuple[Any, int]:
-    """A batched derivative of a loss: elementwise, with the factor of the mean of each sample."""
-    aligned = _same_shape(_aligned(in_dims, arguments), start=input)
-    count = aligned[input].numel() // info.batch_size
-    outcome = arguments[reduction]
-    aligned[reduction] = NONE
-    results = function.apply(*aligned)
-    if outcome == MEAN:
-        results = tuple(result / count for result in results)
-    return results, 0
-
-
-class _LossBackward(_Function):
-    """grad times the wanted partial derivatives of the loss, at the shape of the input."""
-
-    @staticmethod
-    def forward(
-        operation: _Operation,
-        mask: tuple[bool, ...],
-        reduction: int,
-        grad: Tensor,
-        *operands: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        return tuple(operation.backward(grad, *operands, reduction, mask))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.operation, ctx.mask, ctx.reduction, *tensors = inputs
-        ctx.set_materialize_grads(False)
-        _save(ctx, *tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_grads: Tensor | None) -> Gradients:
-        grad, *operands = ctx.saved_tensors
-        cotangents = spread(grad_grads, ctx.mask)
-        needed = ctx.needs_input_grad[3:]
-        if not any(needed[2:]) and _present(cotangents) == _ONLY_INPUT[: len(cotangents)]:
-            grads = _LossDoubleBackward.apply(
-                ctx.operation, ctx.reduction, cotangents[0], grad, *operands
-            )
-            wanted = [value if need else None for value, need in zip(grads, needed, strict=False)]
-            wanted[0] = wanted[0] if wanted[0] is None else sum_to(wanted[0], grad)
-            return None, None, None, *wanted, *[None] * len(needed[2:])
-        expression = functools.partial(ctx.operation.first, ctx.reduction)
-        return None, None, None, *_vjp(expression, ctx.saved_tensors, cotangents, needed)
-
-    @staticmethod
-    def push_forward(
-        ctx: Any,
-        inputs: Sequence[Tensor | None],
-        operation: None,
-        mask: None,
-        reduction: None,
-        *tangents: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        expression = functools.partial(ctx.operation.first, ctx.reduction)
-        return _jvp(expression, inputs, tangents, ctx.mask)
-
-    @classmethod
-    def vmap(cls, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, int]:
-        return _unreduced(cls, info, in_dims, arguments, reduction=2, input=4)
-
-
-class _LossDoubleBackward(_Function):
-    """grad_grad L_x and grad_grad grad L_xx, for a loss L of the input x."""
-
-    @staticmethod
-    def forward(
-        operation: _Operation,
-        reduction: int,
-        grad_grad: Tensor,
-        grad: Tensor,
-        *operands: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        return cast(
-            tuple[Tensor, Tensor],
-            operation.double_backward(grad_grad, grad, *operands, reduction),
-        )
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        operation, reduction, *tensors = inputs
-        ctx.expression = functools.partial(operation.second, reduction)
-        ctx.set_materialize_grads(False)
-        _save(ctx, *tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Gradients:
-        needed = ctx.needs_input_grad[2:]
-        return None, None, *_vjp(ctx.expression, ctx.saved_tensors, cotangents, needed)
-
-    @staticmethod
-    def push_forward(
-        ctx: Any,
-        inputs: Sequence[Tensor | None],
-        operation: None,
-        reduction: None,
-        *tangents: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        return _jvp(ctx.expression, inputs, tangents, (True, True))
-
-    @classmethod
-    def vmap(cls, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, int]:
-        return _unreduced(cls, info, in_dims, arguments, reduction=1, input=4)
-
-
-def _skipping_product(coefficient: Tensor, value: Tensor) -> Tensor:
-    """coefficient * value, where a coefficient of 0 outweighs an infinite value."""
-    return coefficient * torch.where((coefficient == 0) & value.isinf(), 0.0, value)
-
-
-def _weighted(grad: Tensor, weight: Tensor | None, input: Tensor, reduction: int) -> Tensor:
-    grad = grad * mean_factor(input, reduction)
-    return grad if weight is None else grad * weight
-
-
-def _logits_slope(x: Tensor, t: Tensor, p: Tensor) -> Tensor:
-    return cast(Tensor, (1 - t) * Sigmoid.apply(x) - p * t * Sigmoid.apply(-x))
-
-
-def _logits_first(
-    reduction: int,
-    wanted: Sequence[bool],
-    grad: Tensor,
-    x: Tensor,
-    t: Tensor,
-    w: Tensor | None,
-    pos_weight: Tensor | None,
-) -> list[Tensor]:
-    p = or_one(pos_weight, x)
-    weighted = _weighted(grad, w, x, reduction)
-
-    def softplus(x: Tensor) -> Tensor:
-        loss = BinaryCrossEntropyWithLogits.apply(x, torch.zeros_like(x))
-        return cast(Tensor, loss)
-
-    def by_target() -> Tensor:
-        return -x if pos_weight is None else _skipping_product(p, softplus(-x)) - softplus(x)
-
-    def by_weight() -> Tensor:
-        loss = BinaryCrossEntropyWithLogits.apply(x, t, None, pos_weight)
-        return cast(Tensor, _weighted(grad, None, x, reduction) * loss)
-
-    partials = (
-        lambda: weighted * _logits_slope(x, t, p),
-        lambda: _skipping_product(weighted, by_target()),
-        by_weight,
-        lambda: _skipping_product(weighted, _skipping_product(t, softplus(-x))),
-    )
-    return those_wanted(partials, wanted)
-
-
-def _logits_second(
-    reduction: int,
-    wanted: Sequence[bool],
-    grad_grad: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    t: Tensor,
-    w: Tensor | None,
-    pos_weight: Tensor | None,
-) -> list[Tensor]:
-    p = or_one(pos_weight, x)
-    weighted = _weighted(grad_grad, w, x, reduction)
-    outputs = (
-        lambda: weighted * _logits_slope(x, t, p),
-        lambda: weighted * grad * (1 - t + p * t) * _derivative(Sigmoid.operation, x),
-    )
-    return those_wanted(outputs, wanted)
+        terms: list[Tensor] = []
+        for i, tangent in enumerate(tangents[:-1]):
+            if tangent is not None:
+                mask = [i == j for j in range(len(operands))]
+                terms += cls.operators[1](wide(tangent), *operands, ctx.reduction, mask)
+        total = sum(terms[1:], start=terms[0])
+        reduced = total if ctx.reduction == NONE else total.sum()
+        return reduced.to(cast(Tensor, inputs[0]).dtype)
 
 
 class BinaryCrossEntropyWithLogits(_Loss):
@@ -786,12 +591,9 @@ class BinaryCrossEntropyWithLogits(_Loss):
     every tensor, which must all be of one dtype.
     """
 
-    operation = _Operation(
-        _logits_loss_of.operator,
-        _logits_backward.operator,
-        _logits_double_backward.operator,
-        _logits_second,
-        _logits_first,
+    operators = (
+        _ops.binary_cross_entropy_with_logits.default,
+        _ops.binary_cross_entropy_with_logits_backward.default,
     )
 
     @classmethod
@@ -807,52 +609,6 @@ class BinaryCrossEntropyWithLogits(_Loss):
         return cls._apply_checked(input, target, weight, pos_weight, reduction)
 
 
-def _probability_first(
-    reduction: int,
-    wanted: Sequence[bool],
-    grad: Tensor,
-    p: Tensor,
-    t: Tensor,
-    w: Tensor | None,
-) -> list[Tensor]:
-    weighted = _weighted(grad, w, p, reduction)
-
-    def by_target() -> Tensor:
-        of_one = BinaryCrossEntropy.apply(p, torch.ones_like(p))
-        return cast(Tensor, of_one - BinaryCrossEntropy.apply(p, torch.zeros_like(p)))
-
-    def by_weight() -> Tensor:
-        loss = BinaryCrossEntropy.apply(p, t)
-        return cast(Tensor, _weighted(grad, None, p, reduction) * loss)
-
-    partials = (
-        lambda: weighted * _probability_input_derivative(p, t),
-        lambda: weighted * by_target(),
-        by_weight,
-    )
-    return those_wanted(partials, wanted)
-
-
-def _probability_second(
-    reduction: int,
-    wanted: Sequence[bool],
-    grad_grad: Tensor,
-    grad: Tensor,
-    p: Tensor,
-    t: Tensor,
-    w: Tensor | None,
-) -> list[Tensor]:
-    weighted = _weighted(grad_grad, w, p, reduction)
-    clamped = p * (1 - p) <= smallest_variance()
-    inside = torch.where(clamped, 0.5, p)  # a value that no branch divides by zero at
-    curvature = t / inside**2 + (1 - t) / (1 - inside) ** 2
-    outputs = (
-        lambda: weighted * _probability_input_derivative(p, t),
-        lambda: weighted * grad * torch.where(clamped, 1 / smallest_variance(), curvature),
-    )
-    return those_wanted(outputs, wanted)
-
-
 class BinaryCrossEntropy(_Loss):
     """`BinaryCrossEntropy.apply(input, target, weight, reduction)`.
 
@@ -861,13 +617,7 @@ class BinaryCrossEntropy(_Loss):
     0 (none), 1 (mean) or 2 (sum). Differentiable in every tensor, which must all be of one dtype.
     """
 
-    operation = _Operation(
-        _probability_loss_of.operator,
-        _probability_backward.operator,
-        _probability_double_backward.operator,
-        _probability_second,
-        _probability_first,
-    )
+    operators = _ops.binary_cross_entropy.default, _ops.binary_cross_entropy_backward.default
 
     @classmethod
     def apply(

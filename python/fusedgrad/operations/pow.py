@@ -3,7 +3,7 @@
 The partial derivatives are e x^(e-1) and x^e ln(x); a coefficient of 0 makes a derivative 0.
 """
 
-import functools
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -14,33 +14,24 @@ from torch.compiler import is_dynamo_compiling
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fusedgrad import _C, operators
-from fusedgrad.operations.derivatives import (
-    RECORDED,
-    _being_differentiated,
-    _Function,
-    _jvp,
-    _Operation,
-    _save,
-    _second_of,
-    _Unary,
-    _vjp,
-)
 from fusedgrad.operations.shared import (
+    Function,
     Gradients,
     Number,
+    Unary,
     autocast,
-    is_transformed,
     prepare_out,
     product,
+    register_family,
     rounded_once,
+    save,
     spread,
-    those_wanted,
     to_operands,
     traced,
 )
-from fusedgrad.operators import _elementwise, _two, register, register_with_out
+from fusedgrad.operators import _elementwise, _ops, _two, register, register_with_out
 
-_pow = operators._ops.pow
+_pow = _ops.pow
 
 
 def pow(input: Tensor | Number, exponent: Tensor | Number, *, out: Tensor | None = None) -> Tensor:
@@ -96,8 +87,6 @@ def pow(input: Tensor | Number, exponent: Tensor | Number, *, out: Tensor | None
         return out
     if is_dynamo_compiling() or compiler._is_compiling_flag:
         return _call_traced(input, exponent)
-    if is_transformed() or (requires_grad and not _recorded_by_operator(input, exponent)):
-        return cast(Tensor, Pow.apply(input, exponent))
     return cast(Tensor, operator(input, exponent))
 
 
@@ -111,15 +100,6 @@ def _number(argument: str, value: Any) -> Number:
     )
 
 
-def _recorded_by_operator(input: Tensor | Number, exponent: Tensor | Number) -> bool:
-    """Whether the operator records the power of such operands, of which one requires a gradient."""
-    if not isinstance(input, Tensor) or input.dtype not in operators.KERNEL_DTYPES:
-        return False
-    if isinstance(exponent, Tensor):
-        return exponent.dtype in operators.KERNEL_DTYPES
-    return not isinstance(exponent, complex)
-
-
 def _check_integer_power(input: Tensor, exponent: Number) -> None:
     if type(exponent) is not int or exponent >= 0:
         return
@@ -130,45 +110,54 @@ def _check_integer_power(input: Tensor, exponent: Number) -> None:
         )
 
 
-def _power_base_derivative(x: Tensor, e: Tensor | Number) -> Tensor:
-    return product(e, torch.pow(x, e - 1))
-
-
-def _power_base_second_derivative(x: Tensor, e: Tensor | Number) -> Tensor:
-    return product(e * (e - 1), torch.pow(x, e - 2))
-
-
-def _power_exponent_derivative(x: Tensor, e: Tensor, log_power: int = 1) -> Tensor:
-    """x^e ln(x)^log_power; 0 at base 0 for e >= 0, which is the limit but where e is 0."""
-    power = torch.pow(x, e)
-    at_zero = (x == 0) & ((e.real if e.is_complex() else e) >= 0)
-    return torch.where(at_zero, 0.0, product(power, torch.log(x) ** log_power))
-
-
-def _power_mixed_derivative(x: Tensor, e: Tensor) -> Tensor:
-    return product(torch.pow(x, e - 1), 1 + product(e, torch.log(x)))
-
-
 @rounded_once
 def formula(input: Tensor | Number, exponent: Tensor | Number) -> Tensor:
     """The power: PyTorch's own, which is within 0.6 ULP."""
     return torch.pow(input, exponent)  # type: ignore[arg-type]
 
 
-@rounded_once
-def scalar_backward_formula(grad: Tensor, input: Tensor, exponent: Number) -> Tensor:
-    """grad times the conjugate of e x^(e-1), for a Python number as exponent."""
-    return grad * _power_base_derivative(input, exponent).conj()
+def scalar_derivative(x: Tensor, e: Number, order: int = 1, further: int = 0) -> Tensor:
+    """e (e-1) ... (e-n+1) x^(e-n), for a Python number as exponent."""
+    order += further
+    coefficient = math.prod(e - k for k in range(order))
+    return product(coefficient, torch.pow(x, e - order))
+
+
+def derivative(x: Tensor, e: Tensor, by_input: int, by_exponent: int) -> Tensor:
+    """The derivative of x^e, so often by x and by e.
+
+    x^(e-a) times the sum over j of binomial(b, j) ln(x)^(b-j) and the derivative of order j of
+    e (e-1) ... (e-a+1). 0 at base 0 for an exponent e > a, or e >= 0 where a is 0: the limit, but
+    for an e of 0.
+    """
+    factorial = [1]  # in powers of e
+    for k in range(by_input):
+        factorial = [b - k * c for b, c in zip([0, *factorial], [*factorial, 0], strict=True)]
+    power = torch.pow(x, e - by_input)
+    log = torch.log(x) if by_exponent else x
+    total: Tensor | None = None
+    for j in range(min(by_input, by_exponent) + 1):
+        coefficient = torch.zeros_like(e)
+        for c in reversed(factorial):
+            coefficient = coefficient * e + c * math.comb(by_exponent, j)
+        term = product(coefficient, log ** (by_exponent - j)) if j < by_exponent else coefficient
+        total = term if total is None else total + term
+        factorial = [i * c for i, c in enumerate(factorial)][1:]
+    assert total is not None
+    value = product(total, power)
+    if by_exponent == 0:
+        return value
+    real = e.real if e.is_complex() else e
+    vanishes = (x == 0) & (real > by_input if by_input else real >= 0)
+    return torch.where(vanishes, 0.0, value)
 
 
 @rounded_once
-def scalar_double_backward_formula(
-    grad_grad: Tensor, grad: Tensor, input: Tensor, exponent: Number
-) -> tuple[Tensor, Tensor]:
-    """The gradients of pow_scalar_backward by `grad` and by `input`."""
-    first = _power_base_derivative(input, exponent)
-    second = _power_base_second_derivative(input, exponent)
-    return grad_grad * first, grad_grad.conj() * grad * second.conj()
+def derivative_formula(
+    grad: Tensor, input: Tensor, exponent: Tensor, by_input: int, by_exponent: int
+) -> Tensor:
+    """grad times the conjugate of a derivative of any order."""
+    return product(grad, derivative(input, exponent, by_input, by_exponent).conj())
 
 
 @rounded_once
@@ -176,11 +165,8 @@ def backward_formula(
     grad: Tensor, input: Tensor, exponent: Tensor, output_mask: Sequence[bool]
 ) -> list[Tensor]:
     """grad times the conjugates of e x^(e-1) and of x^e ln(x), those of them wanted."""
-    partials = (
-        lambda: grad * _power_base_derivative(input, exponent).conj(),
-        lambda: grad * _power_exponent_derivative(input, exponent).conj(),
-    )
-    return those_wanted(partials, output_mask)
+    orders = [order for order, want in zip(((1, 0), (0, 1)), output_mask, strict=True) if want]
+    return [grad * derivative(input, exponent, *order).conj() for order in orders]
 
 
 @rounded_once
@@ -192,23 +178,18 @@ def double_backward_formula(
     exponent: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of pow_backward by `grad`, by `input` and by `exponent`."""
-    # A cotangent of 0 skips its term: an absent one must not turn into NaN.
-    mixed = _power_mixed_derivative(input, exponent)
-    along_base = (
-        _power_base_derivative(input, exponent),
-        _power_base_second_derivative(input, exponent).conj(),
-        mixed.conj(),
-    )
-    along_exponent = (
-        _power_exponent_derivative(input, exponent),
-        mixed.conj(),
-        _power_exponent_derivative(input, exponent, log_power=2).conj(),
-    )
-    conj_input, conj_exponent = grad_grad_input.conj(), grad_grad_exponent.conj()
+
+    def sum_of(v: Tensor, w: Tensor, by_input: int, by_exponent: int) -> Tensor:
+        # A cotangent of 0 skips its term: an absent one must not turn into NaN.
+        along_input = product(v, derivative(input, exponent, by_input + 1, by_exponent).conj())
+        along_exponent = product(w, derivative(input, exponent, by_input, by_exponent + 1).conj())
+        return along_input + along_exponent
+
+    v, w = grad_grad_input.conj(), grad_grad_exponent.conj()
     return (
-        product(grad_grad_input, along_base[0]) + product(grad_grad_exponent, along_exponent[0]),
-        grad * (product(conj_input, along_base[1]) + product(conj_exponent, along_exponent[1])),
-        grad * (product(conj_input, along_base[2]) + product(conj_exponent, along_exponent[2])),
+        sum_of(v, w, 0, 0).conj(),
+        grad * sum_of(v, w, 1, 0),
+        grad * sum_of(v, w, 0, 1),
     )
 
 
@@ -226,66 +207,43 @@ def _fake_backward(
     return [gradient for gradient, wanted in zip(gradients, output_mask, strict=True) if wanted]
 
 
+_of_number = register_family("pow", "Tensor_Scalar", scalar_derivative)
+scalar_backward_formula = _of_number.backward
+scalar_double_backward_formula = _of_number.double_backward
 register_with_out("pow.Scalar", torch.mul, formula, "Scalar_out")
-_power_of_number = register_with_out("pow.Tensor_Scalar", torch.pow, formula, "Tensor_Scalar_out")
-_power = register_with_out("pow.Tensor_Tensor", torch.pow, formula, "Tensor_Tensor_out")
-_power_of_number_backward = register(
-    "pow_backward.Tensor_Scalar",
-    lambda grad, input, exponent: torch.mul(grad, input),
-    scalar_backward_formula,
-)
-_power_backward = register(
-    "pow_backward.Tensor_Tensor", _fake_backward, backward_formula, stacks=False
-)
-_power_of_number_double_backward = register(
-    "pow_double_backward.Tensor_Scalar",
-    lambda grad_grad, grad, input, exponent: _two(grad_grad, grad, input),
-    scalar_double_backward_formula,
-)
-_power_double_backward = register(
+register_with_out("pow.Tensor_Scalar", torch.pow, formula, "Tensor_Scalar_out")
+register_with_out("pow.Tensor_Tensor", torch.pow, formula, "Tensor_Tensor_out")
+register("pow_backward.Tensor_Tensor", _fake_backward, backward_formula, stacks=False)
+register(
     "pow_double_backward.Tensor_Tensor",
     lambda *operands: (*_two(*operands), _elementwise(*operands)),
     double_backward_formula,
 )
+register(
+    "pow_derivative",
+    lambda grad, input, exponent, by_input, by_exponent: _elementwise(grad, input, exponent),
+    derivative_formula,
+)
 
 
-def _scalar_derivatives(x: Tensor, exponent: Number) -> tuple[Tensor, Tensor]:
-    def term(coefficient: Number, exponent: Number) -> Tensor:
-        if coefficient == 0:  # also where the power is infinite
-            return torch.zeros_like(x)
-        return cast(Tensor, coefficient * _PowScalar.apply(x, exponent))
-
-    return term(exponent, exponent - 1), term(exponent * (exponent - 1), exponent - 2)
-
-
-class _PowScalar(_Unary):
+class _PowScalar(Unary):
     """input ** exponent for a Python number, in the dtype of the input."""
 
-    has_parameter = True
-    operation = _Operation(
-        _power_of_number,
-        _power_of_number_backward,
-        _power_of_number_double_backward,
-        _second_of(_scalar_derivatives),
-    )
+    operators = _pow.Tensor_Scalar, _ops.pow_backward.Tensor_Scalar
 
 
-class Pow(_Function):
+class Pow(Function):
     """`Pow.apply(input, exponent)`: input ** exponent, either of them a tensor or a Python number.
 
     Differentiable in both; type promotion and broadcasting are those of torch.pow.
     """
 
+    generate_vmap_rule = True
+
     @classmethod
     def apply(cls, *arguments: Tensor | Number) -> Any:
         """The power, in the dtype that torch.pow would give it."""
         input, exponent = arguments
-        if isinstance(input, Tensor):
-            if isinstance(exponent, Tensor):
-                if input.dtype is exponent.dtype:
-                    return cls._apply_checked(input, exponent)
-            elif isinstance(exponent, (int, float)) and input.dtype.is_floating_point:
-                return _PowScalar.apply(input, exponent)
         dtype = torch.result_type(input, exponent)
         if not isinstance(exponent, Tensor):
             return _PowScalar.apply(cast(Tensor, input).to(dtype), exponent)
@@ -295,168 +253,30 @@ class Pow(_Function):
 
     @staticmethod
     def forward(input: Tensor, exponent: Tensor) -> Tensor:
-        """The kernel, for two tensors of one dtype."""
-        return cast(Tensor, _power[input.dtype](input, exponent))
+        """The operator, for two tensors of one dtype."""
+        return cast(Tensor, _pow.Tensor_Tensor(input, exponent))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         """Save the inputs."""
-        _save(ctx, *inputs)
+        save(ctx, *inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         """grad e x^(e-1) and grad x^e ln(x), those of them that are needed."""
-        operands = ctx.saved_tensors
-        mask = ctx.needs_input_grad
-        if _being_differentiated():
-            partials = _PowBackward.apply(mask, grad, *operands)
-        else:
-            partials = _power_backward[operands[0].dtype](grad, *operands, mask)
+        operands, mask = ctx.saved_tensors, ctx.needs_input_grad
+        partials = _ops.pow_backward.Tensor_Tensor(grad, *operands, mask)
         return to_operands(spread(partials, mask), operands)
 
     @staticmethod
     def push_forward(ctx: Any, inputs: Sequence[Tensor], *tangents: Tensor | None) -> Tensor:
         """The sum of the partial derivatives, each times its tangent."""
-        input, exponent = inputs
-        one = input.new_ones(())
-        return cast(Tensor, _PowDoubleBackward.apply(*tangents, one, input, exponent)[0])
-
-
-class _PowBackward(_Function):
-    """grad times the conjugates of the wanted partial derivatives, at the broadcast shape."""
-
-    @staticmethod
-    def forward(
-        mask: tuple[bool, bool], grad: Tensor, input: Tensor, exponent: Tensor
-    ) -> tuple[Tensor, ...]:
-        return tuple(_power_backward[input.dtype](grad, input, exponent, mask))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.mask, *tensors = inputs
-        ctx.set_materialize_grads(False)
-        _save(ctx, *tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_grads: Tensor | None) -> Gradients:
-        needed = ctx.needs_input_grad[1:]
-        grads = _PowDoubleBackward.apply(*spread(grad_grads, ctx.mask), *ctx.saved_tensors)
-        wanted = tuple(grad if need else None for grad, need in zip(grads, needed, strict=True))
-        return None, *to_operands(wanted, ctx.saved_tensors)
-
-    @staticmethod
-    def push_forward(
-        ctx: Any,
-        inputs: Sequence[Tensor],
-        mask: None,
-        grad_tangent: Tensor | None,
-        *tangents: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        grad, input, exponent = inputs
-        # The matrix of second derivatives is symmetric: its product with the tangents is that
-        # with the cotangents of the backward.
-        moved = _PowDoubleBackward.apply(*tangents, grad, input, exponent)[1:]
-        result = tuple(value for value, wanted in zip(moved, ctx.mask, strict=True) if wanted)
-        if grad_tangent is None:
-            return result
-        scaled = _PowBackward.apply(ctx.mask, grad_tangent, input, exponent)
-        return tuple(map(torch.add, scaled, result))
-
-
-def _recorded_backward(
-    grad: Tensor, operands: Sequence[Tensor], parameter: Number, mask: tuple[bool, ...]
-) -> Gradients:
-    dtype = torch.promote_types(operands[0].dtype, operands[1].dtype)
-    operands = [operand.to(dtype) for operand in operands]
-    return to_operands(spread(_PowBackward.apply(mask, grad, *operands), mask), operands)
-
-
-RECORDED["Pow"] = _recorded_backward
-
-
-class _PowDoubleBackward(_Function):
-    """With P = input ** exponent and cotangents v: Σ v_i P_i, and grad Σ v_i P_ij for each j."""
-
-    @staticmethod
-    def forward(
-        grad_grad_input: Tensor | None,
-        grad_grad_exponent: Tensor | None,
-        grad: Tensor,
-        input: Tensor,
-        exponent: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        absent = grad.new_zeros(())
-        return cast(
-            tuple[Tensor, Tensor, Tensor],
-            _power_double_backward[input.dtype](
-                absent if grad_grad_input is None else grad_grad_input,
-                absent if grad_grad_exponent is None else grad_grad_exponent,
-                grad,
-                input,
-                exponent,
-            ),
-        )
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor | None, ...], output: Any) -> None:
-        ctx.set_materialize_grads(False)
-        _save(ctx, *inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Gradients:
-        return _vjp(_second, ctx.saved_tensors, cotangents, ctx.needs_input_grad)
-
-    @staticmethod
-    def push_forward(
-        ctx: Any, inputs: Sequence[Tensor | None], *tangents: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        return _jvp(_second, inputs, tangents, (True, True, True))
-
-
-def _second(
-    wanted: Sequence[bool],
-    grad_grad_input: Tensor | None,
-    grad_grad_exponent: Tensor | None,
-    grad: Tensor,
-    x: Tensor,
-    e: Tensor,
-) -> list[Tensor]:
-    zero = x == 0
-    # ln 0 meets powers that are 0 wherever the product has a limit; dropping it takes that limit.
-    log = torch.where(zero, 0.0, torch.log(torch.where(zero, 1.0, x)))
-
-    def second_base_derivative() -> Tensor:
-        coefficient = e * (e - 1)
-        # 0 ** 0 instead of 0 ** -1, which a coefficient of 0 does not outweigh
-        vanishing = zero & (coefficient == 0)
-        return cast(Tensor, coefficient * Pow.apply(x, torch.where(vanishing, 0.0, e - 2)))
-
-    def mixed_derivative() -> Tensor:
-        return cast(Tensor, Pow.apply(x, e - 1) * (1 + e * log))
-
-    def base_derivative() -> Tensor:
-        return cast(Tensor, e * Pow.apply(x, torch.where(zero & (e == 0), 0.0, e - 1)))
-
-    def exponent_derivative(log_power: int = 1) -> Tensor:
-        return cast(Tensor, Pow.apply(x, e) * log**log_power)
-
-    rows = (
-        (base_derivative, exponent_derivative),
-        (second_base_derivative, mixed_derivative),
-        (mixed_derivative, functools.partial(exponent_derivative, log_power=2)),
-    )
-
-    def output(index: int) -> Tensor:
         terms = [
-            cotangent * derivative() if index == 0 else (cotangent * derivative()).conj() * grad
-            for cotangent, derivative in zip(
-                (grad_grad_input, grad_grad_exponent), rows[index], strict=True
-            )
-            if cotangent is not None
+            _ops.pow_backward.Tensor_Tensor(tangent.conj(), *inputs, (i == 0, i == 1))[0].conj()
+            for i, tangent in enumerate(tangents)
+            if tangent is not None
         ]
-        return sum(terms[1:], start=terms[0])
-
-    return [output(index) for index, want in enumerate(wanted) if want]
+        return cast(Tensor, sum(terms[1:], start=terms[0]))
 
 
 class _TracedScalar(torch.autograd.Function):
@@ -469,7 +289,7 @@ class _TracedScalar(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (input,) = ctx.saved_tensors
-        return scalar_backward_formula(grad, input, ctx.exponent), None
+        return _of_number.backward(grad, input, ctx.exponent), None
 
 
 class _Traced(torch.autograd.Function):

@@ -8,12 +8,13 @@ convention: the gradient of y = f(z) is grad * conj(f'(z)).
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, compiler, is_grad_enabled
 from torch._C import _are_functorch_transforms_active as transforms_active
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch._prims_common.wrappers import _maybe_resize_out
 
 from fusedgrad import operators
@@ -177,9 +178,27 @@ def traced(
     return cast(Tensor, function.apply(*arguments))  # type: ignore[no-untyped-call]
 
 
+def traced_unary(
+    formula: Callable[[Tensor], Tensor], backward_formula: Callable[[Tensor, Tensor], Tensor]
+) -> type[torch.autograd.Function]:
+    """The Function that `traced` takes, of one tensor."""
+
+    class Traced(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, input: Tensor) -> Tensor:
+            ctx.save_for_backward(input)
+            return formula(input)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            (input,) = ctx.saved_tensors
+            return backward_formula(grad, input)
+
+    return Traced
+
+
 def call_unary(
     name: str,
-    function: Any,
     traced_function: type[torch.autograd.Function],
     formula: Callable[[Tensor], Tensor],
     input: Any,
@@ -191,14 +210,145 @@ def call_unary(
         result = traced(traced_function, formula, promoted(input))
         return result if out is None else operators.store(result, out)
     operator = getattr(operators._ops, name)
-    if out is not None:
-        dtype = torch.result_type(input, 1.0)  # integers and bool promote, as in PyTorch
-        prepare_out(name, out, dtype, input.shape, input.requires_grad)
-        if dtype.is_complex:
-            return operators.store(formula(input), out)
-        operator.out(input, out=out)
-        return cast(Tensor, out)
-    # Operators record real operands themselves.
-    if is_transformed() or input.is_complex():
-        return cast(Tensor, function.apply(input))
-    return cast(Tensor, operator.default(input))
+    if out is None:
+        return cast(Tensor, operator.default(input))
+    dtype = torch.result_type(input, 1.0)  # integers and bool promote, as in PyTorch
+    prepare_out(name, out, dtype, input.shape, input.requires_grad)
+    if dtype.is_complex:
+        return operators.store(formula(input), out)
+    operator.out(input, out=out)
+    return cast(Tensor, out)
+
+
+class Family(NamedTuple):
+    """The formulas of a function's derivatives, and the operators that are named after them.
+
+    Each takes what its name says, the input, a number that the function may take besides, and the
+    order of the derivative f, which is 1 unless it is given; `second` and so on are its results.
+    """
+
+    backward: Callable[..., Tensor]  # grad f
+    double_backward: Callable[..., tuple[Tensor, Tensor]]  # the gradients of that
+    triple_backward: Callable[..., tuple[Tensor, Tensor, Tensor]]  # those of grad_grad grad f
+
+
+def register_family(name: str, overload: str, derivative: Callable[..., Tensor]) -> Family:
+    """Formulas and fake functions for the operators of a family, from `derivative`.
+
+    That is the derivative of the input, the number if there is one, and the order; `further` is
+    added to the order.
+    """
+
+    @rounded_once
+    def backward(grad: Tensor, input: Tensor, *rest: Any) -> Tensor:
+        return grad * derivative(input, *rest).conj()
+
+    @rounded_once
+    def double_backward(
+        grad_grad: Tensor, grad: Tensor, input: Tensor, *rest: Any
+    ) -> tuple[Tensor, Tensor]:
+        following = derivative(input, *rest, further=1)
+        first = grad_grad * derivative(input, *rest)
+        return first, grad_grad.conj() * grad * following.conj()
+
+    @rounded_once
+    def triple_backward(
+        grad: Tensor, first: Tensor, second: Tensor, input: Tensor, *rest: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        own = derivative(input, *rest)
+        following = derivative(input, *rest, further=1)
+        return grad * second * own, grad * first * own, grad * first * second * following
+
+    suffix = f".{overload}" if overload else ""
+    for kind, formula, operands in (
+        ("backward", backward, 2),
+        ("double_backward", double_backward, 3),
+        ("triple_backward", triple_backward, 4),
+    ):
+        fake = functools.partial(_fake_products, operands)
+        operators.register(f"{name}_{kind}{suffix}", fake, formula)
+    return Family(backward, double_backward, triple_backward)
+
+
+def _fake_products(count: int, *arguments: Any) -> Any:
+    result = operators._elementwise(*arguments[:count])
+    others = [torch.empty_like(result) for _ in range(count - 2)]
+    return (result, *others) if others else result
+
+
+class Function(torch.autograd.Function):
+    """A Function over an operator: other transforms and orders are the operator's.
+
+    `apply` does not spend the 30 µs that `inspect.signature` takes unless a transform is active.
+    """
+
+    _apply: ClassVar[Callable[..., Any]]
+
+    def __init_subclass__(cls) -> None:
+        """Find the implementation of `apply` in C."""
+        super().__init_subclass__()
+        cls._apply = super(torch.autograd.Function, cls).apply  # type: ignore[misc]
+
+    @classmethod
+    def apply(cls, *arguments: Any) -> Any:
+        """Records the call."""
+        if transforms_active():
+            return super().apply(*arguments)  # type: ignore[no-untyped-call]
+        return cls._apply(*unwrap_dead_wrappers(arguments))
+
+    # For subclasses with an apply of their own; Dynamo fails on super().apply there.
+    _apply_checked = apply
+
+    @classmethod
+    def jvp(cls, ctx: Any, *tangents: Any) -> Any:
+        """`push_forward` of the inputs and tangents."""
+        # PyTorch runs a jvp with forward mode off, for outer transforms too, whose derivatives
+        # would silently be 0. With it on, the inputs must have lost the tangents of this one.
+        with forward_ad._set_fwd_grad_enabled(True):
+            inputs = [
+                tensor if tensor is None else forward_ad.unpack_dual(tensor).primal  # type: ignore[no-untyped-call]
+                for tensor in ctx.saved_tensors
+            ]
+            return cls.push_forward(ctx, inputs, *tangents)
+
+    @staticmethod
+    def push_forward(ctx: Any, inputs: Sequence[Any], *tangents: Any) -> Any:
+        """The tangents of the outputs, from the saved tensors and the tangents of the inputs."""
+        raise NotImplementedError
+
+
+class Unary(Function):
+    """Of one tensor, and perhaps a number: `operators` are those of the value and the backward."""
+
+    generate_vmap_rule = True
+    operators: ClassVar[tuple[Any, Any]]
+
+    @classmethod
+    def forward(cls, input: Tensor, *number: Number) -> Tensor:
+        """The operator."""
+        return cast(Tensor, cls.operators[0](input, *number))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Save the input."""
+        input, *ctx.number = inputs
+        save(ctx, input)
+
+    @classmethod
+    def backward(cls, ctx: Any, grad: Tensor) -> Gradients:
+        """The gradient times the derivative."""
+        grad = cls.operators[1](grad, *ctx.saved_tensors, *ctx.number)
+        return grad, *[None] * len(ctx.number)
+
+    @classmethod
+    def push_forward(
+        cls, ctx: Any, inputs: Sequence[Tensor], tangent: Tensor, *number: None
+    ) -> Tensor:
+        """The derivative times the tangent."""
+        return cast(Tensor, cls.operators[1](tangent.conj(), *inputs, *ctx.number).conj())
+
+
+def save(ctx: Any, *tensors: Tensor | None) -> None:
+    """Keep the tensors for both modes."""
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)

@@ -5,7 +5,7 @@ that agree, wherever x lies: sigmoid' = q s, sigmoid'' = -q s tanh(x / 2). Compl
 sign from the real part.
 """
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, compiler
@@ -13,16 +13,17 @@ from torch.compiler import is_dynamo_compiling
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fusedgrad import _C
-from fusedgrad.operations.derivatives import _derivative, _Operation, _second_of, _Unary
 from fusedgrad.operations.shared import (
+    Unary,
     call_unary,
     even_derivative,
     exp_of_magnitude,
     negative_half_plane,
+    register_family,
     rounded_once,
+    traced_unary,
 )
-from fusedgrad.operations.tanh import Tanh
-from fusedgrad.operators import _two, register, register_with_out
+from fusedgrad.operators import _ops, register_with_out
 
 
 def sigmoid(input: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -45,7 +46,7 @@ def sigmoid(input: Tensor, *, out: Tensor | None = None) -> Tensor:
             return cast(Tensor, result)
     if has_torch_function_unary(input):
         return handle_torch_function(sigmoid, (input,), input, out=out)
-    return call_unary("sigmoid", Sigmoid, _Traced, formula, input, out)
+    return call_unary("sigmoid", _Traced, formula, input, out)
 
 
 @rounded_once
@@ -55,45 +56,37 @@ def formula(input: Tensor) -> Tensor:
     return torch.where(negative_half_plane(input), a, 1.0) / (1 + a)
 
 
-@rounded_once
-def backward_formula(grad: Tensor, input: Tensor) -> Tensor:
-    """grad times the conjugate of sigmoid'(input)."""
-    return grad * even_derivative(exp_of_magnitude(input)).conj()
+def derivative(x: Tensor, order: int = 1, further: int = 0) -> Tensor:
+    """The derivative of an order: z Q(z), and for even orders times tanh(x / 2), for z = q s.
+
+    Q follows from z' = -z tanh(x / 2) and tanh(x / 2)² = 1 - 4 z, and is 1 or -1 in the tails.
+    """
+    order += further
+    z = even_derivative(exp_of_magnitude(x))
+    if order == 1:
+        return z
+    q = [1]
+    for n in range(1, order):
+        below = [0, *q] if n % 2 == 0 else [0] * (len(q) + 1)
+        q = [
+            (2 + 4 * i) * b - (1 + i) * c
+            for i, (b, c) in enumerate(zip(below, [*q, 0], strict=True))
+        ]
+    value = torch.zeros_like(z)
+    for coefficient in reversed(q):
+        value = value * z + coefficient
+    return z * value if order % 2 else z * value * torch.tanh(x / 2)
 
 
-@rounded_once
-def double_backward_formula(
-    grad_grad: Tensor, grad: Tensor, input: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The gradients of sigmoid_backward by `grad` and by `input`."""
-    first = even_derivative(exp_of_magnitude(input))
-    second = -first * torch.tanh(input / 2)
-    return grad_grad * first, grad_grad.conj() * grad * second.conj()
+_family = register_family("sigmoid", "", derivative)
+backward_formula, double_backward_formula = _family.backward, _family.double_backward
+register_with_out("sigmoid", torch.sigmoid, formula)
 
 
-def _derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
-    first = _derivative(Sigmoid.operation, x)
-    return first, -first * Tanh.apply(x / 2)
-
-
-class Sigmoid(_Unary):
+class Sigmoid(Unary):
     """`Sigmoid.apply(input)`: 1 / (1 + exp(-input)), for floating-point and complex tensors."""
 
-    operation = _Operation(
-        register_with_out("sigmoid", torch.sigmoid, formula),
-        register("sigmoid_backward", torch.mul, backward_formula),
-        register("sigmoid_double_backward", _two, double_backward_formula),
-        _second_of(_derivatives),
-    )
+    operators = _ops.sigmoid.default, _ops.sigmoid_backward.default
 
 
-class _Traced(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor) -> Tensor:
-        ctx.save_for_backward(input)
-        return formula(input)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (input,) = ctx.saved_tensors
-        return backward_formula(grad, input)
+_Traced = traced_unary(formula, backward_formula)

@@ -4,7 +4,7 @@ With a = exp(-2 |x|), s = 1 / (1 + a) and q = a s nothing below subtracts two nu
 tanh' = 4 q s = sech², tanh'' = -2 tanh sech². Complex numbers take the sign from the real part.
 """
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, compiler
@@ -12,14 +12,15 @@ from torch.compiler import is_dynamo_compiling
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fusedgrad import _C
-from fusedgrad.operations.derivatives import _derivative, _Operation, _second_of, _Unary
+from fusedgrad.operations import sigmoid
 from fusedgrad.operations.shared import (
+    Unary,
     call_unary,
-    even_derivative,
-    exp_of_magnitude,
+    register_family,
     rounded_once,
+    traced_unary,
 )
-from fusedgrad.operators import _two, register, register_with_out
+from fusedgrad.operators import _ops, register_with_out
 
 
 def tanh(input: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -42,7 +43,7 @@ def tanh(input: Tensor, *, out: Tensor | None = None) -> Tensor:
             return cast(Tensor, result)
     if has_torch_function_unary(input):
         return handle_torch_function(tanh, (input,), input, out=out)
-    return call_unary("tanh", Tanh, _Traced, formula, input, out)
+    return call_unary("tanh", _Traced, formula, input, out)
 
 
 @rounded_once
@@ -51,45 +52,21 @@ def formula(input: Tensor) -> Tensor:
     return torch.tanh(input)
 
 
-@rounded_once
-def backward_formula(grad: Tensor, input: Tensor) -> Tensor:
-    """grad times the conjugate of tanh'(input)."""
-    return grad * (4 * even_derivative(exp_of_magnitude(2 * input))).conj()
+def derivative(x: Tensor, order: int = 1, further: int = 0) -> Tensor:
+    """The derivative of an order, from that of sigmoid(2 x)."""
+    factor = float(2 ** (order + further + 1))
+    return factor * sigmoid.derivative(2 * x, order, further)
 
 
-@rounded_once
-def double_backward_formula(
-    grad_grad: Tensor, grad: Tensor, input: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The gradients of tanh_backward by `grad` and by `input`."""
-    first = 4 * even_derivative(exp_of_magnitude(2 * input))
-    second = -2 * torch.tanh(input) * first
-    return grad_grad * first, grad_grad.conj() * grad * second.conj()
+_family = register_family("tanh", "", derivative)
+backward_formula, double_backward_formula = _family.backward, _family.double_backward
+register_with_out("tanh", torch.tanh, formula)
 
 
-def _derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
-    first = _derivative(Tanh.operation, x)
-    return first, -2 * Tanh.apply(x) * first
-
-
-class Tanh(_Unary):
+class Tanh(Unary):
     """`Tanh.apply(input)`: the hyperbolic tangent, for floating-point and complex tensors."""
 
-    operation = _Operation(
-        register_with_out("tanh", torch.tanh, formula),
-        register("tanh_backward", torch.mul, backward_formula),
-        register("tanh_double_backward", _two, double_backward_formula),
-        _second_of(_derivatives),
-    )
+    operators = _ops.tanh.default, _ops.tanh_backward.default
 
 
-class _Traced(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor) -> Tensor:
-        ctx.save_for_backward(input)
-        return formula(input)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (input,) = ctx.saved_tensors
-        return backward_formula(grad, input)
+_Traced = traced_unary(formula, backward_formula)

@@ -16,8 +16,7 @@ from fusedgrad.fuse import autograd, kernel, nvrtc
 from fusedgrad.fuse.expression import Expression, constant
 from fusedgrad.fuse.graph import Graph
 from fusedgrad.fuse.trace import PLAIN
-from fusedgrad.operations.derivatives import _Function
-from fusedgrad.operations.shared import HALF_DTYPES
+from fusedgrad.operations.shared import HALF_DTYPES, Function, is_transformed
 
 fused_rows = _C.fused_rows
 # A tensor among several and one of its rows, of its first dimension; -1 for all of it
@@ -164,7 +163,7 @@ def apply(
 ) -> Sequence[Tensor]:
     """The results, differentiable."""
     if (
-        autograd.is_transformed()
+        is_transformed()
         or count_of_dispatch_modes()
         or not all([type(tensor) in PLAIN for tensor in tensors])  # noqa: C419
         or len(rows.read) + len(rows.graph.outputs) > _C.max_operands
@@ -175,7 +174,7 @@ def apply(
     return rows.run(numbers, dtypes, tensors)
 
 
-class _RowsFunction(_Function):
+class _RowsFunction(Function):
     """`apply(rows, numbers, dtypes, *tensors)`: keeps the tensors and nothing else."""
 
     @staticmethod

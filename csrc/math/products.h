@@ -1,0 +1,45 @@
+// Products with a derivative of any order, and what their backwards return. `Derivatives` is a
+// function with at(x), its derivatives of orders n and n + 1.
+//
+//   DerivativeTimes             g f^(n)(x)
+//   DerivativeTimesBackward     of that, by a gradient h: h f^(n), h g f^(n+1)
+//   DerivativeTimesTwoBackward  of h g f^(n), by a gradient c: c g f^(n), c h f^(n), c h g f^(n+1)
+//
+// The family of f is closed under differentiation with them: each result is again such a product.
+#pragma once
+
+#include "math/platform.h"
+
+namespace fusedgrad::math {
+
+template <class Derivatives>
+struct DerivativeTimes : Derivatives {
+  using Derivatives::Derivatives;
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x) const {
+    return grad * this->at(x).value[0];
+  }
+};
+
+template <class Derivatives>
+struct DerivativeTimesBackward : Derivatives {
+  using Derivatives::Derivatives;
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad_grad, T grad, T x) const {
+    const Values<T, 2> f = this->at(x);
+    return {{grad_grad * f.value[0], grad_grad * grad * f.value[1]}};
+  }
+};
+
+template <class Derivatives>
+struct DerivativeTimesTwoBackward : Derivatives {
+  using Derivatives::Derivatives;
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE Values<T, 3> operator()(T grad, T first, T second, T x) const {
+    const Values<T, 2> f = this->at(x);
+    return {{grad * second * f.value[0], grad * first * f.value[0],
+             grad * first * second * f.value[1]}};
+  }
+};
+
+}  // namespace fusedgrad::math
