@@ -119,7 +119,9 @@ def formula(input: Tensor | Number, exponent: Tensor | Number) -> Tensor:
 def scalar_derivative(x: Tensor, e: Number, order: int = 1, further: int = 0) -> Tensor:
     """e (e-1) ... (e-n+1) x^(e-n), for a Python number as exponent."""
     order += further
-    coefficient = math.prod(e - k for k in range(order))
+    coefficient: Number = 1
+    for k in range(order):
+        coefficient = coefficient * (e - k)
     return product(coefficient, torch.pow(x, e - order))
 
 
@@ -137,9 +139,10 @@ def derivative(x: Tensor, e: Tensor, by_input: int, by_exponent: int) -> Tensor:
     log = torch.log(x) if by_exponent else x
     total: Tensor | None = None
     for j in range(min(by_input, by_exponent) + 1):
-        coefficient = torch.zeros_like(e)
-        for c in reversed(factorial):
-            coefficient = coefficient * e + c * math.comb(by_exponent, j)
+        leading, *others = [c * math.comb(by_exponent, j) for c in reversed(factorial)]
+        coefficient = torch.full_like(e, leading)
+        for c in others:
+            coefficient = coefficient * e + c
         term = product(coefficient, log ** (by_exponent - j)) if j < by_exponent else coefficient
         total = term if total is None else total + term
         factorial = [i * c for i, c in enumerate(factorial)][1:]
