@@ -5,10 +5,12 @@ import contextlib
 import contextvars
 import functools
 import gc
+import sys
 import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -432,6 +434,34 @@ def test_a_number_that_changes_is_compiled_twice(compilations: list[str], name: 
             value *= 0.97
     assert len(compilations) <= 2
     assert len(fused._structures) == 1
+
+
+def test_ten_thousand_numbers_take_no_memory_and_no_more_entries(
+    compilations: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEDGRAD_CACHE_DIR", str(tmp_path))
+    annealed = types.SimpleNamespace(tau=1.0)
+    by_state = fusedgrad.fuse(lambda x: torch.sigmoid(x / annealed.tau))
+    by_argument = fusedgrad.fuse(lambda x, tau, n: torch.tanh(x * tau) ** n)
+
+    def steps(first: int, last: int) -> None:
+        for step in range(first, last):
+            annealed.tau = 1 / step
+            by_state(X)
+            by_argument(X, 0.5 * step, step % 7 + 2)
+
+    steps(1, 1000)
+    count, files = len(compilations), len(list(tmp_path.rglob("*")))
+    steps(1000, 3000)
+    gc.collect()
+    before = sys.getallocatedblocks()
+    steps(3000, 10_000)
+    gc.collect()
+    grown = sys.getallocatedblocks() - before
+    assert count <= 4
+    assert len(compilations) == count
+    assert len(list(tmp_path.rglob("*"))) == files
+    assert grown < 500, grown
 
 
 def test_a_structure_that_keeps_changing_is_told_once_and_stays_right(

@@ -6,9 +6,14 @@
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <pybind11/pybind11.h>
 #include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/forward_grad.h>
 #include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/jit/frontend/tracer.h>
 
+#include <algorithm>
+#include <cstring>
 #include <optional>
+#include <vector>
 
 #include "operators/dispatch.h"
 #include "operators/recording.h"
@@ -158,6 +163,90 @@ PyObject* binary_cross_entropy_with_logits(PyObject*, PyObject* const* arguments
   END_HANDLE_TH_ERRORS
 }
 
+// What of a tensor a record depends on, as one number
+int64_t kind_of(const Tensor& tensor) {
+  const c10::Device device = tensor.device();
+  int64_t kind = static_cast<int64_t>(tensor.scalar_type());
+  kind |= static_cast<int64_t>(tensor.dim() == 0) << 8;
+  kind |= static_cast<int64_t>(tensor.requires_grad()) << 9;
+  kind |= static_cast<int64_t>(device.type()) << 16;
+  return kind | (static_cast<int64_t>(device.index()) & 0xffff) << 24;
+}
+
+bool has_attributes(PyObject* value) {
+  const auto held = pybind11::reinterpret_steal<pybind11::object>(
+      PyObject_GenericGetDict(value, /*context=*/nullptr));
+  if (!held) throw pybind11::error_already_set();
+  return PyDict_GET_SIZE(held.ptr()) != 0;
+}
+
+bool is_immutable(PyObject* value) {
+  return value == Py_None || PyLong_CheckExact(value) || PyBool_Check(value) ||
+         PyUnicode_CheckExact(value);
+}
+
+// The key of a call of a fused function, of the function, the arguments and the keywords: what its
+// record depends on besides what it reads from outside. NotImplemented for a call that Python sees
+// to: under a mode, a transform, autocast or forward mode, or of other arguments than these.
+PyObject* call_key(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 3, "call_key() takes 3 arguments, got ", count);
+  if (!unobserved() || at::autocast::is_autocast_enabled(c10::kCPU) ||
+      at::autocast::is_autocast_enabled(c10::kCUDA) || torch::jit::tracer::isTracing() ||
+      torch::autograd::ForwardADLevel::try_get_by_idx(0) != nullptr) {
+    return not_implemented();
+  }
+  const auto address = [](PyObject* object) {
+    return pybind11::reinterpret_steal<pybind11::object>(PyLong_FromVoidPtr(object));
+  };
+  std::vector<pybind11::object> key;
+  if (PyMethod_Check(given[0])) {
+    key.push_back(address(PyMethod_GET_FUNCTION(given[0])));
+    key.push_back(address(PyMethod_GET_SELF(given[0])));
+  } else {
+    key.push_back(address(given[0]));
+  }
+  int64_t state = static_cast<int64_t>(at::typeMetaToScalarType(at::get_default_dtype()));
+  state |= static_cast<int64_t>(at::GradMode::is_enabled()) << 8;
+  state |= static_cast<int64_t>(c10::InferenceMode::is_enabled()) << 9;
+  key.push_back(pybind11::int_(state));
+  std::vector<PyObject*> values;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(given[1]); ++i) {
+    values.push_back(PyTuple_GET_ITEM(given[1], i));
+  }
+  PyObject *name = nullptr, *value = nullptr;
+  for (Py_ssize_t place = 0; PyDict_Next(given[2], &place, &name, &value) != 0;) {
+    key.push_back(pybind11::reinterpret_borrow<pybind11::object>(name));
+    values.push_back(value);
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (THPVariable_CheckExact(values[i])) {
+      if (has_attributes(values[i])) return not_implemented();
+      const auto first = std::find(values.begin(), values.end(), values[i]) - values.begin();
+      const int64_t kind = kind_of(THPVariable_Unpack(values[i]));
+      key.push_back(address(reinterpret_cast<PyObject*>(Py_TYPE(values[i]))));
+      key.push_back(pybind11::int_(kind | static_cast<int64_t>(first) << 40));
+    } else if (PyFloat_CheckExact(values[i])) {
+      const double number = PyFloat_AS_DOUBLE(values[i]);
+      int64_t bits = 0;  // of which NaN equals itself, and 0 does not equal -0
+      std::memcpy(&bits, &number, sizeof bits);
+      key.push_back(address(reinterpret_cast<PyObject*>(&PyFloat_Type)));
+      key.push_back(pybind11::int_(bits));
+    } else if (is_immutable(values[i])) {
+      key.push_back(address(reinterpret_cast<PyObject*>(Py_TYPE(values[i]))));
+      key.push_back(pybind11::reinterpret_borrow<pybind11::object>(values[i]));
+    } else {
+      return not_implemented();
+    }
+  }
+  pybind11::tuple result(key.size());
+  for (size_t i = 0; i < key.size(); ++i) {
+    PyTuple_SET_ITEM(result.ptr(), static_cast<Py_ssize_t>(i), key[i].release().ptr());
+  }
+  return result.release().ptr();
+  END_HANDLE_TH_ERRORS
+}
+
 PyCFunction fast(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
@@ -172,6 +261,7 @@ void bind_calls(PyObject* module) {
       {"binary_cross_entropy", fast(binary_cross_entropy), METH_FASTCALL, nullptr},
       {"binary_cross_entropy_with_logits", fast(binary_cross_entropy_with_logits), METH_FASTCALL,
        nullptr},
+      {"call_key", fast(call_key), METH_FASTCALL, nullptr},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module, methods) != 0) throw pybind11::error_already_set();
 }

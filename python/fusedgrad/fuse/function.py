@@ -30,6 +30,7 @@ from torch._C import _len_torch_function_stack as count_of_modes
 from torch.compiler import is_dynamo_compiling
 
 from fusedgrad import reference
+from fusedgrad._C import call_key
 from fusedgrad.fuse import autograd, generate, kernel
 from fusedgrad.fuse.errors import FuseError, FuseTypeError, FuseValueError
 from fusedgrad.fuse.graph import Graph
@@ -106,7 +107,9 @@ class _Entry:
         # Where more than a kernel runs, the record, and the sources of its operands
         self.call = call
         self.of_node = of_node
+        self.sources = [source for source, _ in inputs]
         self.casts = any(dtype is not None for _, dtype in inputs)
+        self.number: int | None = None  # of the kernel, where nothing but that is to be run
         self.single = structure is None and program.places == [0]
 
     def is_of(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
@@ -196,24 +199,28 @@ class Fused:
     def _called(
         self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> Any:
-        if is_dynamo_compiling() or jit_tracing() is not None:
+        if is_dynamo_compiling():
             return self._body(function, arguments, keywords)
-        if count_of_modes() and _in_a_record():
-            if self._reduction != "none":
-                raise FuseValueError(
-                    f"{self._name}(): its reduction is {self._reduction!r}: only the outermost may "
-                    f"be, at {line_of_caller()}"
-                )
-            return self._body(function, arguments, keywords)
-        for value in (*arguments, *keywords.values()):
-            kind = type(value)
-            if kind not in PLAIN:
-                if isinstance(value, torch.fx.Proxy):  # another function is being traced
-                    return value.tracer.create_proxy("call_function", self, arguments, keywords)
-                if isinstance(value, Tensor):
-                    # A subclass of Tensor, which does with operations as it likes
-                    return self._body(function, arguments, keywords)
-        key = _key(function, arguments, keywords)
+        key = call_key(function, arguments, keywords)
+        if key is NotImplemented:
+            if jit_tracing() is not None:
+                return self._body(function, arguments, keywords)
+            if count_of_modes() and _in_a_record():
+                if self._reduction != "none":
+                    raise FuseValueError(
+                        f"{self._name}(): its reduction is {self._reduction!r}: only the outermost "
+                        f"may be, at {line_of_caller()}"
+                    )
+                return self._body(function, arguments, keywords)
+            for value in (*arguments, *keywords.values()):
+                kind = type(value)
+                if kind not in PLAIN:
+                    if isinstance(value, torch.fx.Proxy):  # another function is being traced
+                        return value.tracer.create_proxy("call_function", self, arguments, keywords)
+                    if isinstance(value, Tensor):
+                        # A subclass of Tensor, which does with operations as it likes
+                        return self._body(function, arguments, keywords)
+            key = _key(function, arguments, keywords)
         if key is not None:
             entry = self._entries.get(key)
             if entry is not None and entry.is_of(function, arguments, keywords):
@@ -290,6 +297,9 @@ class Fused:
     def _served(self, entry: _Entry, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         given = (*arguments, *keywords.values()) if keywords else arguments
         program = entry.program
+        if entry.number is not None:
+            tensors = [given[s] if type(s) is int else s for s in entry.sources]
+            return kernel.fused(entry.number, tensors, entry.parameters, program.dtypes)[0]
         if entry.call is not None:
             return self._served_again(entry, given)
         tensors = [given[s] if type(s) is int else s for s, _ in entry.inputs]
@@ -306,6 +316,9 @@ class Fused:
                     computed = self._computed(program, graph, tensors, entry.parameters)
             else:
                 computed = self._computed(program, graph, tensors, entry.parameters)
+                is_plain = entry.single and not entry.casts and self._reduction == "none"
+                if is_plain and all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
+                    entry.number = program.number
             if self._reduction != "none" or entry.single:
                 return computed[0]
         leaves = [
@@ -1086,6 +1099,9 @@ def _key(
     function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
 ) -> tuple[Any, ...] | None:
     """What a record depends on besides what is read from outside; None where it is not served."""
+    given = call_key(function, arguments, keywords)
+    if given is not NotImplemented:
+        return cast("tuple[Any, ...]", given)
     if count_of_modes() or transforms_active() or autocasting() or forward_ad._current_level >= 0:
         return None
     key: list[Any] = [id(function), is_grad_enabled(), is_inference(), get_default_dtype()]
@@ -1100,7 +1116,7 @@ def _key(
         if kind in PLAIN:
             if value.__dict__:
                 return None
-            key += (value.dtype, value.dim() == 0, value.requires_grad, value.device)
+            key += (kind, value.dtype, value.dim() == 0, value.requires_grad, value.device)
             if first is None:
                 first = value
             else:  # which arguments are one object
