@@ -615,7 +615,7 @@ REFUSED: dict[str, Function] = {
     "a checkpoint": lambda x: checkpoint(torch.tanh, x, use_reentrant=False),
     "a derivative": lambda x: torch.autograd.grad(torch.tanh(x).sum(), x)[0],
     "a transform": lambda x: torch.func.grad(lambda t: torch.tanh(t).sum())(x),
-    "a reduction": lambda x: x.sum(),
+    "a reduction": lambda x: x.sum() * x,
     "a shape": lambda x: x * x.shape[0],
     "a value": lambda x: x if x.sum() > 0 else -x,
     "an item": lambda x: x * x[0],
