@@ -10,6 +10,10 @@ import torch
 
 VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
+# From 2.14 on, clamp passes no gradient to what lies on a bound that is a number, and half of it
+# where the bound is a tensor, which takes the other half, as maximum's arguments do.
+CLAMP_SHARES = VERSION >= (2, 14)
+
 # A list of dtypes reaches the Python implementation of an operator as c10::ScalarType's numbers
 # before 2.13.
 _SCALAR_TYPES: dict[Any, torch.dtype] = {

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fusedgrad import torch_versions
 from fusedgrad.fuse.errors import FuseTypeError
 
 Number = int | float
@@ -307,18 +308,51 @@ def _extremum(larger: bool) -> PullBack:
 
 def _clamp(inside: str, outside: str) -> PullBack:
     def pull_back(e: Expression, g: Expression) -> tuple[Expression, Expression]:
-        return where(apply(inside, *e.arguments), g, 0), where(apply(outside, *e.arguments), g, 0)
+        name = inside if torch_versions.CLAMP_SHARES else f"{inside}_equal"
+        return where(apply(name, *e.arguments), g, 0), where(apply(outside, *e.arguments), g, 0)
 
     return pull_back
 
 
 def _clamp_both(e: Expression, g: Expression) -> tuple[Expression, ...]:
+    return _between(e, g, "" if torch_versions.CLAMP_SHARES else "_equal")
+
+
+def _between(e: Expression, g: Expression, equal: str = "_equal") -> tuple[Expression, ...]:
     # By the argument itself: g++ 12 vectorises no choice by what another choice gave.
     x, low, high = e.arguments
-    inside = make("and", apply("greater_equal", x, low), apply("less_equal", x, high))
+    inside = make("and", apply(f"greater{equal}", x, low), apply(f"less{equal}", x, high))
     below = make("and", apply("less", x, low), apply("less", low, high))
     above = make("or", apply("greater", x, high), apply("less", high, low))
     return where(inside, g, 0), where(below, g, 0), where(above, g, 0)
+
+
+def _clamp_by_tensors(e: Expression, g: Expression) -> tuple[Expression, ...]:
+    # As PyTorch has it from 2.14 on; each of two equal bounds leaves the whole to the argument.
+    x, low, high = e.arguments
+    ordered, apart = apply("less_equal", low, high), apply("less", low, high)
+    at_low = make("and", apply("equal", x, low), apart)
+    at_high = make("and", apply("equal", x, high), apart)
+    outside = make("or", apply("less", x, low), apply("greater", x, high))
+    below = make("and", apply("less", x, low), ordered)
+    above = make("and", apply("greater", x, high), ordered)
+    above = make("or", above, apply("less", high, low))
+    half = 0.5 * g
+    return (
+        where(outside, 0, where(make("or", at_low, at_high), half, g)),
+        where(at_low, half, where(below, g, 0)),
+        where(at_high, half, where(above, g, 0)),
+    )
+
+
+def _of_bounds(pull_back: PullBack) -> Operation:
+    """An operation of a value and two bounds."""
+    return Operation(
+        "minimum(maximum({0}, {1}), {2})",
+        "math::minimum(math::maximum({0}, {1}), {2})",
+        pull_back,
+        "piecewise",
+    )
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -353,19 +387,16 @@ OPERATIONS: dict[str, Operation] = {
     "pow_derivative": Operation("", "", _pow_derivative, "power_derivatives"),
     "minimum": _call("minimum", 2, _extremum(larger=False)),
     "maximum": _call("maximum", 2, _extremum(larger=True)),
-    # As minimum and maximum, but a number on the bound keeps its whole gradient.
+    # As minimum and maximum, but what lies on the bound keeps its whole gradient, or none.
     "clamp_min": Operation(
-        "maximum({0}, {1})", "math::maximum({0}, {1})", _clamp("greater_equal", "less"), "piecewise"
+        "maximum({0}, {1})", "math::maximum({0}, {1})", _clamp("greater", "less"), "piecewise"
     ),
     "clamp_max": Operation(
-        "minimum({0}, {1})", "math::minimum({0}, {1})", _clamp("less_equal", "greater"), "piecewise"
+        "minimum({0}, {1})", "math::minimum({0}, {1})", _clamp("less", "greater"), "piecewise"
     ),
-    "clamp": Operation(
-        "minimum(maximum({0}, {1}), {2})",
-        "math::minimum(math::maximum({0}, {1}), {2})",
-        _clamp_both,
-        "piecewise",
-    ),
+    "clamp": _of_bounds(_clamp_both),
+    "clamp_by_tensors": _of_bounds(_clamp_by_tensors),
+    "between": _of_bounds(_between),  # keeps the whole gradient on its bounds
 }
 
 

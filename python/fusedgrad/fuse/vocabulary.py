@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from fusedgrad import functional
+from fusedgrad import functional, torch_versions
 from fusedgrad.fuse.errors import FuseTypeError, FuseValueError
 from fusedgrad.fuse.expression import Expression, apply, constant, make, power, where, wrap
 from fusedgrad.fuse.expression import number as as_number
@@ -200,10 +200,17 @@ def _clamp(input: Value, min: Value | None = None, max: Value | None = None) -> 
     if min is None and max is None:
         raise FuseValueError("one of min and max must not be None")
     x = _number(input)
+    shares = torch_versions.CLAMP_SHARES and any(map(_is_of_tensors, (min, max)))
     if min is None or max is None:
         bound = _number(max if min is None else min)
+        if shares:
+            return apply("minimum" if min is None else "maximum", x, bound)
         return apply("clamp_max" if min is None else "clamp_min", x, bound)
-    return apply("clamp", x, _number(min), _number(max))
+    return apply("clamp_by_tensors" if shares else "clamp", x, _number(min), _number(max))
+
+
+def _is_of_tensors(value: Value | None) -> bool:
+    return isinstance(value, Expression) and value.operation != "parameter"
 
 
 def _clamp_max(input: Value, max: Value) -> Expression:
@@ -290,7 +297,7 @@ def _logit(input: Value, eps: Value | None = None) -> Expression:
     if eps is None:
         return apply("logit", x)
     low = _number(eps)
-    return apply("logit", apply("clamp", x, low, 1 - low))
+    return apply("logit", apply("between", x, low, 1 - low))
 
 
 def _polygamma(n: int, input: Value) -> Expression:
