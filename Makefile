@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PY_SOURCES := setup.py python tests benchmarks demo examples tools
+# One process a core, each of which takes tests from the others when it has none left.
+IN_PARALLEL := -n auto --dist worksteal
 CXX_SOURCES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' '*.c')
 
 # The CUDA build stands apart: torch with CUDA in its own environment, fusedgrad in build/cuda.
@@ -51,10 +53,10 @@ examples: build
 	$(BIN)/python examples/differential_equations.py
 
 test: build
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-slow: build
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m slow
 
 # A source distribution, and from it alone a wheel. What the wheel shares with torch comes from the
 # torch it is installed beside, so that all auditwheel has to do is to name the oldest C library.
