@@ -205,14 +205,14 @@ def test_focal_loss_is_finite_and_exact_for_every_gamma(gamma: float, dtype: tor
             return mpmath.diff(lambda x: exact(x, t), x)
 
         def by_target(x: mpf, t: mpf) -> mpf:
-            return mpmath.diff(lambda t: exact(x, t), t, h=mpf(10) ** -700)
+            return mpmath.diff(lambda t: exact(x, t), t, h=mpf(10) ** -100)
 
-        with mp.workdps(1500):
+        with mp.workdps(260):
             for i, at in enumerate(x.tolist()):
                 # The tail's exponent carries a relative error of x.
-                bound = 40 * (1 + min(abs(at), 800.0))
+                bound = 40 * (1 + abs(at))
                 for function, got in ((exact, value), (by_logit, first[0]), (by_target, first[1])):
-                    if abs(at) > 1e3:
+                    if abs(at) > 300:
                         continue
                     true = function(mpf(at), mpf(target))
                     error = ulp_error(got[i].item(), true, dtype)

@@ -304,3 +304,32 @@ def test_nothing_goes_on_with_a_reduced_number() -> None:
         fusedgrad.fuse(lambda x: (x.exp().mean(), x))(x)
     with pytest.raises(FuseError, match="divides the mean by the weights' sum"):
         fusedgrad.fuse(lambda x: F.mse_loss(x, x * 2, weight=x))(x)  # type: ignore[call-arg]
+
+
+def test_what_is_cast_to_double_is_computed_in_double() -> None:
+    x = torch.linspace(-2, 2, 9, requires_grad=True)
+    fused = fusedgrad.fuse(lambda x: (x * 2).double().exp())
+    value = fused(x)
+    assert value.dtype is torch.float64
+    torch.testing.assert_close(value, torch.exp(2 * x.double()), rtol=1e-15, atol=0)
+    (grad,) = torch.autograd.grad(value.sum(), x)
+    assert grad.dtype is torch.float32
+
+
+def test_nan_to_num_bounds_a_half_type() -> None:
+    x = torch.tensor([1.0, 2.0, -2.0, 0.0], dtype=torch.float16)
+
+    def function(x: Tensor) -> Tensor:
+        return torch.nan_to_num(x * 60000 * 100)
+
+    assert fusedgrad.fuse(function)(x).tolist() == function(x).tolist()
+
+
+def test_an_argument_named_inplace_changes_what_it_is_given() -> None:
+    x = torch.randn(5)
+
+    def function(x: Tensor) -> Tensor:
+        y = x * 1
+        return F.elu(y, 1.0, True) + F.relu(y, True) + y
+
+    torch.testing.assert_close(fusedgrad.fuse(function)(x), function(x))

@@ -194,6 +194,8 @@ _FUNCTIONS: dict[str, Callable[..., mpf]] = {
     "inverse_mills": inverse_mills,
     "mills_excess": lambda x: x + inverse_mills(x),
     "ndtri": quantile,
+    "erfinv_derivative": lambda y: mp.sqrt(mp.pi) / 2 * mp.exp(inverse_erf(y) ** 2),
+    "ndtri_derivative": lambda p: 1 / mp.npdf(quantile(p)),
     "lgamma": lambda x: mp.log(abs(mp.gamma(x))),
     "i0": lambda x: mp.besseli(0, x),
     "i1": lambda x: mp.besseli(1, x),
@@ -210,6 +212,8 @@ def exact(name: str, value: Any = None) -> Callable[..., mpf]:
     """An operation in mpmath."""
     if name == "polygamma":
         return lambda x: mp.polygamma(value, x)
+    if name == "bessel_i":
+        return lambda x: mp.besseli(value, x)
     if name == "kummer":
         return lambda z: kummer(z, *value)
     return _FUNCTIONS[name]

@@ -56,21 +56,26 @@ FUSEDGRAD_HOST_DEVICE T i1e(T x) {
   return abs(x) == kInfinity<T> ? copysign(T(0), x) : static_cast<T>(value);
 }
 
-// exp(|x|) as a square, which overflows no sooner than the result
+// I_n(x) = (x/2)^n / n! exp(-|x|) M(n + 1/2, 2n + 1, 2|x|), exp(|x|) as a square, which overflows
+// no sooner than the result
+template <int N, class T>
+FUSEDGRAD_HOST_DEVICE T bessel_i(T x) {
+  const double wide = static_cast<double>(x);
+  const double root = math::exp(0.5 * abs(wide));
+  double scaled = kummer<2 * N + 1, 2 * N + 1>(2 * abs(wide));
+  for (int k = 1; k <= N; ++k) scaled *= wide / (2 * k);
+  const T limit = N % 2 == 0 ? kInfinity<T> : x;
+  return abs(x) == kInfinity<T> ? limit : static_cast<T>(root * scaled * root);
+}
+
 template <class T>
 FUSEDGRAD_HOST_DEVICE T i0(T x) {
-  const double a = abs(static_cast<double>(x));
-  const double root = math::exp(0.5 * a);
-  const double value = root * kummer<1, 1>(2 * a) * root;
-  return a == kInfinity<double> ? kInfinity<T> : static_cast<T>(value);
+  return bessel_i<0>(x);
 }
 
 template <class T>
 FUSEDGRAD_HOST_DEVICE T i1(T x) {
-  const double wide = static_cast<double>(x);
-  const double root = math::exp(0.5 * abs(wide));
-  const double value = root * (0.5 * wide * kummer<3, 3>(2 * abs(wide))) * root;
-  return abs(x) == kInfinity<T> ? x : static_cast<T>(value);
+  return bessel_i<1>(x);
 }
 
 }  // namespace fusedgrad::math

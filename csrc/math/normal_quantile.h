@@ -53,4 +53,20 @@ FUSEDGRAD_HOST_DEVICE T ndtri(T p) {
                                    : static_cast<T>(__builtin_nan(""));
 }
 
+// sqrt(pi)/2 erfcx(x) / (1 - |y|), x = erfinv(|y|): what rounding x loses is not magnified, as it
+// would be in exp(x^2)
+template <class T>
+FUSEDGRAD_HOST_DEVICE T erfinv_derivative(T y) {
+  const double a = abs(static_cast<double>(y));
+  return static_cast<T>(0x1.c5bf891b4ef6bp-1 * erfcx(erfinv(a)) / (1 - a));
+}
+
+// 1 / (q mills), the inverse Mills ratio at ndtri(q), q = min(p, 1 - p)
+template <class T>
+FUSEDGRAD_HOST_DEVICE T ndtri_derivative(T p) {
+  const double wide = static_cast<double>(p);
+  const double q = wide > 0.5 ? 1 - wide : wide;
+  return static_cast<T>(1 / (q * inverse_mills(ndtri(q))));
+}
+
 }  // namespace fusedgrad::math

@@ -297,6 +297,24 @@ def kummer(z: Tensor, twice_a: int, b: int) -> Tensor:
     return _in_double(of_double, z)
 
 
+def bessel_i(x: Tensor, n: int) -> Tensor:
+    """I_n(x), by Kummer's function."""
+    scaled = kummer(2 * abs(x), 2 * n + 1, 2 * n + 1)
+    return (x / 2) ** n / math.factorial(n) * exp(abs(x)) * scaled
+
+
+def erfinv_derivative(x: Tensor) -> Tensor:
+    """sqrt(π) / 2 erfcx(y) / (1 - |x|), y = erfinv(|x|)."""
+    a = abs(x)
+    return math.sqrt(math.pi) / 2 * erfcx(torch.erfinv(a)) / (1 - a)
+
+
+def ndtri_derivative(x: Tensor) -> Tensor:
+    """1 / (q mills(ndtri(q))), q = min(x, 1 - x)."""
+    q = torch.minimum(x, 1 - x)
+    return 1 / (q * inverse_mills(torch.special.ndtri(q)))
+
+
 def copysign(x: Any, y: Any) -> Tensor:
     """|x| with the sign of y."""
     return torch.copysign(*_promoted(x, y))

@@ -176,14 +176,6 @@ def _kummer(e: Expression, g: Expression) -> tuple[Expression]:
     return (g * (factor * make("kummer", *e.arguments, value=(twice_a, b + 1))),)
 
 
-def scaled_bessel(order: int, x: Expression) -> Expression:
-    """exp(-|x|) I(x) of order 0 or 1, by Kummer's function: sums of terms of one sign."""
-    z = 2 * apply("abs", x)
-    if order == 0:
-        return make("kummer", z, value=(1, 1))
-    return 0.5 * x * make("kummer", z, value=(3, 3))
-
-
 def _scaled_bessel_0_derivative(x: Expression, y: Expression) -> Expression:
     return -(apply("sign", x) * make("kummer", 2 * apply("abs", x), value=(1, 2)))
 
@@ -194,10 +186,14 @@ def _scaled_bessel_1_derivative(x: Expression, y: Expression) -> Expression:
     return 0.5 * slope
 
 
+def _bessel_derivative(e: Expression, g: Expression) -> tuple[Expression]:
+    # (I(n - 1) + I(n + 1)) / 2
+    lower, upper = (make("bessel_i", *e.arguments, value=e.value + d) for d in (-1, 1))
+    return (g * (0.5 * (lower + upper)),) if e.value else (g * upper,)
+
+
 def _bessel_1_derivative(x: Expression, y: Expression) -> Expression:
-    # I0 - I1 / x
-    ratio = 0.5 * make("kummer", 2 * apply("abs", x), value=(3, 3))
-    return apply("i0", x) - apply("exp", apply("abs", x)) * ratio
+    return 0.5 * (apply("i0", x) + make("bessel_i", x, value=2))
 
 
 def _sinc_third_derivative(x: Expression, second: Expression) -> Expression:
@@ -445,7 +441,7 @@ FUNCTIONS = (
     Function(
         "erfinv",
         "normal_quantile",
-        slopes(lambda x, y: 1 / apply("erf_derivative", y)),
+        slopes(lambda x, _: apply("erfinv_derivative", x)),
         "erfinv",
         torch.erfinv,
     ),
@@ -462,9 +458,17 @@ FUNCTIONS = (
     Function(
         "ndtri",
         "normal_quantile",
-        slopes(lambda x, y: 1 / apply("normal_pdf", y)),
+        slopes(lambda x, _: apply("ndtri_derivative", x)),
         "ndtri",
         torch.special.ndtri,
+    ),
+    Function(
+        "erfinv_derivative",
+        "normal_quantile",
+        slopes(lambda x, y: 2 * apply("erfinv", x) * (y * y)),
+    ),
+    Function(
+        "ndtri_derivative", "normal_quantile", slopes(lambda x, y: apply("ndtri", x) * (y * y))
     ),
     # ------------------------------------------------------------- the gamma function
     Function(
@@ -488,6 +492,13 @@ FUNCTIONS = (
         _kummer,
         python="kummer({0}, {value[0]}, {value[1]})",
         cpp="math::kummer<{value[0]}, {value[1]}>({0})",
+    ),
+    Function(
+        "bessel_i",
+        "kummer",
+        _bessel_derivative,
+        python="bessel_i({0}, {value})",
+        cpp="math::bessel_i<{value}>({0})",
     ),
     Function("i0", "kummer", slopes(lambda x, _: apply("i1", x)), "i0", torch.special.i0),
     Function("i0e", "kummer", slopes(_scaled_bessel_0_derivative), "i0e", torch.special.i0e),
