@@ -29,8 +29,8 @@ from fusedgrad.fuse.graph import Graph, input_named
 from tools.exact_functions import exact
 
 BOUND = 4.0
-# Where it is more: differences of two of Kummer's functions, a cube of a rounded quotient
-BOUNDS = {("i1e", 1): 8.0, ("erfcx", 2): 8.0}
+# Where it is more in float64: differences of Kummer's functions, powers of rounded factors
+BOUNDS = {("i1e", 1): 8.0, ("i1e", 2): 12.0, ("erfcx", 2): 8.0, ("erfinv", 2): 8.0}
 DTYPES = (torch.float32, torch.float64)
 # Derivatives of other functions, which are measured as those, and pieces, which are exact
 PARTS = (
@@ -141,10 +141,12 @@ def _slope(function: Callable[..., mpf], i: int) -> Callable[..., mpf]:
     """The derivative by an argument, from differences that are small beside it."""
 
     def slope(*numbers: mpf) -> mpf:
-        def moved(x: mpf) -> mpf:
-            return function(*numbers[:i], x, *numbers[i + 1 :])
-
-        return mpmath.diff(moved, numbers[i], relative=numbers[i] != 0)
+        with mp.workdps(mp.dps + 40):
+            step = (abs(numbers[i]) or 1) * mpf(10) ** -20
+            above, below = (
+                function(*numbers[:i], numbers[i] + by, *numbers[i + 1 :]) for by in (step, -step)
+            )
+            return (above - below) / (2 * step)
 
     return slope
 
