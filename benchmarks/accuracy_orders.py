@@ -1,10 +1,10 @@
 """`python -m benchmarks.accuracy_orders`: the largest errors of derivatives of several orders.
 
 The kernels of the families D_n(g, x) = g f^(n)(x), with g = 1, at every number of the half types
-and at a million samples of the others. The exact value is computed in long double by formulas that
-share nothing with csrc/math, and the worst case of each cell again by mpmath, whose number is the
-one that is printed. f^(n) of sigmoid and tanh has zeros, beside which it has no digits to compare:
-an error is measured in ULP of the larger of |f^(n)| and a quarter of the scale
+and at half a million samples of the others. The exact value is computed in long double by formulas
+that share nothing with csrc/math, and the worst case of each cell again by mpmath, whose number is
+the one that is printed. f^(n) of sigmoid and tanh has zeros, beside which it has no digits to
+compare: an error is measured in ULP of the larger of |f^(n)| and a quarter of the scale
 sqrt(f^(n)^2 + f^(n+1)^2), which is |f^(n)| itself except near a zero. --write puts the table into
 docs/accuracy.md.
 """
@@ -25,7 +25,7 @@ from benchmarks.report import DOCS, markdown, write_between_markers
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 ORDERS = (1, 2, 3, 4, 8)
-SAMPLES = 2**20
+SAMPLES = 2**18
 EXPONENT = 3.5
 
 Array = Any  # of long double
