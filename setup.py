@@ -16,7 +16,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
-OLDEST_TORCH, NEWEST_TORCH = (2, 10), (2, 15)  # of those that were tested: docs/versions.md
+OLDEST_TORCH, NEWEST_TORCH = (2, 11), (2, 13)  # of those that were tested: docs/versions.md
 OLDEST_GCC = 12
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 ROOT = Path(__file__).parent
