@@ -263,7 +263,8 @@ def _probabilities_double_backward(
 
 # ------------------------------------------------------------------------------------- the table
 
-EXPONENTS = (-2, -1, -0.5, 0.5, 1.5, 2, 3, 2.5, 1 / 3, 10, -7.3)
+HALF_INTEGERS = (-2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3, 4)  # of csrc/math/half_integers.h
+EXPONENTS = (*HALF_INTEGERS, 1 / 3, 10, -7.3)
 SCALES = (1.0, 1.0 / 256)  # exact in the type that a kernel multiplies in
 
 OPERATIONS: dict[str, Operation] = {

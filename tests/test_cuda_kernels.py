@@ -32,7 +32,15 @@ from cuda_backend import (
     source_of,
     spaced,
 )
-from cuda_oracles import OPERATIONS, SUMS, Parameter, errors, largest_error, numbers
+from cuda_oracles import (
+    HALF_INTEGERS,
+    OPERATIONS,
+    SUMS,
+    Parameter,
+    errors,
+    largest_error,
+    numbers,
+)
 
 SIZES = (0, 1, 15, 16, 17, 127, 129, 4095, 4097, 100_000)
 # One more than a tile of the kernel with the largest: full blocks and a tail in every kernel.
@@ -65,7 +73,9 @@ def bound(name: str, dtype: torch.dtype) -> float:
     """
     if dtype in (torch.float16, torch.bfloat16):
         return 0.51
-    if name in ("sigmoid", "tanh", "pow", "pow_scalar"):
+    if name == "sigmoid":
+        return 2.5  # 2.481 at -0x1.0a2bd8p+4 in float32
+    if name in ("tanh", "pow", "pow_scalar"):
         return 2.2
     return 6.5 if "double" in name or "triple" in name or "derivative" in name else 4.5
 
@@ -101,6 +111,115 @@ def equal(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
 
 
 # ---------------------------------------------------------------------------------------- values
+
+WIDE_DTYPES = [torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("exponent", HALF_INTEGERS)
+@pytest.mark.parametrize("wide", WIDE_DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "name", ["pow_scalar", "pow_scalar_backward", "pow_scalar_double_backward"]
+)
+def test_exponents_with_kernels_of_their_own_have_the_cpus_bits(
+    name: str, wide: torch.dtype, exponent: float
+) -> None:
+    """csrc/math/half_integers.h is one list for both."""
+    inputs = inputs_of(name, wide, (MORE_THAN_A_TILE,))
+    parameter = exponent if name == "pow_scalar" else (exponent, 1)
+    on_both = [results(backend_of(each), name, inputs, parameter) for each in ("emulated", "cpu")]
+    assert all(map(same_bits, *on_both))
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.equal(a.nan_to_num(1.0), b.nan_to_num(1.0)) and torch.equal(a.isnan(), b.isnan())
+
+
+def test_a_power_of_one_is_its_base(backend: Backend) -> None:
+    for digits, wide in (("0x1.6be39ap3", torch.float32), ("-0x1.7031f02a4feaep3", torch.float64)):
+        x = float.fromhex(digits)
+        (got,) = results(backend, "pow_scalar", [contiguous(np.array([x]), wide)], 1.0)
+        assert got.item() == x
+
+
+@pytest.mark.parametrize("wide", WIDE_DTYPES, ids=str)
+def test_the_derivative_of_a_power_at_zero_is_infinite(backend: Backend, wide: torch.dtype) -> None:
+    tiny = [-20, -120, -123, -126, -140, -149]
+    if wide == torch.float64:
+        tiny += [-1000, -1020, -1022, -1050, -1074]
+    e = np.array([2.0**power for power in tiny])
+    grad, zero = np.ones_like(e), np.zeros_like(e)
+    first, _ = results(backend, "pow_backward", [contiguous(v, wide) for v in (grad, zero, e)])
+    assert first.tolist() == [np.inf] * len(tiny)
+    operands = [contiguous(v, wide) for v in (grad, zero, grad, zero, e)]
+    _, second, _ = results(backend, "pow_double_backward", operands)
+    assert second.tolist() == [-np.inf] * len(tiny)
+    for exponent in e:
+        operand = contiguous(np.zeros(1), wide)
+        (by_number,) = results(
+            backend, "pow_scalar_backward", [contiguous(np.ones(1), wide), operand], (exponent, 1)
+        )
+        assert by_number.tolist() == [np.inf]
+
+
+def error_of_sigmoid(first: float, step: int) -> float:
+    """The largest error on the emulated device of every `step`-th float of first to first / 2."""
+    start = int(np.array(first, np.float32).view(np.int32))
+    largest = 0.0
+    for begin in range(0, 1 << 23, step << 20):
+        bits = start - np.arange(begin, min(begin + (step << 20), 1 << 23), step)
+        x = contiguous(bits.astype(np.int32).view(np.float32).astype(np.float64), torch.float32)
+        (got,) = results(backend_of("emulated"), "sigmoid", [x])
+        largest = max(largest, largest_error(got, OPERATIONS["sigmoid"].oracle(x.exact())[0]))
+    return largest
+
+
+def test_sigmoid_keeps_its_bound_where_it_is_closest() -> None:
+    x = contiguous(np.array([float.fromhex("-0x1.0a2bd8p+4")]), torch.float32)
+    (got,) = results(backend_of("emulated"), "sigmoid", [x])
+    assert 2.4 < largest_error(got, OPERATIONS["sigmoid"].oracle(x.exact())[0]) <= 2.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("power", range(5, -3, -1))
+def test_sigmoid_of_every_float_below_zero(power: int) -> None:
+    assert error_of_sigmoid(-(2.0**power), step=1) <= bound("sigmoid", torch.float32)
+
+
+@pytest.mark.slow
+def test_sigmoid_of_floats_next_to_zero() -> None:
+    """Where it is 1/2 and a little: a sample."""
+    for power in range(-3, -126, -1):
+        assert error_of_sigmoid(-(2.0**power), step=997) <= bound("sigmoid", torch.float32)
+
+
+LOGITS = "binary_cross_entropy_with_logits_backward_weighted"
+
+
+@pytest.mark.parametrize("target", [1.0, 0.5, 2.0**-40])
+@pytest.mark.parametrize("wide", WIDE_DTYPES, ids=str)
+def test_a_huge_weight_of_the_positives_keeps_the_gradients_digits(
+    backend: Backend, wide: torch.dtype, target: float
+) -> None:
+    greatest = 38 if wide == torch.float32 else 307
+    # Further out a device has -2.7e-38 * pos_weight / 1e38 for float32's subnormal numbers.
+    furthest = 170 if wide == torch.float32 else 1380
+    for power in (1, 9, 28, 29, 33, greatest):
+        x = np.linspace(-furthest, furthest, 1001)
+        values = (np.ones_like(x), x, np.full_like(x, target), np.ones_like(x))
+        weight = np.full_like(x, float(f"3e{power}"))
+        check(backend, LOGITS, [contiguous(v, wide) for v in (*values, weight)], 1.0)
+
+
+def test_an_infinite_weight_of_the_positives_has_an_infinite_gradient(
+    backend: Backend, dtype: torch.dtype
+) -> None:
+    x = np.array([0.0, 1, -1, 50, -50, 200, -200, 2000, -2000, np.inf, -np.inf])
+    for target in (1.0, 0.5):
+        values = (np.ones_like(x), x, np.full_like(x, target), np.ones_like(x))
+        weight = np.full_like(x, np.inf)
+        inputs = [contiguous(v, dtype) for v in (*values, weight)]
+        (got,) = results(backend, LOGITS, inputs, 1.0)
+        assert got.tolist() == [-np.inf] * len(x)
 
 
 def test_every_launcher_has_an_oracle() -> None:

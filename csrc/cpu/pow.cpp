@@ -1,27 +1,16 @@
 #include "cpu/pow.h"
 
+#include "math/half_integers.h"
 #include "math/power_derivatives.h"
 
 namespace fusedgrad::cpu {
 namespace {
 
-// Exponents k/2 that products, a square root and a reciprocal serve within the error bounds of the
-// general kernel, at a fraction of its cost.
-template <template <int> class Functor>
+template <template <int> class HalfInteger>
 Kernel half_integer_or(double exponent, Kernel (*general)(double)) {
-  const double twice = 2 * exponent;
-  if (twice == -4) return make_kernel<Functor<-4>>();
-  if (twice == -2) return make_kernel<Functor<-2>>();
-  if (twice == -1) return make_kernel<Functor<-1>>();
-  if (twice == 0) return make_kernel<Functor<0>>();
-  if (twice == 1) return make_kernel<Functor<1>>();
-  if (twice == 2) return make_kernel<Functor<2>>();
-  if (twice == 3) return make_kernel<Functor<3>>();
-  if (twice == 4) return make_kernel<Functor<4>>();
-  if (twice == 5) return make_kernel<Functor<5>>();
-  if (twice == 6) return make_kernel<Functor<6>>();
-  if (twice == 8) return make_kernel<Functor<8>>();
-  return general(exponent);
+  return math::with_half_integer(
+      exponent, [](auto twice) { return make_kernel<HalfInteger<decltype(twice)::value>>(); },
+      [&] { return general(exponent); });
 }
 
 }  // namespace

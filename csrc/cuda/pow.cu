@@ -1,3 +1,4 @@
+#include "math/half_integers.h"
 #include "math/power_derivatives.h"
 
 #include "cuda/elementwise.cuh"
@@ -6,31 +7,20 @@ namespace fusedgrad::cuda {
 
 namespace {
 
-// Calls run(std::integral_constant<int, K>()) for an exponent K/2 that has a kernel of its own:
-// products, a square root or a reciprocal instead of a logarithm and an exponential. Returns false
-// for all other exponents.
-template <class Run>
-bool with_half_integer(double exponent, cudaError_t* error, const Run& run) {
-  const auto choose = [&](auto... twice) {
-    return ((exponent * 2 == twice() && (*error = run(twice), true)) || ...);
-  };
-  return choose(std::integral_constant<int, -4>(), std::integral_constant<int, -2>(),
-                std::integral_constant<int, -1>(), std::integral_constant<int, 1>(),
-                std::integral_constant<int, 4>(), std::integral_constant<int, 6>());
-}
-
 template <template <int> class HalfInteger, template <class> class General>
 cudaError_t pow_of_number(DType dtype, const Elements& elements, double exponent,
                           cudaStream_t stream) {
-  cudaError_t error;
-  const bool half_integer = with_half_integer(exponent, &error, [&](auto twice) {
-    return elementwise(dtype, elements, stream,
-                       [](auto) { return HalfInteger<decltype(twice)::value>{}; });
-  });
-  if (half_integer) return error;
-  return elementwise(dtype, elements, stream, [exponent](auto zero) {
-    return General<decltype(zero)>{static_cast<decltype(zero)>(exponent)};
-  });
+  return math::with_half_integer(
+      exponent,
+      [&](auto twice) {
+        return elementwise(dtype, elements, stream,
+                           [](auto) { return HalfInteger<decltype(twice)::value>{}; });
+      },
+      [&] {
+        return elementwise(dtype, elements, stream, [exponent](auto zero) {
+          return General<decltype(zero)>{static_cast<decltype(zero)>(exponent)};
+        });
+      });
 }
 
 template <template <class> class Functor>

@@ -227,14 +227,35 @@ __device__ __forceinline__ T pow(T x, T e) {
 }
 
 // The numerator is one fused multiply-add, so that it cancels no more than its terms' roundings.
-__device__ __forceinline__ float binary_cross_entropy_with_logits_input_derivative(
-    float x, float t, float pos_weight) {
+__device__ __forceinline__ float binary_cross_entropy_with_logits_input_derivative(float x,
+                                                                                   float t) {
   const float a = device::exp(-abs(x));
   const float negative = 1 - t;
-  const float positive = -pos_weight * t;
+  const float positive = -t;
   const bool right = x >= 0;
   const float numerator = fma(right ? positive : negative, a, right ? negative : positive);
   return device::quotient(numerator, 1 + a);
+}
+
+// A factor that is great needs digits of exp(-|x|) that are lost where it is subnormal, and a
+// quotient by a correction has no infinity.
+__device__ __forceinline__ float binary_cross_entropy_with_logits_input_derivative(
+    float x, float t, float pos_weight) {
+  const float negative = 1 - t;
+  const float positive = -pos_weight * t;
+  const bool right = x >= 0;
+  const float factor = right ? positive : negative;
+  const float rest = right ? negative : positive;
+  const device::ScaledExp exp = device::scaled_exp(device::maximum(-abs(x), -110.0f), 64);
+  const float lifted = exp.mantissa * exp.power;
+  const float a = lifted * 0x1p-64f;
+  const bool great = abs(factor) > 1;
+  float numerator = fma(great ? factor * 0x1p-64f : factor, great ? lifted : a, rest);
+  if (abs(factor) > 0x1p20f) {  // a tail beyond 110 counts
+    const device::ScaledExp tail = device::scaled_exp(device::maximum(-abs(x), -174.0f), 126);
+    numerator = fma(tail.mantissa * tail.power, factor * 0x1p-126f, rest);
+  }
+  return abs(numerator) < kInfinity<float> ? device::quotient(numerator, 1 + a) : numerator;
 }
 
 }  // namespace fusedgrad::math

@@ -51,16 +51,22 @@ FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_with_logits(T x, T t) {
 // With a = exp(-|x|): ((1 - t) - pos_weight t a) / (1 + a) for x >= 0,
 // ((1 - t) a - pos_weight t) / (1 + a) below
 // double 1.95 where sigmoid(x) is not close to t, and half an ULP of t there
-template <class T>
-FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_with_logits_input_derivative(T x, T t, T pos_weight) {
-  const T a = lifted_exp(-abs(x)).value().hi * (1 / Ranges<T>::kLift);
-  const T positive = pos_weight * t;
-  const T negative = 1 - t;
-  const T subtrahend = x >= 0 ? positive * a : positive;
-  const T minuend = x >= 0 ? T(1) : a;
+// A great pos_weight needs digits of `a` that it loses where it is subnormal, and tails up to 1400.
+FUSEDGRAD_HOST_DEVICE double binary_cross_entropy_with_logits_input_derivative(double x, double t,
+                                                                               double pos_weight) {
+  constexpr int kLiftBits = 1000;
+  constexpr double kUnlift = 0x1p-1000;
+  const double y = magnitude_up_to(1400.0, -abs(x));
+  const double lifted = scaled_exp_of_minus(y, kLiftBits).value().hi;
+  const double a = lifted * kUnlift;
+  const double positive = pos_weight * t;
+  const double negative = 1 - t;
+  const double product = abs(positive) > 1 ? positive * kUnlift * lifted : positive * a;
+  const double subtrahend = x >= 0 ? product : positive;
+  const double minuend = x >= 0 ? 1 : a;
   // -0 and not 0 - 0 where only the subtrahend is left
-  const T numerator = negative == 0 ? -subtrahend : fma(minuend, negative, -subtrahend);
-  return numerator * reciprocal_of_one_plus<T>({a, T(0)}).value();
+  const double numerator = negative == 0 ? -subtrahend : fma(minuend, negative, -subtrahend);
+  return numerator * reciprocal_of_one_plus<double>({a, 0}).value();
 }
 
 #if !defined(__CUDA_ARCH__)
@@ -73,8 +79,8 @@ FUSEDGRAD_HOST_DEVICE float binary_cross_entropy_with_logits_input_derivative(fl
                                                                               float pos_weight) {
   using C = Approximations<double>;
   constexpr double kShift = kRound<double> + (Format<double>::kBias + 32);  // no part is subnormal
-  constexpr float kLeast = Ranges<float>::kLeastExponent;
-  const double y = between(kLeast, -kLeast, x);
+  // exp(-220) rounds to 0 even times the greatest pos_weight.
+  const double y = between(-220.0f, 220.0f, x);
   const double shifted = fma(y, -C::kLog2E, kShift);
   const double r = -fma(shifted - kShift, C::kLn2, y);
   const double b = C::r_coth_half_r(r * r);
@@ -85,9 +91,17 @@ FUSEDGRAD_HOST_DEVICE float binary_cross_entropy_with_logits_input_derivative(fl
   const double v = (b + r) * power_of_two(from_bits(static_cast<uint64_t>(below)));
   const double positive = static_cast<double>(pos_weight) * t;
   const double negative = 1 - static_cast<double>(t);
-  return static_cast<float>(fma(negative, u, -(positive * v))) / static_cast<float>(u + v);
+  const double numerator = fma(negative, u, -(positive * v));
+  const double scale = abs(numerator) > 0x1p96 ? 0x1p-66 : 1;
+  return static_cast<float>(numerator * scale) / static_cast<float>((u + v) * scale);
 }
 #endif
+
+// A device has a shorter form for floats.
+template <class T>
+FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_with_logits_input_derivative(T x, T t) {
+  return binary_cross_entropy_with_logits_input_derivative(x, t, T(1));
+}
 
 // pos_weight softplus(-x) - softplus(x)
 template <class T>
@@ -175,7 +189,7 @@ template <class S>
 struct BinaryCrossEntropyWithLogitsBackward {
   S scale;
   FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x, S t) const {
-    return grad * scale * binary_cross_entropy_with_logits_input_derivative(x, t, S(1));
+    return grad * scale * binary_cross_entropy_with_logits_input_derivative(x, t);
   }
 };
 

@@ -74,6 +74,13 @@ FUSEDGRAD_HOST_DEVICE T ln(Pair<T> log) {
   return abs(log.hi) < kInfinity<T> ? fma(log.hi, C::kLn2, lo) : log.hi;
 }
 
+// At base 0 a power is 0, 1 or infinite, and a small coefficient must not make infinity finite: it
+// is represented by a large power.
+template <class T>
+FUSEDGRAD_HOST_DEVICE T coefficient_at(T x, T c) {
+  return (x == 0) & (abs(c) < 1) ? copysign(T(1), c) : c;
+}
+
 template <class T>
 FUSEDGRAD_HOST_DEVICE T nan_below_zero(T x, T value) {
   return x < 0 ? static_cast<T>(__builtin_nan("")) : value;
@@ -94,8 +101,8 @@ FUSEDGRAD_HOST_DEVICE T pow(T x, T e) {
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_base_derivative(T x, T e) {
   const ScaledPower<T> power = detail::power(log2(abs(x)), detail::subtract(e, T(1)));
-  const T value = detail::with_sign(power.times(e), x, e, detail::is_even(e));
-  return e == 0 ? T(0) : value;
+  const T magnitude = power.times(detail::coefficient_at(x, e));
+  return e == 0 ? T(0) : detail::with_sign(magnitude, x, e, detail::is_even(e));
 }
 
 // x^e ln x
@@ -114,8 +121,8 @@ template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_base_second_derivative(T x, T e) {
   const T coefficient = e * (e - 1);
   const ScaledPower<T> power = detail::power(log2(abs(x)), detail::subtract(e, T(2)));
-  const T value = detail::with_sign(power.times(coefficient), x, e, detail::is_odd(e));
-  return coefficient == 0 ? T(0) : value;
+  const T magnitude = power.times(detail::coefficient_at(x, coefficient));
+  return coefficient == 0 ? T(0) : detail::with_sign(magnitude, x, e, detail::is_odd(e));
 }
 
 // x^(e-1) (1 + e ln x), whose second factor has a zero at x = exp(-1/e): next to it only the

@@ -71,7 +71,8 @@ FUSEDGRAD_HOST_DEVICE T pow_derivative(T x, T e) {
   } else {
     const Pair<T> log = log2(abs(x));
     const T coefficient = detail::power_coefficient<A, B>(e, detail::ln(log));
-    const T magnitude = detail::power(log, detail::subtract(e, T(A))).times(coefficient);
+    const T magnitude =
+        detail::power(log, detail::subtract(e, T(A))).times(detail::coefficient_at(x, coefficient));
     const bool odd = A % 2 == 0 ? detail::is_odd(e) : detail::is_even(e);
     const T value =
         B == 0 ? detail::with_sign(magnitude, x, e, odd) : detail::nan_below_zero(x, magnitude);
