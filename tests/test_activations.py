@@ -173,7 +173,7 @@ def test_derivative_is_exact_where_pytorch_loses_digits(name: str) -> None:
     assert max(ours)[0] <= max(max(theirs)[0], 2.0)
 
 
-@pytest.mark.parametrize("name", set(activations.__all__) - {"log1mexp", "xielu"})
+@pytest.mark.parametrize("name", sorted(set(activations.__all__) - {"log1mexp", "xielu"}))
 def test_huge_arguments_give_no_nan(name: str) -> None:
     function = getattr(activations, name)
     x = torch.tensor([-1e38, -1e20, 1e20, 1e38])

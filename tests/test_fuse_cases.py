@@ -746,6 +746,13 @@ def test_an_error_of_tokens_alone_is_a_fuse_error() -> None:
         fusedgrad.fuse(own)(X)
 
 
+def test_a_sum_at_the_end_is_served_as_a_sum() -> None:
+    for function in (lambda x: x.sum(), lambda x: torch.tanh(x * 2).mean()):
+        fused = fusedgrad.fuse(function)
+        for _ in range(3):
+            _same(function, X.clone().requires_grad_(), fused=fused)
+
+
 def test_a_compiled_function_inside_is_inlined() -> None:
     inner = torch.compile(lambda t: torch.tanh(t) * 2)
     module = torch.compile(torch.nn.Tanh())

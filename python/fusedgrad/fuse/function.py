@@ -316,7 +316,7 @@ class Fused:
                     computed = self._computed(program, graph, tensors, entry.parameters)
             else:
                 computed = self._computed(program, graph, tensors, entry.parameters)
-                is_plain = entry.single and not entry.casts and self._reduction == "none"
+                is_plain = entry.single and not entry.casts and self._how(program) == "none"
                 if is_plain and all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
                     entry.number = program.number
             if self._reduction != "none" or entry.single:
