@@ -332,7 +332,7 @@ class Emulated:
             plan, [*(r.pointer for r in results), *self._starts(inputs, memory)]
         )
         scalars = parameters_of(parameter)
-        if parameter is None and launchers()[name] == "ElementwiseWithParameter":
+        if parameter is None and launchers().get(name) == "ElementwiseWithParameter":
             scalars = (1.0,)  # the first order, or no scale
         self._call(name, dtype, elements, *scalars, None)
         return [
