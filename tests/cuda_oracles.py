@@ -77,7 +77,7 @@ def _of_order(derivative: Callable[..., Result]) -> dict[str, Oracle]:
         return _scaled(grad, [derivative(x, *rest)])
 
     def double_backward(grad_grad: Array, grad: Array, x: Array, *rest: float) -> list[Result]:
-        *number, order = rest
+        *number, order = rest or (1,)
         return [
             *_scaled(grad_grad, [derivative(x, *rest)]),
             *_scaled(grad_grad * grad, [derivative(x, *number, order + 1)]),
@@ -86,7 +86,7 @@ def _of_order(derivative: Callable[..., Result]) -> dict[str, Oracle]:
     def triple_backward(
         grad: Array, first: Array, second: Array, x: Array, *rest: float
     ) -> list[Result]:
-        *number, order = rest
+        *number, order = rest or (1,)
         return [
             *_scaled(grad * second, [derivative(x, *rest)]),
             *_scaled(grad * first, [derivative(x, *rest)]),

@@ -632,9 +632,9 @@ case(
 SD = F.softplus
 case(
     "float32 matmul prec",
-    lambda x: x * (2 if torch.backends.cudnn.benchmark else 3),
-    lambda: setattr(torch.backends.cudnn, "benchmark", True),
-    lambda: setattr(torch.backends.cudnn, "benchmark", False),
+    lambda x: x * (2 if torch.utils.deterministic.fill_uninitialized_memory else 3),
+    lambda: setattr(torch.utils.deterministic, "fill_uninitialized_memory", True),
+    lambda: setattr(torch.utils.deterministic, "fill_uninitialized_memory", False),
 )
 case(
     "num threads",
