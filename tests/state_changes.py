@@ -631,10 +631,10 @@ case(
 )
 SD = F.softplus
 case(
-    "float32 matmul prec",
+    "a flag of torch",
     lambda x: x * (2 if torch.utils.deterministic.fill_uninitialized_memory else 3),
-    lambda: setattr(torch.utils.deterministic, "fill_uninitialized_memory", True),
     lambda: setattr(torch.utils.deterministic, "fill_uninitialized_memory", False),
+    lambda: setattr(torch.utils.deterministic, "fill_uninitialized_memory", True),
 )
 case(
     "num threads",
