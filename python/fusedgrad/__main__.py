@@ -182,8 +182,8 @@ def losses() -> Iterator[Operation]:
 def by_operations(function: Fused, *inputs: Tensor) -> list[Tensor]:
     """The value of a fused function and its partial derivatives, without its kernels."""
     graph = function._example().value_and_grad()
-    defaults = (p.default for p in function._signature.parameters.values())
-    numbers = [default for default in defaults if isinstance(default, float)]
+    given = function._signature.parameters
+    numbers = [given[name.removesuffix("_")].default for name in graph.parameters]
     return kernel.evaluate(graph, inputs, numbers, [torch.float64] * len(graph.outputs))
 
 
