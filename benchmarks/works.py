@@ -4,6 +4,7 @@ Each beside what a user of torch writes for it: the built-in where there is one,
 formula in torch's operations.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -104,6 +105,21 @@ def focal_loss(x: Tensor, target: Tensor) -> Tensor:
     return (0.25 * target + 0.75 * (1 - target)) * (1 - p_t) ** 2.0 * loss
 
 
+def asymmetric_loss(x: Tensor, target: Tensor) -> Tensor:
+    """As in the paper's code: probabilities of negatives shifted by 0.05, focused by 4."""
+    p = torch.sigmoid(x)
+    shifted = torch.clamp(p - 0.05, min=0)
+    positives = target * torch.log(p)
+    return -(positives + (1 - target) * shifted**4.0 * torch.log(1 - shifted))
+
+
+def xielu(x: Tensor) -> Tensor:
+    """With the paper's first parameters."""
+    a = math.log1p(math.exp(0.8))
+    negative = (0.5 + a) * (torch.expm1(torch.clamp(x, max=0)) - x)
+    return torch.where(x > 0, a * x * x, negative) + 0.5 * x
+
+
 OPERATIONS = (
     Work("sigmoid", "operation", fusedgrad.sigmoid, torch.sigmoid, [logits]),
     Work("tanh", "operation", fusedgrad.tanh, torch.tanh, [logits]),
@@ -162,7 +178,17 @@ ACTIVATIONS = (
     activation("logsigmoid", F.logsigmoid),
     activation("squareplus", lambda x: (x + torch.sqrt(x * x + 4)) / 2),
     activation("snake", lambda x: x + torch.sin(x) ** 2),
+    activation("squared_relu", lambda x: F.relu(x) ** 2),
+    activation("snake_beta", lambda x: x + torch.sin(x) ** 2),
+    activation("xielu", xielu),
+    activation("log1mexp", lambda x: torch.log1p(-torch.exp(-x)), [positive]),
     activation("focal_loss", focal_loss, [logits, unit]),
+    activation("asymmetric_loss", asymmetric_loss, [logits, unit]),
+    activation(
+        "soft_binary_cross_entropy",
+        lambda x, t: F.binary_cross_entropy_with_logits(x, t, reduction="none"),
+        [logits, unit],
+    ),
 )
 WORKS = OPERATIONS + FUNCTIONS + ACTIVATIONS
 BY_NAME = {work.name: work for work in WORKS}
