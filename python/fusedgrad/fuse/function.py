@@ -788,12 +788,7 @@ class Fused:
         graph = self._example()
         if gradients:
             graph = _graph_with_grads(graph)
-        if backend == "cpu":
-            return generate.cpu_source(graph, graph.inputs, wide=False)
-        if backend == "cuda":
-            types = ["float"] * (len(graph.outputs) + len(graph.inputs))
-            return generate.cuda_source(graph, graph.inputs, types, "float")
-        raise FuseValueError(f"{self._name}.source(): backend is {backend!r}, expected cpu or cuda")
+        return generate.source_of(graph, backend, self._name)
 
     def __str__(self) -> str:
         """The expression, in Python's notation."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from fusedgrad.fuse import forms
+from fusedgrad.fuse.errors import FuseValueError
 from fusedgrad.fuse.expression import (
     CALL,
     LOGIC,
@@ -294,6 +295,20 @@ def cuda_source(graph: Graph, used: Sequence[str], types: Sequence[str], compute
         "}  // namespace fusedgrad::cuda",
     ]
     return _text(lines)
+
+
+def source_of(graph: Graph, backend: str, name: str) -> str:
+    """The code for float32 tensors; `name` is what was asked, for the error.
+
+    Raises:
+        FuseValueError: `backend` is neither cpu nor cuda.
+    """
+    if backend == "cpu":
+        return cpu_source(graph, graph.inputs, wide=False)
+    if backend == "cuda":
+        types = ["float"] * (len(graph.outputs) + len(graph.inputs))
+        return cuda_source(graph, graph.inputs, types, "float")
+    raise FuseValueError(f"{name}.source(): backend is {backend!r}, expected cpu or cuda")
 
 
 def cpu_source(graph: Graph, used: Sequence[str], wide: bool) -> str:

@@ -242,12 +242,7 @@ class FusedJet:
         if gradients:
             every = (True,) * len(graph.outputs), (True,) * len(graph.inputs)
             graph = graph.pull_back(*every)
-        if backend == "cpu":
-            return generate.cpu_source(graph, graph.inputs, wide=False)
-        if backend == "cuda":
-            types = ["float"] * (len(graph.outputs) + len(graph.inputs))
-            return generate.cuda_source(graph, graph.inputs, types, "float")
-        raise FuseValueError(f"{self._name}.source(): backend is {backend!r}, expected cpu or cuda")
+        return generate.source_of(graph, backend, self._name)
 
     def __str__(self) -> str:
         """The expressions, in Python's notation."""
