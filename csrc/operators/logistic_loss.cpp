@@ -323,7 +323,7 @@ struct Recorded {
   static constexpr size_t kOperands = Loss::kOperands;
 
   static constexpr Rule kValue = {
-      Loss::kNode,
+      Loss::kNode, kOperands,
       [](const Tensor& grad, const variable_list& operands, const Parameters& parameters,
          const std::vector<bool>& mask) -> variable_list {
         typename Loss::Mask wanted;
@@ -376,7 +376,7 @@ struct Recorded {
     return results;
   }
 
-  static constexpr Rule kPartial = {Loss::kNode, gradients};
+  static constexpr Rule kPartial = {Loss::kNode, kOperands, gradients};
 
   static Tensor weighted(const Tensor& factor, const variable_list& operands, int64_t reduction) {
     std::vector<OptionalTensor> weights;

@@ -205,7 +205,7 @@ variable_list gradients(const Tensor& grad, const variable_list& operands,
   return results;
 }
 
-constexpr Rule kRule = {"Pow", gradients};
+constexpr Rule kRule = {"Pow", 2, gradients};
 
 Tensor recorded_tensor_tensor(const Tensor& input, const Tensor& exponent) {
   static const auto op =

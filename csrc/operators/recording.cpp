@@ -158,6 +158,11 @@ Tensor tangent_of(const Tensor& result, const Rule& rule, at::TensorList operand
   // What is summed is not rounded to a half type before.
   const bool sums = result.dim() == 0 && at::isReducedFloatingType(result.scalar_type());
   const auto wide = [sums](const Tensor& tensor) { return sums ? tensor.to(at::kFloat) : tensor; };
+  // The rule conjugates the cotangent of what is holomorphic in the operand.
+  const size_t factors = operands.size() - rule.inputs;
+  const auto along = [&](size_t i, const Tensor& tensor) {
+    return factors > 0 && i >= factors ? tensor : conjugate(tensor);
+  };
   variable_list primals;
   for (const Tensor& operand : operands) {
     primals.push_back(operand.defined() ? wide(operand._fw_primal(/*level=*/0)) : Tensor());
@@ -167,11 +172,12 @@ Tensor tangent_of(const Tensor& result, const Rule& rule, at::TensorList operand
   for (size_t i = 0; i < operands.size(); ++i) {
     if (!has_tangent(operands[i])) continue;
     mask[i] = true;
-    const Tensor given = wide(operands[i]._fw_grad(/*level=*/0));
-    const Tensor term = rule.backward(conjugate(given), primals, parameters, mask)[i];
+    const Tensor given = along(i, wide(operands[i]._fw_grad(/*level=*/0)));
+    Tensor term = rule.backward(given, primals, parameters, mask)[i];
     mask[i] = false;
     if (!term.defined()) continue;  // the result does not depend on the operand
-    tangent = tangent.defined() ? tangent + conjugate(term) : conjugate(term);
+    term = along(i, term);
+    tangent = tangent.defined() ? tangent + term : term;
   }
   if (!tangent.defined()) return at::zeros_like(result);
   // A result may have a shape that its own operands do not make: its kernel had others besides.

@@ -21,9 +21,12 @@ struct Parameters {
 // Differentiates one result of an operator. `backward` returns the gradients of the operands that
 // `mask` asks for, at the broadcast shape, by that of the result. It consists of operators that are
 // themselves differentiable, so that one rule serves every order. The result is elementwise in the
-// operands, or a sum of what is: then its tangent is the sum of `backward` by each operand's.
+// operands, or a sum of what is: then its tangent is the sum of `backward` by each operand's. It is
+// a holomorphic function of the last `inputs` operands, or, with factors before them, the product
+// of the factors and the conjugate of one.
 struct Rule {
   const char* name;
+  size_t inputs;
   variable_list (*backward)(const at::Tensor& grad, const variable_list& operands,
                             const Parameters& parameters, const std::vector<bool>& mask);
 };

@@ -51,7 +51,7 @@ class Family {
 
   // Of f(x), and of its products with one factor or two, which stand before x
   static constexpr Rule kRule = {
-      Operations::kNode,
+      Operations::kNode, 1,
       [](const Tensor& grad, const variable_list& operands, const Parameters& parameters,
          const std::vector<bool>& mask) -> variable_list {
         const Tensor& x = operands.back();
