@@ -188,12 +188,10 @@ def copying() -> None:
     agree(copy.deepcopy)
     agree(lambda module: pickle.loads(pickle.dumps(module)))
     loss = fusedgrad.convert(nn.BCELoss())
-    shallow = copy.copy(loss)
-    shallow.reduction = "none"
-    assert shallow(TARGET, TARGET).dim() == 0
-    deep = copy.deepcopy(loss)
-    deep.reduction = "none"
-    assert deep(TARGET, TARGET).shape == TARGET.shape
+    for copied in (copy.copy(loss), copy.deepcopy(loss)):
+        copied.reduction = "none"
+        assert copied(TARGET, TARGET).shape == TARGET.shape
+    assert loss(TARGET, TARGET).dim() == 0
 
 
 def taking_special_tensors() -> None:

@@ -1,8 +1,9 @@
 """Modules of `torch.nn` that run on fusedgrad; their state dicts are interchangeable both ways."""
 
+import copyreg
 from collections.abc import Callable
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -55,8 +56,8 @@ class _Exact(type):
     def __instancecheck__(cls, instance: object) -> bool:
         if super().__instancecheck__(instance):
             return True
-        owner = _owner(instance)
-        return owner is not None and issubclass(owner.kind, cls)
+        kind = _kind_of(instance)
+        return kind is not None and issubclass(kind, cls)
 
 
 # A `forward` serves the modules here, and those of torch.nn that were converted. torch.jit.script
@@ -123,52 +124,42 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss, metaclass=_Exact):
         )
 
 
-class _Owner:
-    """What the `forward` of a class here is bound to in a module of `torch.nn` that has it.
-
-    Not to the module, which would be copied and pickled with the `forward` of its own class. An
-    activation has nothing to read, so that its `forward` may be shared by copies of any depth.
-    """
-
-    def __init__(self, kind: type[torch.nn.Module], loss: torch.nn.Module | None) -> None:
-        self.kind = kind
-        self._loss = loss
-
-    @property
-    def forward(self) -> MethodType:
-        return MethodType(self.kind.forward, self)
-
-    @property
-    def weight(self) -> Any:
-        return self._loss.weight  # type: ignore[union-attr]
-
-    @property
-    def pos_weight(self) -> Any:
-        return self._loss.pos_weight  # type: ignore[union-attr]
-
-    @property
-    def reduction(self) -> Any:
-        return self._loss.reduction  # type: ignore[union-attr]
-
-
-def _owner(module: object) -> _Owner | None:
-    """Of the `forward` of a converted module."""
-    forward = vars(module).get("forward") if isinstance(module, torch.nn.Module) else None
-    owner = getattr(forward, "__self__", None)
-    return owner if type(owner) is _Owner else None
-
-
 _KINDS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.Sigmoid: Sigmoid,
     torch.nn.Tanh: Tanh,
     torch.nn.BCELoss: BCELoss,
     torch.nn.BCEWithLogitsLoss: BCEWithLogitsLoss,
 }
+_BY_FORWARD = {kind.forward: kind for kind in _KINDS.values()}
+
+
+def _kind_of(module: object) -> type[torch.nn.Module] | None:
+    """The class here whose `forward` a converted module of `torch.nn` has."""
+    forward = vars(module).get("forward") if isinstance(module, torch.nn.Module) else None
+    return _BY_FORWARD.get(forward.__func__) if isinstance(forward, MethodType) else None
 
 
 def make_exact(module: torch.nn.Module) -> None:
     """Give a module of `torch.nn`, and no subclass, the `forward` of its namesake here."""
     kind = _KINDS.get(type(module))
     if kind is not None and "forward" not in vars(module):
-        is_loss = isinstance(module, torch.nn.modules.loss._Loss)
-        vars(module)["forward"] = _Owner(kind, module if is_loss else None).forward
+        vars(module)["forward"] = MethodType(kind.forward, module)
+        copyreg.pickle(type(module), _reduced)
+
+
+# Copies and pickles take the whole of a module's `__dict__`, where `forward` is bound to the module
+# that is copied: of a loss its weights and its reduction. A copy gets a `forward` of its own.
+
+
+def _reduced(module: torch.nn.Module) -> Any:
+    new, arguments, state, *items = cast(tuple[Any, ...], module.__reduce_ex__(2))
+    if _kind_of(module) is not None:
+        new = _new_exact
+        state = {name: value for name, value in state.items() if name != "forward"}
+    return new, arguments, state, *items
+
+
+def _new_exact(kind: type[torch.nn.Module]) -> torch.nn.Module:
+    module = kind.__new__(kind)
+    make_exact(module)
+    return module
