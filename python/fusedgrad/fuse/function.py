@@ -241,9 +241,11 @@ class Fused:
         keywords: dict[str, Any],
     ) -> None:
         """Keep the record, if the next such call can do without running the function."""
-        done = (structure_of(call.recorder, call.outputs), tuple(call.recorder.numbers))
         known = self._attempts.get(key)
-        if known is not None and (known[0] <= 0 or known[1] != done):
+        if known is not None and known[0] <= 0:
+            return
+        done = (structure_of(call.recorder, call.outputs), tuple(call.recorder.numbers))
+        if known is not None and known[1] != done:
             # What changed may change again: it is proved once it has stayed.
             self._attempts[key] = (known[0], done)
             return

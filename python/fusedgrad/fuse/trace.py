@@ -115,6 +115,9 @@ _CONVERSIONS = frozenset({"__bool__", "__float__", "__int__", "__index__", "__co
 
 # The result of a rule by the kinds of what it is given: its dtype, dimensions and requires_grad
 _results: dict[Any, tuple[torch.dtype, bool, bool]] = {}
+# The same and the rule's name, where the kinds of floating-point operands are all it depends on
+_plain_results: dict[Any, tuple[str, torch.dtype, bool, bool]] = {}
+_BY_MORE = {*OF_ONE_SHAPE, *OPAQUE, "detach", "prelu"}
 _templates: dict[Any, Tensor] = {}
 
 
@@ -215,6 +218,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
         self.numbers: list[float] = []
         self.number_names: list[str] = []
         self.calls: list[Any] = []  # of each row, the function that was called
+        self.kinds: list[Any] = []  # of each node, what the dtype of a result depends on
         self.shared: set[int] = set()  # nodes whose memory another one has
         self.equal_shapes: list[tuple[int, int]] = []  # nodes that must have one shape
         self.reduced: set[int] = set()  # nodes that are the mean or the sum of another
@@ -240,7 +244,48 @@ class Recorder(torch.overrides.TorchFunctionMode):
         rule = RULES.get(func)
         if rule is None:
             return self._other(func, args, kwargs or {})
+        if not kwargs:
+            token = self._recorded_before(func, args)
+            if token is not None:
+                return token
         return self._record(rule, func, args, kwargs)
+
+    def _recorded_before(self, func: Any, args: tuple[Any, ...]) -> Tensor | None:
+        """As `_record` of what `_plain_results` has of such operands: a shorter way."""
+        specs: list[Any] = []
+        key: list[Any] = [func, self.grad]
+        given: list[float] = []
+        for value in args:
+            spec: Any = type(value)
+            if spec is float or (spec is int and -_LARGEST <= value <= _LARGEST):
+                key.append(spec)
+                given.append(value)
+            else:
+                spec = self._known.get(id(value))
+                if spec is None:
+                    return None
+                key.append(self.kinds[spec])
+            specs.append(spec)
+        found = _plain_results.get(tuple(key))
+        if (
+            found is None
+            or self.stop is not None
+            or torch.is_grad_enabled() is not self.grad
+            or torch.is_inference_mode_enabled()
+            or torch._C._is_any_autocast_enabled()
+            or transforms_active()
+            or forward_ad._current_level >= 0
+        ):
+            return None
+        name, dtype, scalar, requires_grad = found
+        token = _templates[dtype, scalar].detach()
+        if requires_grad:
+            token.requires_grad_()
+        self.numbers += given
+        self.number_names += [""] * len(given)
+        passes = "all" if self.grad else "forward"
+        self._add(token, (name, tuple(specs), (), dtype, scalar, requires_grad, passes), func)
+        return token
 
     def _passes(self) -> str:
         """What passes here; raises where C++ has set the grad mode, as it does in a Function."""
@@ -330,6 +375,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
         if result is None:
             if len(_results) > 4096:
                 _results.clear()
+                _plain_results.clear()
             with torch._C._DisableFuncTorch() if transforms_active() else nullcontext():
                 try:
                     result = self._asked_of_torch(rule, func, args, kwargs or {}, grad)
@@ -360,7 +406,6 @@ class Recorder(torch.overrides.TorchFunctionMode):
             self._check_one_shape(func, specs[0], [specs[0], *others])
         else:
             token = _token(dtype, scalar, requires_grad)
-        self._known[id(token)] = len(self.rows)
         if rule.name == "detach":
             passes = "all"
         if rule.name in OPAQUE and grad and any(self.nodes[n].requires_grad for n in _used(specs)):
@@ -368,10 +413,20 @@ class Recorder(torch.overrides.TorchFunctionMode):
                 f"{name_of(func)} has no derivative, neither in PyTorch nor here, and an argument "
                 "requires a gradient: pass it detached"
             )
-        self.rows.append((rule.name, specs, keywords, dtype, scalar, requires_grad, passes))
-        self.nodes.append(token)
-        self.calls.append(called)
+        is_plain = numbers is None and state is None and passes != "none" and called is func
+        if is_plain and not (keywords or rule.same or rule.in_place or rule.name in _BY_MORE):
+            _plain_results[(func, grad, *kinds[0])] = rule.name, dtype, scalar, requires_grad
+        row = (rule.name, specs, keywords, dtype, scalar, requires_grad, passes)
+        self._add(token, row, called)
         return token if reduction == "none" else self._reduced(token, reduction)
+
+    def _add(self, node: Tensor, row: Row | None, called: Any = None) -> None:
+        self._known[id(node)] = len(self.rows)
+        self.rows.append(row)
+        self.nodes.append(node)
+        self.calls.append(called)
+        scalar, requires_grad = (node.dim() == 0, node.requires_grad) if row is None else row[4:6]
+        self.kinds.append((node.dtype, scalar, requires_grad, node.is_inference()))
 
     def _reduced(self, tensor: Tensor, reduction: str) -> Tensor:
         """A token of the mean or the sum of all elements."""
@@ -381,12 +436,10 @@ class Recorder(torch.overrides.TorchFunctionMode):
             raise self.refuse("a mean or a sum under no_grad inside a fused function")
         requires_grad = tensor.requires_grad and passes == "all"
         token = _token(tensor.dtype, True, requires_grad)
-        self._known[id(token)] = len(self.rows)
         self.reduced.add(len(self.rows))
         keywords = (("reduction", (reduction,)),)
-        self.rows.append(("reduced", (node,), keywords, tensor.dtype, True, requires_grad, passes))
-        self.nodes.append(token)
-        self.calls.append(None)
+        self._add(token, ("reduced", (node,), keywords, tensor.dtype, True, requires_grad, passes))
+        self.kinds[-1] = None  # no operation may go on with it
         return token
 
     def _along_channels(self, input: Any, weight: Any) -> tuple[Any, Any]:
@@ -439,13 +492,9 @@ class Recorder(torch.overrides.TorchFunctionMode):
                 "does not see, such as a scripted function or a torch.autograd.Function: fuse the "
                 "part before it and the part after it"
             )
-        number = len(self.rows)
-        self._known[id(tensor)] = number
-        self.rows.append(None)
-        self.nodes.append(tensor)
-        self.calls.append(None)
-        self.operands.append(number)
-        return number
+        self.operands.append(len(self.rows))
+        self._add(tensor, None)
+        return self.operands[-1]
 
     def _kinds(self, specs: Any, keywords: Any) -> tuple[Any, bool]:
         """What the dtype of a result depends on, and whether it is no matter what numbers are."""
@@ -453,13 +502,9 @@ class Recorder(torch.overrides.TorchFunctionMode):
         is_float = True
         for spec in (*specs, *keywords):
             if type(spec) is int:
-                node, row = self.nodes[spec], self.rows[spec]
-                dtype = node.dtype
-                is_float = is_float and dtype.is_floating_point
-                if row is None:
-                    result.append((dtype, node.dim() == 0, node.requires_grad, node.is_inference()))
-                else:
-                    result.append((dtype, row[4], row[5], node.is_inference()))
+                kind = self.kinds[spec]
+                is_float = is_float and kind[0].is_floating_point
+                result.append(kind)
             elif type(spec) is tuple and len(spec) == 2 and type(spec[1]) is int:
                 kinds, floats = self._kinds((spec[1],), ())
                 is_float = is_float and floats
@@ -564,7 +609,11 @@ class Recorder(torch.overrides.TorchFunctionMode):
         if func is Tensor.requires_grad_ and is_outside:
             if any(node in (*r[1], *(v for _, v in r[2])) for r in self.rows if r is not None):
                 raise self.refuse(f"{what} of a tensor that was used before cannot be fused")
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if node is not None and tensor is not None:
+                dtype, scalar, _, inference = self.kinds[node]
+                self.kinds[node] = (dtype, scalar, tensor.requires_grad, inference)
+            return result
         is_factory = func in _FACTORIES or (func in _RANDOM_FACTORIES and not self.derived)
         if is_factory and not any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
             return func(*args, **kwargs)
@@ -606,11 +655,8 @@ class Recorder(torch.overrides.TorchFunctionMode):
         scalar = all(self.nodes[n].dim() == 0 for n in specs if type(n) is int)
         requires_grad = passes == "all" and any(operand.requires_grad for operand in used)
         token = _token(dtype, scalar, requires_grad)
-        self._known[id(token)] = len(self.rows)
         keywords = (("graph", (graph,)),)
-        self.rows.append(("graph", specs, keywords, dtype, scalar, requires_grad, passes))
-        self.nodes.append(token)
-        self.calls.append(None)
+        self._add(token, ("graph", specs, keywords, dtype, scalar, requires_grad, passes))
         return token
 
     # ---------------------------------------------------------------------------------- the result
