@@ -80,11 +80,14 @@ def test_dtypes_under_autocast_are_pytorchs(
 def test_dtypes_under_autocast_of_another_device_are_pytorchs(
     ours: Call, theirs: Call, count: int, first: torch.dtype, other: torch.dtype
 ) -> None:
-    with FakeTensorMode(), enabled("cuda"):
-        tensors = [
-            torch.rand(3, dtype=dtype, device="cuda") for dtype in (first, *[other] * (count - 1))
-        ]
-        assert outcome(ours, *tensors) == outcome(theirs, *tensors)
+    dtypes = (first, *[other] * (count - 1))
+    of_kernels = outcome(theirs, *[torch.rand(3, dtype=dtype) for dtype in dtypes])
+    with FakeTensorMode():
+        tensors = [torch.rand(3, dtype=dtype, device="cuda") for dtype in dtypes]
+        if outcome(theirs, *tensors) is first and of_kernels is other is not first:
+            pytest.skip("PyTorch 2.11's fake loss of logits has another dtype than the real one")
+        with enabled("cuda"):
+            assert outcome(ours, *tensors) == outcome(theirs, *tensors)
 
 
 @calls

@@ -109,7 +109,9 @@ def autocast(name: str, *arguments: Any) -> Sequence[Any]:
     devices = {
         device
         for device in devices
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        # Dynamo traces the first call from PyTorch 2.12 on.
+        if (device in ("cpu", "cuda") or torch.amp.is_autocast_available(device))
+        and torch.is_autocast_enabled(device)
     }
     if devices == {"cpu"} and name == "pow":
         return arguments
