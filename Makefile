@@ -120,7 +120,7 @@ $(CUDA_VENV)/installed: requirements.txt
 # Every architecture, unless TORCH_CUDA_ARCH_LIST names fewer.
 cuda-build: $(CUDA_VENV)/installed
 	mkdir -p build/cuda
-	FUSEDGRAD_WERROR=1 FUSEDGRAD_CUDA=1 $(CUDA_BIN)/python setup.py --quiet build --build-base build/cuda --build-platlib $(CUDA_LIB) >build/cuda/log 2>&1 || { cat build/cuda/log; exit 1; }
+	TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-all}" FUSEDGRAD_WERROR=1 FUSEDGRAD_CUDA=1 $(CUDA_BIN)/python setup.py --quiet build --build-base build/cuda --build-platlib $(CUDA_LIB) >build/cuda/log 2>&1 || { cat build/cuda/log; exit 1; }
 
 # What can be checked of it without a GPU: it imports under both torches, it holds every
 # architecture, and its operators pass the CPU's tests.

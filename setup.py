@@ -2,7 +2,8 @@
 
 FUSEDGRAD_CUDA=1 builds the CUDA kernels too, 0 does not, auto (the default) does where the
 installed torch is a CUDA build and a toolkit is found. TORCH_CUDA_ARCH_LIST names the
-architectures. FUSEDGRAD_WERROR=1 makes an error of every warning of the compiler.
+architectures, or is `all`; without it they are those of the GPUs that are present, and all where
+there is none. FUSEDGRAD_WERROR=1 makes an error of every warning of the compiler.
 """
 
 import os
@@ -18,7 +19,9 @@ from setuptools.command.build_py import build_py
 
 OLDEST_TORCH, NEWEST_TORCH = (2, 11), (2, 13)  # of those that were tested: docs/versions.md
 OLDEST_GCC = 12
-CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+OLDEST_TOOLKIT = (12, 8)  # which has cudaLibraryLoadData, and nvcc -compress-mode
+# What has an image of its own, if nvcc knows it, beside what torch was built for.
+CUDA_ARCHITECTURES = {(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (11, 0), (12, 0)}
 ROOT = Path(__file__).parent
 
 
@@ -86,13 +89,67 @@ def cuda_to_build_with() -> Path | None:
     if wanted == "0" or (wanted == "auto" and torch.version.cuda is None):
         return None
     toolkit = cuda_toolkit()
-    if toolkit is None and wanted == "1":
+    if toolkit is not None:
+        check_toolkit(toolkit)
+    elif wanted == "1":
         stop(
             "FUSEDGRAD_CUDA=1 and no CUDA toolkit was found; set CUDA_HOME, or install "
             "nvidia-cuda-nvcc, nvidia-cuda-crt, nvidia-cuda-runtime, nvidia-cuda-cccl and "
             "nvidia-nvvm from PyPI."
         )
     return toolkit
+
+
+def check_toolkit(toolkit: Path) -> None:
+    """Stop where it is too old, or where what it builds needs a newer driver than torch does."""
+    (number,) = re.findall(
+        r"#define +CUDART_VERSION +(\d+)",
+        (toolkit / "include" / "cuda_runtime_api.h").read_text(),
+    )
+    version = int(number) // 1000, int(number) % 1000 // 10
+    instead = "set CUDA_HOME to another, or FUSEDGRAD_CUDA=0 to build without CUDA."
+    if version < OLDEST_TOOLKIT:
+        stop(
+            f"the CUDA toolkit in {toolkit} is {dotted(version)}, it needs "
+            f"{dotted(OLDEST_TOOLKIT)} or newer; {instead}"
+        )
+    if torch.version.cuda is not None and int(torch.version.cuda.split(".")[0]) != version[0]:
+        stop(
+            f"the CUDA toolkit in {toolkit} is {dotted(version)}, and torch was built with "
+            f"{torch.version.cuda}, another major version, which takes other drivers; {instead}"
+        )
+
+
+def architectures(toolkit: Path) -> str:
+    """What TORCH_CUDA_ARCH_LIST says; else see above."""
+    named = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    if named not in ("", "all"):
+        return named
+    listed = subprocess.run(
+        [toolkit / "bin" / "nvcc", "--list-gpu-code"], capture_output=True, text=True, check=True
+    ).stdout
+
+    def those_in(text: str) -> set[tuple[int, int]]:
+        return {(int(a), int(b)) for a, b in re.findall(r"sm_(\d+)(\d)\b", text)}
+
+    known = those_in(listed)
+    if not named and torch.cuda.is_available():
+        present = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+        return ";".join(sorted(image_for(gpu, known) for gpu in present))
+    flags = torch._C._cuda_getArchFlags() if torch.version.cuda is not None else None
+    wanted = (CUDA_ARCHITECTURES | those_in(flags or "")) & known
+    return ";".join(map(dotted, sorted(wanted))) + "+PTX"
+
+
+def image_for(gpu: tuple[int, int], known: set[tuple[int, int]]) -> str:
+    """Its architecture; of one that nvcc does not know yet the PTX of the newest that it knows."""
+    older = [one for one in known if one <= gpu]
+    if not older:
+        stop(
+            f"nvcc compiles for no GPU as old as the present one, of compute capability "
+            f"{dotted(gpu)}; set CUDA_HOME to an older toolkit, or FUSEDGRAD_CUDA=0."
+        )
+    return dotted(gpu) if gpu in known else f"{dotted(max(older))}+PTX"
 
 
 def sources(*folders: str, suffix: str) -> list[str]:
@@ -128,8 +185,8 @@ def extension() -> Extension:
     if toolkit is not None:
         # A CPU build of torch leaves this None; with it BuildExtension's rules compile .cu files.
         cpp_extension.CUDA_HOME = str(toolkit)
-        architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
-        defines += [("FUSEDGRAD_CUDA", "1"), ("FUSEDGRAD_CUDA_ARCHITECTURES", f'"{architectures}"')]
+        named = os.environ["TORCH_CUDA_ARCH_LIST"] = architectures(toolkit)
+        defines += [("FUSEDGRAD_CUDA", "1"), ("FUSEDGRAD_CUDA_ARCHITECTURES", f'"{named}"')]
         cxx.append(system_include(toolkit / "include"))
         nvcc.append("-compress-mode=size")
         files += sources("cuda", suffix=".cu")

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,7 @@ from fused_functions import CASES, columns, rows
 from fusedgrad import _C, activations
 from fusedgrad.fuse import compile as compilation
 from fusedgrad.fuse import generate, kernel, nvrtc
+from fusedgrad.fuse.expression import OPERATIONS
 from fusedgrad.fuse.graph import Graph
 from ulp import ulp_error
 
@@ -557,8 +559,33 @@ def test_missing_headers_are_named(
     from cuda import pathfinder
 
     monkeypatch.setattr(pathfinder, "find_nvidia_header_directory", lambda _: None)
-    with pytest.raises(compilation.CompilerError, match="headers of CUDA's cudart"):
+    with pytest.raises(compilation.CompilerError, match="headers of CUDA's run time"):
         nvrtc.code_of(SOURCE, "sm_90")
+
+
+def test_headers_that_pytorch_brings_are_enough(
+    compilations: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of CUDA's, those of nvidia-cuda-runtime alone, on which PyTorch's CUDA builds depend."""
+    from cuda import pathfinder
+
+    for file in metadata.files("nvidia-cuda-runtime") or ():
+        _, found, name = str(file).partition("/include/")
+        if found:
+            link = tmp_path / "include" / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.locate())
+    folders = {"cudart": str(tmp_path / "include")}
+    monkeypatch.setattr(pathfinder, "find_nvidia_header_directory", folders.get)
+    graph = _scaled()
+    names = sorted({o.header for o in OPERATIONS.values() if o.header})
+    every_header = "".join(f'#include "math/{name}.h"\n' for name in names)
+    for dtype in DTYPES:
+        types = nvrtc.types([dtype] * (len(graph.outputs) + len(graph.inputs)))
+        computed = "double" if dtype is torch.float64 else "float"
+        source = every_header + generate.cuda_source(graph, graph.inputs, types, computed)
+        assert nvrtc.code_of(source, "sm_90")[:4] == b"\x7fELF"
+    assert len(compilations) == len(DTYPES)
 
 
 def test_what_nvrtc_says_of_an_error_is_shown(compilations: list[str]) -> None:
@@ -629,6 +656,24 @@ def test_without_a_compiler_operations_run_one_by_one_with_one_warning(
         call_twice()
     assert len(caught) == 1
     assert added == []
+
+
+def test_a_kernel_that_does_not_load_is_run_one_by_one_with_one_warning(
+    added: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise RuntimeError("fused: CUDA error: no kernel image is available")
+
+    def call_twice() -> None:
+        for _ in range(2):
+            x, z = _meta(torch.float32, torch.float32)
+            GATE(x, z).sum().backward()
+            assert x.grad is not None
+
+    monkeypatch.setattr(_C, "add_fused_cuda_kernel", refuse)
+    with pytest.warns(UserWarning, match="does not load what NVRTC made, .*no kernel im") as caught:
+        call_twice()
+    assert len(caught) == 1
 
 
 def test_more_operands_than_a_kernel_takes_run_one_by_one(added: list[tuple[Any, ...]]) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,23 @@ ROOT = Path(__file__).parents[1]
 TORCH = """
 __version__ = "{version}"
 class version:
-    cuda = None
+    cuda = {cuda!r}
+class _C:
+    _cuda_getArchFlags = lambda: "sm_50 sm_90 sm_120 compute_120"
+class cuda:
+    gpus = {gpus}
+    is_available = lambda: len(cuda.gpus) > 0
+    device_count = lambda: len(cuda.gpus)
+    get_device_capability = lambda i: cuda.gpus[i]
 """
 EXTENSION = """
 from setuptools.command.build_ext import build_ext
+import os
 CUDA_HOME = None
 include_paths = library_paths = lambda *_: []
 class BuildExtension(build_ext):
     def run(self):
-        print("it builds")
+        print("it builds", os.environ.get("TORCH_CUDA_ARCH_LIST", ""), sep="")
 """
 SETUP = """
 import runpy, sys
@@ -31,12 +40,20 @@ runpy.run_path("setup.py", run_name="__main__")
 
 
 def build(
-    folder: Path, *commands: str, version: str = "2.13.0", before: str = "", **environment: str
+    folder: Path,
+    *commands: str,
+    version: str = "2.13.0",
+    cuda: str | None = None,
+    gpus: Sequence[tuple[int, int]] = (),
+    before: str = "",
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """A build against a torch of this version."""
     package = folder / "torch" / "utils"
     package.mkdir(parents=True)
-    (folder / "torch" / "__init__.py").write_text(TORCH.format(version=version))
+    (folder / "torch" / "__init__.py").write_text(
+        TORCH.format(version=version, cuda=cuda, gpus=gpus)
+    )
     (package / "__init__.py").write_text("")
     (package / "cpp_extension.py").write_text(EXTENSION)
     program = SETUP.format(before=before, commands=commands or ("build_ext",))
@@ -113,6 +130,57 @@ def test_a_compiler_that_is_too_old(tmp_path: Path) -> None:
 )
 def test_other_compilers_are_tried(tmp_path: Path, macros: str) -> None:
     assert build(tmp_path, CXX=fake_compiler(tmp_path, macros)).returncode == 0
+
+
+def toolkit(folder: Path, version: int) -> str:
+    """A CUDA toolkit that can do no more than tell what it is."""
+    (folder / "bin").mkdir()
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.write_text("#!/bin/sh\nprintf 'sm_75\\nsm_80\\nsm_86\\nsm_90\\nsm_110\\nsm_120\\n'\n")
+    nvcc.chmod(0o755)
+    (folder / "include").mkdir()
+    header = f"#define CUDART_VERSION  {version}\n"
+    (folder / "include" / "cuda_runtime_api.h").write_text(header)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "named", "built"),
+    [
+        ([], "", "7.5;8.0;8.6;9.0;11.0;12.0+PTX"),
+        ([(9, 0)], "", "9.0"),
+        ([(9, 0), (8, 6), (9, 0)], "", "8.6;9.0"),
+        ([(8, 0), (13, 0)], "", "12.0+PTX;8.0"),
+        ([(9, 0)], "all", "7.5;8.0;8.6;9.0;11.0;12.0+PTX"),
+        ([(9, 0)], "8.9+PTX", "8.9+PTX"),
+    ],
+)
+def test_architectures(
+    tmp_path: Path, gpus: Sequence[tuple[int, int]], named: str, built: str
+) -> None:
+    home = toolkit(tmp_path, 13000)
+    done = build(tmp_path, cuda="13.0", gpus=gpus, CUDA_HOME=home, TORCH_CUDA_ARCH_LIST=named)
+    assert (done.stdout, done.stderr) == (f"it builds{built}\n", "")
+
+
+def test_an_old_gpu(tmp_path: Path) -> None:
+    home = toolkit(tmp_path, 13000)
+    said = sentence(build(tmp_path, cuda="13.0", gpus=[(7, 0)], CUDA_HOME=home))
+    assert "of compute capability 7.0" in said
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (12040, "is 12.4, it needs 12.8 or newer"),
+        (12090, "is 12.9, and torch was built with 13.0, another major version"),
+    ],
+)
+def test_another_toolkit(tmp_path: Path, version: int, said: str) -> None:
+    home = toolkit(tmp_path, version)
+    assert said in sentence(build(tmp_path, cuda="13.0", CUDA_HOME=home))
+    without = build(tmp_path / "without", cuda="13.0", CUDA_HOME=home, FUSEDGRAD_CUDA="0")
+    assert without.returncode == 0
 
 
 def test_no_compiler(tmp_path: Path) -> None:

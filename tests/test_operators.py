@@ -222,3 +222,30 @@ def test_cuda_tensors_without_cuda_kernels_take_the_reference_with_one_warning()
     has_key = torch._C._dispatch_has_kernel_for_dispatch_key
     assert has_key("fusedgrad::sigmoid", "CUDA")
     assert built or has_key("fusedgrad::pow_double_backward.Tensor_Tensor", "CUDA")
+
+
+@pytest.mark.parametrize(
+    ("built", "used", "driver", "warned"),
+    [
+        ("13.0", "12.8", 12080, True),
+        ("13.0", "12.8", 13000, False),
+        ("13.0", "12.8", 0, False),
+        ("13.2", "13.0", 12080, False),
+        (None, "12.8", 12080, False),
+        ("13.0", None, 12080, False),
+    ],
+)
+def test_a_driver_too_old_for_the_kernels_alone_is_named(
+    built: str | None,
+    used: str | None,
+    driver: int,
+    warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    monkeypatch.setattr(fusedgrad._C, "cuda_version", lambda: built)
+    monkeypatch.setattr(torch.version, "cuda", used)
+    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: driver, raising=False)
+    operators._warn_of_an_old_driver()
+    said = [str(warning.message) for warning in recwarn]
+    assert ["its driver is of CUDA 12.8, torch of 12.8" in one for one in said] == [True] * warned

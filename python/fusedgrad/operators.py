@@ -116,6 +116,24 @@ def warn_of_no_cuda() -> None:
     )
 
 
+def _warn_of_an_old_driver() -> None:
+    """Where it serves torch and not the kernels: they were built beside another torch."""
+    built, used = _C.cuda_version(), torch.version.cuda
+    if built is None or used is None or built.partition(".")[0] == used.partition(".")[0]:
+        return  # torch itself speaks of a driver that is too old for it
+    driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]  # 0: there is none
+    if 0 < driver // 1000 < int(built.partition(".")[0]):
+        warnings.warn(
+            f"fusedgrad's CUDA kernels were built with CUDA {built} and fail on this machine: its "
+            f"driver is of CUDA {driver // 1000}.{driver % 1000 // 10}, torch of {used}. Build "
+            f"fusedgrad beside this torch with a CUDA {used} toolkit, or update the driver.",
+            stacklevel=2,
+        )
+
+
+_warn_of_an_old_driver()
+
+
 def without_cuda_kernels(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function of the reference, with one warning in the life of the process."""
 

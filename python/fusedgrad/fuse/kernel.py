@@ -225,9 +225,12 @@ def _compiled_for_cuda(
     def add() -> int:
         code = nvrtc.code_of(source, target)
         outputs, parameters = len(graph.outputs), len(graph.parameters)
-        return _C.add_fused_cuda_kernel(code, wide, outputs, dtypes, parameters)
+        try:
+            return _C.add_fused_cuda_kernel(code, wide, outputs, dtypes, parameters)
+        except RuntimeError as error:
+            raise CompilerError(f"the driver does not load what NVRTC made, {error}") from error
 
-    return _number_of((source, target), graph, read, add, "CUDA's run-time compiler")
+    return _number_of((source, target), graph, read, add, "a CUDA kernel")
 
 
 def _number_of(

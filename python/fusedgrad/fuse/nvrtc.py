@@ -23,10 +23,7 @@ from fusedgrad.version import __version__
 OPTIONS = ("--std=c++20", "--fmad=false", "--device-as-default-execution-space")
 HEADERS = ("math/*.h", "cuda/*.h", "cuda/*.cuh")  # what generated code may include
 # As the extra `cuda` of pyproject.toml
-INSTALL = (
-    "pip install cuda-bindings cuda-pathfinder nvidia-cuda-nvrtc nvidia-cuda-runtime "
-    "nvidia-cuda-cccl"
-)
+INSTALL = "pip install cuda-bindings cuda-pathfinder nvidia-cuda-nvrtc nvidia-cuda-runtime"
 # The standard headers that csrc includes; cuda/rtc.h has what it uses of them.
 _STANDARD = (b"concepts", b"cstddef", b"cstdint", b"type_traits", b"utility")
 _TYPES = {
@@ -106,13 +103,10 @@ def _call(function: str, *arguments: Any) -> Any:
 def _include_options() -> list[str]:
     from cuda import pathfinder  # which cuda.bindings needs too
 
-    folders = [str(include_folder())]
-    for part in ("cudart", "cccl"):
-        folder = pathfinder.find_nvidia_header_directory(part)
-        if folder is None:
-            raise CompilerError(f"the headers of CUDA's {part} are not installed, {INSTALL}")
-        folders.append(folder)
-    return [f"--include-path={folder}" for folder in folders]
+    runtime = pathfinder.find_nvidia_header_directory("cudart")
+    if runtime is None:
+        raise CompilerError(f"the headers of CUDA's run time are not installed, {INSTALL}")
+    return [f"--include-path={folder}" for folder in (include_folder(), runtime)]
 
 
 def _compiled(source: str, target: str) -> bytes:
