@@ -49,7 +49,7 @@ def empty_operator(work_pass: Pass, x: Tensor) -> Call:
 
 def reference_calls(work_pass: Pass, source: Tensor) -> dict[str, Call]:
     """The calls whose times make a floor; those on one element measure a call's own cost."""
-    existing, one = torch.empty_like(source), source[:1].clone()
+    existing, one = torch.empty_like(source), source.flatten()[:1].clone()
     existing_one = torch.empty_like(one)
     return {
         "copy": lambda: existing.copy_(source),

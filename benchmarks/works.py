@@ -35,6 +35,22 @@ def positive(size: int) -> Tensor:
     return 4 * unit(size)
 
 
+def channels(size: int) -> tuple[int, int, int]:
+    """A batch of up to 8, and up to 512 channels of at least 256: (8, 512, 16384) of 2^26."""
+    batch = 8 if size % 8 == 0 else 1
+    count = min(512, max(1, size // (batch * 256)))
+    return batch, count, size // (batch * count)
+
+
+def waves(size: int) -> Tensor:
+    return logits(size).view(channels(size))
+
+
+def of_channels(size: int) -> Tensor:
+    """A parameter for each channel of `waves`."""
+    return torch.rand(channels(size)[1], 1) + 0.5
+
+
 @dataclass(frozen=True)
 class Traffic:
     """How many tensors of the inputs' size a pass must read and write."""
@@ -48,7 +64,10 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Work:
-    """One function by both libraries; the first `derivatives` of its inputs require grad."""
+    """One function by both libraries; the first `derivatives` of its inputs require grad.
+
+    The last `parameters` of its inputs are small, and their gradients.
+    """
 
     name: str
     kind: Literal["operation", "function", "activation"]
@@ -57,12 +76,14 @@ class Work:
     inputs: Sequence[Make]
     derivatives: int = 1
     reduced: bool = False  # to one number
+    parameters: int = 0
 
     def traffic(self, work_pass: Pass) -> Traffic:
         """Each input of the pass read once, each output written once."""
         result = 0 if self.reduced else 1
-        forward = Traffic(len(self.inputs), result)
-        backward = Traffic(len(self.inputs) + result, self.derivatives)
+        inputs = len(self.inputs) - self.parameters
+        forward = Traffic(inputs, result)
+        backward = Traffic(inputs + result, min(self.derivatives, inputs))
         return {
             "forward": forward,
             "backward": backward,
@@ -180,6 +201,15 @@ ACTIVATIONS = (
     activation("snake", lambda x: x + torch.sin(x) ** 2),
     activation("squared_relu", lambda x: F.relu(x) ** 2),
     activation("snake_beta", lambda x: x + torch.sin(x) ** 2),
+    Work(
+        "snake_beta, channels",
+        "activation",
+        activations.snake_beta,
+        lambda x, alpha, beta: x + torch.sin(alpha * x) ** 2 / beta,
+        [waves, of_channels, of_channels],
+        derivatives=3,
+        parameters=2,
+    ),
     activation("xielu", xielu),
     activation("log1mexp", lambda x: torch.log1p(-torch.exp(-x)), [positive]),
     activation("focal_loss", focal_loss, [logits, unit]),

@@ -196,6 +196,7 @@ def test_cuda_clock_reads_the_events_around_the_call(monkeypatch: pytest.MonkeyP
         ("sigmoid", "backward", Traffic(2, 1)),
         ("sigmoid", "forward+backward", Traffic(3, 2)),
         ("pow(x, y)", "backward", Traffic(3, 2)),
+        ("snake_beta, channels", "backward", Traffic(2, 1)),
         ("bce_with_logits, mean", "forward", Traffic(2, 0)),
         ("bce_with_logits, mean", "forward+backward", Traffic(4, 1)),
         ("bce_with_logits, none", "forward+backward", Traffic(5, 2)),

@@ -165,6 +165,44 @@ struct Sum {
   FUSEDGRAD_TARGET_BASELINE static double baseline(const T* v, int64_t n) { return sum_body(v, n); }
 };
 
+// Adds elements to doubles that are `stride` bytes apart.
+template <class T>
+FUSEDGRAD_HOST_DEVICE void add_body(const T* values, char* sums, int64_t stride, int64_t n) {
+  if (stride == sizeof(double)) {
+    double* const side_by_side = reinterpret_cast<double*>(sums);
+#pragma GCC ivdep
+    for (int64_t k = 0; k < n; ++k) side_by_side[k] += static_cast<double>(values[k]);
+  } else {
+    for (int64_t k = 0; k < n; ++k) {
+      *reinterpret_cast<double*>(sums + k * stride) += static_cast<double>(values[k]);
+    }
+  }
+}
+template <class T>
+struct Add {
+  FUSEDGRAD_TARGET_AVX512 static void avx512(const T* v, char* sums, int64_t stride, int64_t n) {
+    add_body(v, sums, stride, n);
+  }
+  FUSEDGRAD_TARGET_AVX2 static void avx2(const T* v, char* sums, int64_t stride, int64_t n) {
+    add_body(v, sums, stride, n);
+  }
+  FUSEDGRAD_TARGET_BASELINE static void baseline(const T* v, char* sums, int64_t stride,
+                                                 int64_t n) {
+    add_body(v, sums, stride, n);
+  }
+};
+
+// Adds a block to its sums, of which there is one where the stride is 0.
+template <class T>
+void accumulate(const T* values, char* sums, int64_t stride, int64_t n) {
+  if (stride == 0) {
+    const double sum = choose(Sum<T>::baseline, Sum<T>::avx2, Sum<T>::avx512)(values, n);
+    *reinterpret_cast<double*>(sums) += sum;
+  } else {
+    choose(Add<T>::baseline, Add<T>::avx2, Add<T>::avx512)(values, sums, stride, n);
+  }
+}
+
 template <class T>
 FUSEDGRAD_HOST_DEVICE bool unit_body(const T* values, int64_t n) {
   int outside = 0;
@@ -189,6 +227,7 @@ struct Operand {
   char* data;
   int64_t stride;
   bool direct;    // already side by side in the computed type
+  bool sums;      // an output whose elements are added to doubles
   bool constant;  // one element for the whole row, which its buffer holds already
 };
 
@@ -232,7 +271,9 @@ void run_row(const Kernel& kernel, bool whole, int outputs,
     block(kernel.parameters.data(), outs, ins, n);
     for (int i = 0; i < outputs; ++i) {
       const Operand<T>& operand = operands[i];
-      if (!operand.direct) {
+      if (operand.sums) {
+        accumulate(buffers[i], operand.data + begin * operand.stride, operand.stride, n);
+      } else if (!operand.direct) {
         operand.mover.scatter(buffers[i], operand.data + begin * operand.stride, operand.stride, n);
       }
     }
@@ -243,7 +284,7 @@ void run_row(const Kernel& kernel, bool whole, int outputs,
 // dtype_of(i) is the element type of operand i.
 template <class T, class DTypeOf, class Done>
 void run(const Kernel& kernel, const DTypeOf& dtype_of, const Rectangle& rectangle, int outputs,
-         const Done& done) {
+         const Done& done, uint32_t sums = 0) {
   alignas(64) Buffers<T> buffers;
   std::array<Operand<T>, kMaxOperands> operands;
   const int count = outputs + kernel.inputs;
@@ -258,8 +299,9 @@ void run(const Kernel& kernel, const DTypeOf& dtype_of, const Rectangle& rectang
       const int64_t stride = rectangle.strides[i];
       operand.data = rectangle.data[i] + row * rectangle.strides[count + i];
       operand.stride = stride;
-      operand.direct =
-          operand.same_type && (stride == static_cast<int64_t>(sizeof(T)) || rectangle.size0 == 1);
+      operand.sums = i < outputs && (sums >> i & 1);
+      operand.direct = !operand.sums && operand.same_type &&
+                       (stride == static_cast<int64_t>(sizeof(T)) || rectangle.size0 == 1);
       operand.constant = i >= outputs && stride == 0;
       whole &= operand.direct;
       if (operand.constant && !operand.direct && (row == 0 || rectangle.strides[count + i] != 0)) {
@@ -297,14 +339,19 @@ void elementwise(const Kernel& kernel, DType dtype, const Rectangle& rectangle) 
   }
 }
 
-void elementwise(const Kernel& kernel, bool wide, const DType* dtypes, const Rectangle& rectangle) {
+void elementwise(const Kernel& kernel, bool wide, const DType* dtypes, const Rectangle& rectangle,
+                 uint32_t sums) {
   const auto nothing = [](const void*, int64_t) {};
   const auto dtype_of = [dtypes](int i) { return dtypes[i]; };
   if (wide) {
-    run<double>(kernel, dtype_of, rectangle, kernel.outputs, nothing);
+    run<double>(kernel, dtype_of, rectangle, kernel.outputs, nothing, sums);
   } else {
-    run<float>(kernel, dtype_of, rectangle, kernel.outputs, nothing);
+    run<float>(kernel, dtype_of, rectangle, kernel.outputs, nothing, sums);
   }
+}
+
+void store(const double* values, DType dtype, void* target, int64_t n) {
+  mover<double>(dtype).scatter(values, static_cast<char*>(target), size_of(dtype), n);
 }
 
 namespace {

@@ -23,8 +23,13 @@ struct Rectangle {
 void elementwise(const Kernel& kernel, DType dtype, const Rectangle& rectangle);
 
 // Operand i has the element type dtypes[i]; computed in double if `wide`, else in float, which no
-// Float64 operand may then have.
-void elementwise(const Kernel& kernel, bool wide, const DType* dtypes, const Rectangle& rectangle);
+// Float64 operand may then have. Output i, where `sums` has bit i, is doubles to which its elements
+// are added: in the order of the rectangle, and blocks of 512 that go to one double by themselves.
+void elementwise(const Kernel& kernel, bool wide, const DType* dtypes, const Rectangle& rectangle,
+                 uint32_t sums = 0);
+
+// n doubles, each rounded once, side by side.
+void store(const double* values, DType dtype, void* target, int64_t n);
 
 // The sum of a one-output kernel over the rectangle; `data` and `strides` hold its inputs alone.
 // Accumulated in float64 in an order that depends on the sizes only.

@@ -23,6 +23,7 @@
 #include "operators/dispatch.h"
 #include "operators/elementwise.h"
 #include "operators/recording.h"
+#include "operators/sums.h"
 #include "operators/torch_versions.h"
 #ifdef FUSEDGRAD_CUDA
 #include "cuda/fused.h"
@@ -162,10 +163,25 @@ void run(const cpu::Kernel& kernel, bool wide, at::TensorIterator& iter) {
 }
 
 std::vector<Tensor> fused(int64_t number, at::TensorList inputs, at::ArrayRef<double> parameters,
-                          at::ArrayRef<at::ScalarType> dtypes) {
+                          at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed) {
   const FusedKernel& fused = kernel_of(number);
   const cpu::Kernel kernel = checked(fused, inputs, parameters, dtypes.size());
   std::vector<Tensor> outputs;
+  if (!summed.empty()) {
+    TORCH_CHECK(summed.size() == dtypes.size(), "fused: got ", summed.size(),
+                " numbers of summed dimensions for ", dtypes.size(), " outputs");
+    std::vector<at::ScalarType> whole;
+    for (size_t i = 0; i < summed.size(); ++i) {
+      if (summed[i] == 0) whole.push_back(dtypes[i]);
+    }
+    std::vector<Tensor> written;
+    if (!whole.empty()) allocate(written, inputs, whole);
+    for (size_t i = 0, next = 0; i < summed.size(); ++i) {
+      outputs.push_back(summed[i] == 0 ? written[next++] : Tensor());
+    }
+    run_with_sums("fused", kernel, fused.wide, outputs, inputs, dtypes, summed);
+    return outputs;
+  }
   at::TensorIterator iter = allocate(outputs, inputs, dtypes);
   run(kernel, fused.wide, iter);
   return outputs;
@@ -191,7 +207,8 @@ void check_on_cuda(const FusedKernel& fused, at::TensorList inputs, at::ArrayRef
 
 std::vector<Tensor> fused_on_cuda(int64_t number, at::TensorList inputs,
                                   at::ArrayRef<double> parameters,
-                                  at::ArrayRef<at::ScalarType> dtypes) {
+                                  at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed) {
+  TORCH_CHECK_NOT_IMPLEMENTED(summed.empty(), "fused: no kernel for CUDA sums its outputs");
   const FusedKernel& fused = kernel_of(number);
   check_on_cuda(fused, inputs, parameters, dtypes.size());
   const std::vector<Tensor> operands = on_one_device(inputs.vec());
@@ -222,7 +239,7 @@ Tensor fused_reduction(int64_t number, at::TensorList inputs, at::ArrayRef<doubl
 }
 
 using FusedOperator = std::vector<Tensor>(int64_t, at::TensorList, at::ArrayRef<double>,
-                                          at::ArrayRef<at::ScalarType>);
+                                          at::ArrayRef<at::ScalarType>, at::IntArrayRef);
 using FusedReductionOperator = Tensor(int64_t, at::TensorList, at::ArrayRef<double>, at::ScalarType,
                                       int64_t);
 
@@ -329,7 +346,7 @@ class FusedNode final : public torch::autograd::Node {
     }
     const at::AutoDispatchBelowADInplaceOrView guard;
     const std::vector<Tensor> found =
-        fused_operator().call(backward.kernel, read, parameters_, dtypes);
+        fused_operator().call(backward.kernel, read, parameters_, dtypes, {});
     variable_list results(inputs.size());
     for (size_t i = 0, next = 0; i < inputs.size(); ++i) {
       if (wanted >> i & 1) results[i] = found[next++];
@@ -392,9 +409,9 @@ auto record(int64_t number, at::TensorList inputs, at::ArrayRef<double> paramete
 
 std::vector<Tensor> fused_recorded(int64_t number, at::TensorList inputs,
                                    at::ArrayRef<double> parameters,
-                                   at::ArrayRef<at::ScalarType> dtypes) {
+                                   at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed) {
   return record(number, inputs, parameters, at::Reduction::None,
-                [&] { return fused_operator().call(number, inputs, parameters, dtypes); });
+                [&] { return fused_operator().call(number, inputs, parameters, dtypes, summed); });
 }
 
 Tensor fused_reduction_recorded(int64_t number, at::TensorList inputs,
@@ -430,8 +447,9 @@ int64_t add_fused_kernel(uintptr_t address, bool wide, std::vector<uint64_t> use
 
 std::vector<Tensor> call_fused(int64_t kernel, const std::vector<Tensor>& inputs,
                                const std::vector<double>& parameters,
-                               const std::vector<at::ScalarType>& dtypes) {
-  return fused_operator().call(kernel, inputs, parameters, dtypes);
+                               const std::vector<at::ScalarType>& dtypes,
+                               const std::vector<int64_t>& summed) {
+  return fused_operator().call(kernel, inputs, parameters, dtypes, summed);
 }
 
 std::vector<Tensor> fused_rows(int64_t number, const std::vector<Tensor>& inputs,

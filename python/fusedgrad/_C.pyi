@@ -39,6 +39,7 @@ def fused(
     inputs: Sequence[Tensor],
     parameters: Sequence[float],
     dtypes: Sequence[torch.dtype],
+    summed: Sequence[int] = (),
 ) -> list[Tensor]: ...
 def fused_rows(
     kernel: int,

@@ -18,7 +18,7 @@ from fusedgrad import _C, operators
 from fusedgrad.fuse import kernel
 from fusedgrad.fuse.expression import constant
 from fusedgrad.fuse.graph import Graph
-from fusedgrad.operations.shared import HALF_DTYPES, Function, is_transformed, save, spread
+from fusedgrad.operations.shared import Function, is_transformed, save, spread
 
 _Dtypes = Sequence[torch.dtype]
 
@@ -28,20 +28,24 @@ def _present(values: Sequence[Any]) -> tuple[bool, ...]:
 
 
 class _Fused(Function):
-    """`apply(graph, parameters, dtypes, *tensors)`: a tuple of the outputs of the graph.
+    """`apply(graph, parameters, dtypes, summed, *tensors)`: a tuple of the outputs of the graph.
 
     Saves the tensors and nothing else.
     """
 
     @staticmethod
     def forward(
-        graph: Graph, parameters: tuple[float, ...], dtypes: _Dtypes, *tensors: Tensor
+        graph: Graph,
+        parameters: tuple[float, ...],
+        dtypes: _Dtypes,
+        summed: Sequence[int],
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        return tuple(kernel.run(graph, tensors, parameters, dtypes))
+        return tuple(kernel.run(graph, tensors, parameters, dtypes, summed))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.graph, ctx.parameters, ctx.dtypes, *tensors = inputs
+        ctx.graph, ctx.parameters, ctx.dtypes, ctx.summed, *tensors = inputs
         ctx.set_materialize_grads(False)
         save(ctx, *tensors)
         ctx.moving = [True] * len(output)
@@ -63,9 +67,9 @@ class _Fused(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        needed = _reached(ctx.graph, ctx.needs_input_grad[3:])
+        needed = _reached(ctx.graph, ctx.needs_input_grad[4:])
         found = gradients(ctx.graph, ctx.parameters, ctx.saved_tensors, grads, needed)
-        return None, None, None, *spread(found, needed)
+        return None, None, None, None, *spread(found, needed)
 
     @staticmethod
     def push_forward(
@@ -74,11 +78,14 @@ class _Fused(Function):
         graph: None,
         parameters: None,
         dtypes: None,
+        summed: None,
         *tangents: Tensor | None,
     ) -> tuple[Any, ...]:
         graph_of_tangents = ctx.graph.push_forward(_present(tangents))
         moved = [tangent for tangent in tangents if tangent is not None]
-        found = _Fused.apply(graph_of_tangents, ctx.parameters, ctx.dtypes, *moved, *inputs)
+        found = _Fused.apply(
+            graph_of_tangents, ctx.parameters, ctx.dtypes, ctx.summed, *moved, *inputs
+        )
         return tuple(f if moves else None for f, moves in zip(found, ctx.moving, strict=True))
 
     @staticmethod
@@ -97,17 +104,20 @@ def _reached(graph: Graph, needed: Sequence[bool]) -> tuple[bool, ...]:
 
 
 def apply(
-    graph: Graph, parameters: tuple[float, ...], dtypes: _Dtypes, tensors: Sequence[Tensor]
+    graph: Graph,
+    parameters: tuple[float, ...],
+    dtypes: _Dtypes,
+    tensors: Sequence[Tensor],
+    summed: Sequence[int] = (),
 ) -> Sequence[Tensor]:
-    """The outputs of the graph, differentiable."""
-    if is_transformed():
-        return cast(Sequence[Tensor], _Fused.apply(graph, parameters, dtypes, *tensors))
-    if not is_grad_enabled() or not any([tensor.requires_grad for tensor in tensors]):  # noqa: C419
-        return kernel.run(graph, tensors, parameters, dtypes)
-    number = recording_kernel(graph, tensors)
-    if number is None:
-        return cast(Sequence[Tensor], _Fused.apply(graph, parameters, dtypes, *tensors))
-    return kernel.fused(number, tensors, parameters, dtypes)
+    """The outputs of the graph, differentiable; summed as by `kernel.run`."""
+    if not is_transformed():
+        if not is_grad_enabled() or not any([tensor.requires_grad for tensor in tensors]):  # noqa: C419
+            return kernel.run(graph, tensors, parameters, dtypes, summed)
+        number = None if summed else recording_kernel(graph, tensors)
+        if number is not None:
+            return kernel.fused(number, tensors, parameters, dtypes)
+    return cast(Sequence[Tensor], _Fused.apply(graph, parameters, dtypes, summed, *tensors))
 
 
 def recording_kernel(graph: Graph, tensors: Sequence[Tensor]) -> int | None:
@@ -150,33 +160,31 @@ def gradients(
         return [None] * len(targets)
     pull_back = graph.pull_back(_present(grads), needed)
     operands = [*present, *tensors]
-    shape = present[0].shape
-    if all([target.shape == shape for target in targets]):  # noqa: C419
-        dtypes = [target.dtype for target in targets]
-        return apply(pull_back, parameters, dtypes, operands)
-    # What has to be summed is computed by itself, so that one tensor more exists and not several.
-    parts = [(i,) for i, target in enumerate(targets) if target.shape != shape]
-    whole = tuple(i for i, target in enumerate(targets) if target.shape == shape)
-    result: dict[int, Tensor] = {}
-    for part in [whole, *parts] if whole else parts:
-        partial = pull_back if len(part) == len(targets) else pull_back.part(part)
-        dtypes = [accumulated(targets[i], shape) for i in part]
-        for i, grad in zip(part, apply(partial, parameters, dtypes, operands), strict=True):
-            result[i] = fitted(grad, targets[i])
-    return [result[i] for i in range(len(targets))]
+    return to_shapes(pull_back, parameters, operands, targets)
 
 
-def accumulated(target: Tensor, shape: torch.Size) -> torch.dtype:
-    """The dtype in which the kernel writes a gradient: what is summed is not rounded to half."""
-    is_summed_half = target.shape != shape and target.dtype in HALF_DTYPES
-    return torch.float32 if is_summed_half else target.dtype
+def to_shapes(
+    graph: Graph,
+    parameters: tuple[float, ...],
+    operands: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    dtypes: _Dtypes = (),
+) -> list[Tensor]:
+    """The outputs of a graph, first those of `dtypes`, and then the gradients of the targets.
 
-
-def fitted(grad: Tensor, target: Tensor) -> Tensor:
-    """A gradient summed to the shape of its tensor."""
-    if grad.shape != target.shape:
-        grad = grad.sum_to_size(target.shape)
-    return grad if grad.dtype is target.dtype else grad.to(target.dtype)
+    Each gradient has the shape and the dtype of its target: a sum, where that was broadcast.
+    """
+    shape = operands[0].shape
+    if not all([operand.shape == shape for operand in operands]):  # noqa: C419
+        shape = kernel.broadcast(operands)
+    dims = [kernel.summed_dims(target.shape, shape) for target in targets]
+    summed = (*(0 for _ in dtypes), *dims) if any(dims) else ()
+    own = (*dtypes, *[target.dtype for target in targets])
+    results = list(apply(graph, parameters, own, operands, summed))
+    for i, target in enumerate(targets, len(dtypes)):
+        if results[i].shape != target.shape:
+            results[i] = results[i].reshape(target.shape)
+    return results
 
 
 def _recorded_backward(

@@ -631,8 +631,8 @@ class Fused:
     def value_and_grad(self, *arguments: Any, **keywords: Any) -> tuple[Any, tuple[Tensor, ...]]:
         """The value, and the gradients of the sum of all its elements by each tensor argument.
 
-        One kernel, one pass over memory; a gradient of a broadcast argument is then summed to its
-        shape. Both results are differentiable.
+        One kernel, one pass over memory, in which the gradient of a broadcast argument is summed to
+        its shape. Both results are differentiable.
         """
         return self._value_and_grad(self._function, arguments, keywords)
 
@@ -679,10 +679,9 @@ class Fused:
             for (n, _), partial in zip(program.inputs, partials, strict=True):
                 found[n] = cast(Tensor, partial)
             return value, _of_arguments(given, recorder, found)
-        dtypes = (*program.dtypes, *(autograd.accumulated(tensor, shape) for tensor in tensors))
-        results = tuple(autograd.apply(_graph_with_grads(graph), parameters, dtypes, tensors))
-        count = len(graph.outputs)
-        grads = map(autograd.fitted, results[count:], tensors)
+        both = _graph_with_grads(graph)
+        results = autograd.to_shapes(both, parameters, tensors, tensors, program.dtypes)
+        grads = results[len(graph.outputs) :]
         found = {n: grad for (n, _), grad in zip(program.inputs, grads, strict=True)}
         leaves = list(call.leaves)
         for i, place in zip(call.tensors, program.places, strict=True):

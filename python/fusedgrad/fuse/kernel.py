@@ -20,9 +20,12 @@ from fusedgrad.fuse.errors import FuseTypeError
 from fusedgrad.fuse.expression import OPERATIONS, in_order
 from fusedgrad.fuse.generate import cpu_source, cuda_source, python_source
 from fusedgrad.fuse.graph import Graph
+from fusedgrad.operations.shared import HALF_DTYPES
 from fusedgrad.torch_versions import dtypes_of
 
 fused = _C.fused
+# Tensors that no class of others handles as it likes
+_OWN = (Tensor, torch.nn.Parameter)
 MOST_NODES = 4000  # 1,563 took 1.9 s to compile on one core
 MAX_PARAMETERS: int = _C.max_parameters
 fused_reduction = operators._ops.fused_reduction.default
@@ -66,12 +69,18 @@ def run(
     tensors: Sequence[Tensor],
     parameters: Sequence[float],
     dtypes: Sequence[torch.dtype],
+    summed: Sequence[int] = (),
 ) -> list[Tensor]:
     """The outputs, at the shape of all tensors broadcast together.
+
+    Each output is summed over the dimensions that are the bits of its number in `summed`, bit 0 the
+    last, which stay with size 1.
 
     Raises:
         FuseTypeError: a dtype without kernels.
     """
+    if summed and not all([t.is_cpu and type(t) in _OWN for t in tensors]):  # noqa: C419
+        return _written_and_summed(graph, tensors, parameters, dtypes, summed)
     # A comprehension in a list, because a generator would cost twice as much.
     if all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
         number, read = kernel_of(graph, tensors)
@@ -83,17 +92,62 @@ def run(
             return [
                 output
                 for part in (slice(None, half), slice(half, None))
-                for output in run(_part(graph, part), tensors, parameters, dtypes[part])
+                for output in run(
+                    _part(graph, tuple(range(len(graph.outputs)))[part]),
+                    tensors,
+                    parameters,
+                    dtypes[part],
+                    summed[part],
+                )
             ]
+        if summed:
+            return _written_and_summed(graph, tensors, parameters, dtypes, summed)
         return evaluate(graph, tensors, parameters, dtypes)
     operands = tensors if len(read) == len(tensors) else [tensors[i] for i in read]
-    return fused(number, operands, parameters, dtypes)
+    return fused(number, operands, parameters, dtypes, summed)
 
 
-def _part(graph: Graph, indices: slice) -> Graph:
+def _written_and_summed(
+    graph: Graph,
+    tensors: Sequence[Tensor],
+    parameters: Sequence[float],
+    dtypes: Sequence[torch.dtype],
+    summed: Sequence[int],
+) -> list[Tensor]:
+    """As `run`, where no kernel sums its outputs.
+
+    What has to be summed is computed by itself, so that one tensor more exists and not several, and
+    is not rounded to a half type before.
+    """
+    whole = tuple([i for i, dims in enumerate(summed) if dims == 0])
+    parts = [(i,) for i, dims in enumerate(summed) if dims != 0]
+    results: dict[int, Tensor] = {}
+    for part in [whole, *parts] if whole else parts:
+        wide = [
+            torch.float32 if summed[i] and dtypes[i] in HALF_DTYPES else dtypes[i] for i in part
+        ]
+        for i, output in zip(part, run(_part(graph, part), tensors, parameters, wide), strict=True):
+            results[i] = _sum_over(output, summed[i]).to(dtypes[i])
+    return [results[i] for i in range(len(summed))]
+
+
+def _sum_over(output: Tensor, dims: int) -> Tensor:
+    chosen = [-1 - i for i in range(output.dim()) if dims >> i & 1]
+    return output.sum(chosen, keepdim=True) if chosen else output
+
+
+def summed_dims(target: torch.Size, shape: torch.Size) -> int:
+    """The dimensions of `shape` over which a gradient is summed to that of `target`, for `run`."""
+    if target == shape:
+        return 0
+    own = (1,) * (len(shape) - len(target)) + tuple(target)
+    pairs = zip(reversed(own), reversed(shape), strict=True)
+    return sum(1 << i for i, (a, b) in enumerate(pairs) if a != b)
+
+
+def _part(graph: Graph, indices: tuple[int, ...]) -> Graph:
     """Some of the outputs, at the shape of all inputs."""
-    chosen = graph if graph.whole else _made_whole(graph)
-    return chosen.part(tuple(range(*indices.indices(len(graph.outputs)))))
+    return (graph if graph.whole else _made_whole(graph)).part(indices)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -301,16 +355,30 @@ def evaluate(
 
 
 def _fused_fake(
-    kernel: int, inputs: list[Tensor], parameters: list[float], dtypes: list[torch.dtype]
+    kernel: int,
+    inputs: list[Tensor],
+    parameters: list[float],
+    dtypes: list[torch.dtype],
+    summed: Sequence[int] = (),
 ) -> list[Tensor]:
     result = operators._elementwise(*inputs)
-    return [torch.empty_like(result, dtype=dtype) for dtype in dtypes_of(dtypes)]
+    outputs = [torch.empty_like(result, dtype=dtype) for dtype in dtypes_of(dtypes)]
+    return [*map(_sum_over, outputs, summed)] if summed else outputs
 
 
 def _fused_by_operations(
-    kernel: int, inputs: list[Tensor], parameters: list[float], dtypes: list[torch.dtype]
+    kernel: int,
+    inputs: list[Tensor],
+    parameters: list[float],
+    dtypes: list[torch.dtype],
+    summed: Sequence[int] = (),
 ) -> list[Tensor]:
-    return evaluate(_graphs[kernel], inputs, parameters, dtypes_of(dtypes))
+    graph, dtypes = _graphs[kernel], dtypes_of(dtypes)
+    if not summed:
+        return evaluate(graph, inputs, parameters, dtypes)
+    values = evaluate(graph, inputs, parameters, [computed(inputs)] * len(dtypes))
+    sums = map(_sum_over, values, summed)
+    return [value.to(dtype) for value, dtype in zip(sums, dtypes, strict=True)]
 
 
 def reduced(values: Tensor, dtype: torch.dtype, reduction: int) -> Tensor:
