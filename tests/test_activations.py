@@ -1,5 +1,6 @@
 """The gallery: each activation against mpmath, in its tails, and beside PyTorch's own."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -174,10 +175,13 @@ def test_derivative_is_exact_where_pytorch_loses_digits(name: str) -> None:
     assert max(ours)[0] <= max(max(theirs)[0], 2.0)
 
 
-@pytest.mark.parametrize("name", sorted(set(activations.__all__) - {"log1mexp", "xielu"}))
+@pytest.mark.parametrize("name", sorted(set(activations.__all__) - {"log1mexp"}))
 def test_huge_arguments_give_no_nan(name: str) -> None:
     function = getattr(activations, name)
-    x = torch.tensor([-1e38, -1e20, 1e20, 1e38])
+    points = [-1e38, -1e20, 1e20, 1e38]
+    if "snake" not in name and name in ONE_ARGUMENT:  # sin(x) has no limit
+        points += [-math.inf, math.inf]
+    x = torch.tensor(points)
     arguments = (x,) if name in ONE_ARGUMENT else (x, torch.tensor([1.0, 0.0, 1.0, 0.0]))
     value, grads = function.value_and_grad(*arguments)
     assert not value.isnan().any()

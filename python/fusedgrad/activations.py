@@ -118,11 +118,13 @@ def xielu(x: Tensor, alpha_p: Any = 0.8, alpha_n: Any = 0.8, beta: float = 0.5) 
     """a x² + beta x for x > 0, else b (exp(x) - 1 - x) + beta x (Huang 2024, arXiv:2411.13010).
 
     a = softplus(alpha_p) and b = beta + softplus(alpha_n) of numbers or of tensors that broadcast.
-    exp(x) - 1 - x is no difference next to 0.
+    exp(x) - 1 - x is no difference next to 0, and beta x is added to its multiple by beta alone,
+    which leaves beta (exp(x) - 1): far below 0 two infinities would meet.
     """
     a = F.softplus(alpha_p * torch.ones_like(x))
-    b = beta + F.softplus(alpha_n * torch.ones_like(x))
-    return torch.where(x > 0, a * x * x, b * (torch.expm1(x) - x)) + beta * x
+    c = F.softplus(alpha_n * torch.ones_like(x))
+    slope = torch.expm1(x)
+    return torch.where(x > 0, a * x * x + beta * x, c * (slope - x) + beta * slope)
 
 
 @fuse
