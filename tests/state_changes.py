@@ -680,3 +680,44 @@ class HV:
 
 
 case("dir", lambda x: x * len(dir(HA)), lambda: setattr(HA, "nn", 1))
+
+
+settings = types.ModuleType("settings")
+settings.alpha = 2.0
+
+
+class Settings(types.ModuleType):
+    @property
+    def alpha(self):
+        return 5.0
+
+
+case(
+    "the class of a module",
+    lambda x: x * settings.alpha,
+    lambda: setattr(settings, "__class__", Settings),
+)
+
+
+class Becomes:
+    v = 2.0
+
+
+class HasOne:
+    d = Becomes()
+
+
+has_one = HasOne()
+for nm, holder in {"an instance": has_one, "a class": HasOne}.items():
+    case(
+        f"becomes a descriptor, of {nm}",
+        lambda x, holder=holder: x * holder.d.v,
+        lambda: setattr(Becomes, "__get__", lambda s, o, t: types.SimpleNamespace(v=9.0)),
+        lambda: delattr(Becomes, "__get__"),
+    )
+zeros = [complex(1, 0.0)]
+case(
+    "the sign of a complex 0",
+    lambda x: x * math.copysign(2.0, zeros[0].imag),
+    lambda: zeros.__setitem__(0, complex(1, -0.0)),
+)

@@ -177,6 +177,25 @@ INTEGERS: dict[str, tuple[Function, tuple[Tensor, ...]]] = {
 }
 
 
+def _after_use(x: Tensor, i: Tensor) -> Tensor:
+    doubled = i + 1
+    y = x * doubled
+    doubled += 2
+    doubled -= i
+    return y + doubled
+
+
+def _mask_after_use(x: Tensor, m: Tensor, n: Tensor) -> Tensor:
+    mask = ~n
+    y = torch.where(mask, x, 0.0)
+    mask &= m
+    return y + torch.where(mask, x, 2 * x)
+
+
+INTEGERS["in place, after use"] = (_after_use, (X, torch.tensor([1, 2, 3])))
+INTEGERS["a mask in place, after use"] = (_mask_after_use, (X, M, N))
+
+
 @pytest.mark.parametrize("name", INTEGERS)
 def test_integers_and_bools_are_pytorchs(name: str) -> None:
     function, arguments = INTEGERS[name]
@@ -191,6 +210,40 @@ def test_integers_and_bools_are_pytorchs(name: str) -> None:
 def test_integers_to_a_negative_power_are_pytorchs_error() -> None:
     with pytest.raises(RuntimeError, match="negative integer powers"):
         fusedgrad.fuse(lambda i: (i**-1) * 1.0)(I)
+
+
+JUMPS: dict[str, Callable[[Any, float], Any]] = {
+    "eq": lambda x, c: torch.where(x == c, 2.0, x),
+    "lt": lambda x, c: torch.where(c > x, 2.0, x),
+    "ge": lambda x, c: torch.where(torch.ge(input=x, other=c), x, -x),
+    "clamp": lambda x, c: torch.clamp(x, -c, c),
+    "clamp_min": lambda x, c: x.clamp_min(c),
+    "remainder": lambda x, c: x % c,
+    "fmod": lambda x, c: torch.fmod(x, c),
+    "hardshrink": lambda x, c: F.hardshrink(x, c),
+}
+
+
+@pytest.mark.parametrize("name", JUMPS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_number_is_compared_in_the_dtype_of_the_tensor(dtype: torch.dtype, name: str) -> None:
+    numbers = [0.1, 0.3, 0.7]  # above and below what they are rounded to
+    x = torch.tensor([*numbers, -0.1, -0.3, -0.7], dtype=dtype, requires_grad=True)
+    fused = fusedgrad.fuse(JUMPS[name])
+    for number in numbers:  # the third of them as a parameter
+        _same(JUMPS[name], x, number, fused=fused)
+
+
+def test_a_number_is_compared_in_float32_beside_float64() -> None:
+    x = torch.tensor([0.1, 0.2], requires_grad=True)
+
+    def f(x: Tensor, c: float) -> Tensor:
+        return torch.where(x == c, x.double(), 0.0)
+
+    fused = fusedgrad.fuse(f)
+    _same(f, x, 0.1, fused=fused)
+    with pytest.raises(FuseError, match="changes from call to call"):
+        fused(x, 0.2)
 
 
 # ------------------------------------------------------------------------------- state from outside
@@ -622,6 +675,8 @@ REFUSED: dict[str, Function] = {
     "random": lambda x: F.dropout(x),
     "an argument in place": lambda x: x.add_(1),
     "a real part": lambda x: x.real,
+    "a complex number": lambda x: x.to(torch.complex64),
+    "of a complex number": lambda x: x.to(torch.complex64).abs(),
     "a transpose": lambda x: x.T,
     "a hook": lambda x: (x * 2).register_hook(print),
     "DLPack": lambda x: from_dlpack(x * 2),

@@ -1119,9 +1119,9 @@ def _key(
                 key.append(next(i for i, v in enumerate(arguments) if v is value))
         elif kind is float:
             key += (float, value or repr(value))
-        elif kind in ATOMS and kind is not slice:
+        elif kind in ATOMS and kind not in (slice, complex):
             key += (kind, value)
-        elif kind.__module__ == "numpy" and isinstance(value, np.generic):
+        elif kind is complex or (kind.__module__ == "numpy" and isinstance(value, np.generic)):
             key += (kind, repr(value))
         else:
             key += (kind, id(value))

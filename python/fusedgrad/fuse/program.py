@@ -19,7 +19,7 @@ from fusedgrad.fuse.errors import FuseError, FuseTypeError
 from fusedgrad.fuse.expression import Expression, apply, constant, make, wrap
 from fusedgrad.fuse.expression import number as as_number
 from fusedgrad.fuse.graph import Graph, input_named, parameter_named
-from fusedgrad.fuse.trace import Recorder, name_of
+from fusedgrad.fuse.trace import Recorder, name_of, rounded
 from fusedgrad.fuse.vocabulary import (
     BLOCKING,
     BUILDERS,
@@ -27,6 +27,8 @@ from fusedgrad.fuse.vocabulary import (
     COMPARISONS,
     LOGICAL,
     OPAQUE,
+    ROUNDED,
+    RULES,
     TYPED,
 )
 
@@ -205,6 +207,13 @@ class _Builder:
             elif value is float or value is int:
                 named = self.parameters.get(position)
                 number = self.recorder.numbers[position]
+                if name in ROUNDED and self._wide and promoted is torch.float32:
+                    if named is not None:
+                        raise FuseTypeError(
+                            f"{number} changes from call to call, and is compared in float32, "
+                            "beside float64: pass it as a tensor, or the argument as float64"
+                        )
+                    number = rounded(number, promoted)
                 if named is None:
                     made.append(float(number) if value is int and abs(number) > 2**53 else number)
                 else:
@@ -384,7 +393,7 @@ def replay(recorder: Recorder, program: Program) -> dict[int, Tensor]:
             count = len(row[1])
             keys = {key: m for (key, _), m in zip(row[2], made[count:], strict=True)}
             call = recorder.calls[n]
-            if getattr(call, "__name__", "").endswith("_") and not call.__name__.endswith("__"):
+            if (rule := RULES.get(call)) is not None and rule.in_place:
                 made[0] = made[0].clone()
             values[n] = call(*made[:count], **keys)
     return values

@@ -114,6 +114,7 @@ _UNARY = {
     "UNARY_INVERT": operator.invert,
     "UNARY_NOT": operator.not_,
 }
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _MOST_STEPS = 20_000
 _PYTHON = sys.version_info[:2]
 _NEWEST_PYTHON = (3, 14)  # whose instructions are all known here
@@ -132,6 +133,8 @@ def same(a: Any, b: Any) -> bool:
     kind = type(a)
     if kind is not type(b) or kind not in ATOMS or kind is slice:
         return False
+    if kind is complex:
+        return repr(a) == repr(b)
     return bool(a == b) and (kind is not float or a != 0 or repr(a) == repr(b))
 
 
@@ -265,6 +268,7 @@ class Prover:
             value = vars(owner).get(name, MISSING)
             if value is MISSING:
                 raise self.fail(f"{owner.__name__}.{name} is made by the module's __getattr__")
+            self.guards.attribute(owner, "__class__", ModuleType)
             self.guards.item(vars(owner), name, value)
             return value
         if isinstance(owner, _IMMUTABLE) or (kind in ATOMS and kind is not str):
@@ -287,6 +291,13 @@ class Prover:
                 return value
         return MISSING
 
+    def _is_descriptor(self, value: Any) -> bool:
+        kind = type(value)
+        is_python = bool(kind.__flags__ & _HEAP_TYPE)  # a class that may become one
+        return hasattr(kind, "__get__") or (
+            is_python and self._in_classes(kind, "__get__") is not MISSING
+        )
+
     def _of_class(self, cls: type, name: str) -> Any:
         if name in vars(type) and name not in ("__name__", "__qualname__"):
             raise self.fail(f"it reads {cls.__name__}.{name}")
@@ -299,7 +310,7 @@ class Prover:
             return value.__func__
         if isinstance(value, classmethod):
             return MethodType(value.__func__, cls)
-        if hasattr(type(value), "__get__") and type(value) is not type:
+        if self._is_descriptor(value):
             raise self.fail(f"{cls.__name__}.{name} is a {type(value).__name__}")
         return value
 
@@ -316,7 +327,7 @@ class Prover:
             self.guards.attribute(owner, name, found)
             return found
         is_code = kind in (FunctionType, staticmethod, classmethod)
-        if value is not MISSING and not is_code and hasattr(kind, "__get__"):
+        if value is not MISSING and not is_code and self._is_descriptor(value):
             raise self.fail(f"{cls.__name__}.{name} is a {kind.__name__}")
         own = getattr(owner, "__dict__", None)
         if type(own) is dict:

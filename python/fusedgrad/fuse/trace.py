@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import linecache
+import math
 import numbers
 import sys
 import threading
@@ -30,7 +31,7 @@ from torch.nn import Parameter
 from torch.utils import _pytree
 
 from fusedgrad.fuse.errors import FuseError, FuseOverflowError, FuseTypeError, FuseValueError
-from fusedgrad.fuse.vocabulary import OF_ONE_SHAPE, OPAQUE, RULES, Rule
+from fusedgrad.fuse.vocabulary import OF_ONE_SHAPE, OPAQUE, ROUNDED, RULES, Rule
 
 _saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 _OURS = str(Path(__file__).parents[1])
@@ -159,6 +160,16 @@ def _stand_in(value: Any) -> Any:
     with torch.inference_mode(value.is_inference()):
         made = torch.ones(() if value.dim() == 0 else (1,), dtype=value.dtype)
     return _requiring(made) if value.requires_grad else made
+
+
+def rounded(number: float, dtype: torch.dtype) -> float:
+    """The nearest number of the dtype."""
+    if number == 0 or not math.isfinite(number):
+        return number
+    info = torch.finfo(dtype)
+    step = max(math.ldexp(info.eps, math.frexp(number)[1] - 1), info.tiny * info.eps)
+    nearest = round(number / step) * step
+    return nearest if abs(nearest) <= info.max else math.copysign(math.inf, number)
 
 
 def _broadcast(*shapes: torch.Size) -> torch.Size:
@@ -387,6 +398,12 @@ class Recorder(torch.overrides.TorchFunctionMode):
             del self.numbers[before:], self.number_names[before:]
             return result
         dtype, scalar, requires_grad = result
+        used = [self.nodes[n] for n in _used((*specs, *(v for _, v in keywords)))]
+        if dtype.is_complex and not any(node.is_complex() for node in used):
+            raise self.refuse(f"{name_of(func)} makes a complex tensor, which cannot be fused")
+        is_rounded = len(self.numbers) > before and self._rounds(rule, used)
+        if is_rounded:
+            self.numbers[before:] = [rounded(n, used[0].dtype) for n in self.numbers[before:]]
         if rule.same and isinstance(args[0], Tensor) and dtype is args[0].dtype:
             if rule.same == "itself":
                 return args[0]
@@ -414,11 +431,19 @@ class Recorder(torch.overrides.TorchFunctionMode):
                 "requires a gradient: pass it detached"
             )
         is_plain = numbers is None and state is None and passes != "none" and called is func
+        is_plain = is_plain and not is_rounded
         if is_plain and not (keywords or rule.same or rule.in_place or rule.name in _BY_MORE):
             _plain_results[(func, grad, *kinds[0])] = rule.name, dtype, scalar, requires_grad
         row = (rule.name, specs, keywords, dtype, scalar, requires_grad, passes)
         self._add(token, row, called)
         return token if reduction == "none" else self._reduced(token, reduction)
+
+    def _rounds(self, rule: Rule, used: list[Tensor]) -> bool:
+        """Whether PyTorch rounds the numbers of a function to a half type, where it jumps."""
+        if rule.name not in ROUNDED or used[0].dtype not in (torch.float16, torch.bfloat16):
+            return False
+        # CUDA tells in float32 whether they are equal.
+        return rule.name not in ("eq", "ne") or not self._place().is_cuda
 
     def _add(self, node: Tensor, row: Row | None, called: Any = None) -> None:
         self._known[id(node)] = len(self.rows)

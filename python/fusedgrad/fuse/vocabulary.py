@@ -621,6 +621,10 @@ COMPARISONS = frozenset(
     {*("eq", "ge", "gt", "le", "lt", "ne", "isclose", "isnan", "isinf", "isfinite")}
     | {*("isposinf", "isneginf", "signbit")}
 )
+# Those that jump where a number is, which PyTorch rounds to the tensors' dtype before
+ROUNDED = frozenset(("eq", "ge", "gt", "le", "lt", "ne", "clamp", "clamp_min", "clamp_max")) | {
+    *("remainder", "__rmod__", "fmod", "hardshrink")
+}
 LOGICAL = frozenset(("logical_and", "logical_or", "logical_not", "logical_xor"))
 # The places of arguments that are conditions
 CHOSEN_BY = {"where": 0, "where_method": 1, "masked_fill": 1}
