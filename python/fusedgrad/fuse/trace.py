@@ -303,7 +303,9 @@ class Recorder(torch.overrides.TorchFunctionMode):
         inference = torch.is_inference_mode_enabled()
         grad = torch.is_grad_enabled()
         if self.grad and not grad and not inference:
-            raise self.refuse(_FUNCTION)
+            if not torch._C._is_fwd_grad_enabled():
+                raise self.refuse(_FUNCTION)
+            self.grad = grad  # that outside of a torch.inference_mode(False), which has ended
         if inference and self.is_differentiated:
             raise self.refuse("torch.inference_mode inside a function that is differentiated")
         if transforms_active() or forward_ad._current_level >= 0:
