@@ -237,10 +237,20 @@ _KINDS: dict[str, tuple[str, tuple[Any, ...]]] = {
 
 @functools.cache
 def launchers() -> dict[str, str]:
-    """The function type of every launcher that launch.h declares, by name."""
+    """The function type of every launcher that launch.h declares, by name.
+
+    Those of a function of one tensor, which is one line of its .cu file, it declares for all.
+    """
     header = (CSRC / "cuda" / "launch.h").read_text()
-    found = re.findall(rf"^({'|'.join(_KINDS)}) (\w+);", header, re.M)
-    return {name: kind for kind, name in found}
+    declared = rf"^ *({'|'.join(_KINDS)}) (\w+(?:##\w+)?);"
+    sources = "".join(path.read_text() for path in sorted((CSRC / "cuda").glob("*.cu")))
+    unary = re.findall(r"^FUSEDGRAD_UNARY_LAUNCHERS\((\w+)", sources, re.M)
+    found = {name: kind for kind, name in re.findall(declared, header, re.M)}
+    of_all = {name: found.pop(name) for name in list(found) if name.split("##")[0] == "name"}
+    for function in unary:
+        for name, kind in of_all.items():
+            found[name.replace("##", "").replace("name", function, 1)] = kind
+    return found
 
 
 def source_of(launcher: str) -> str:

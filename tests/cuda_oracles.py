@@ -6,15 +6,14 @@ terms that make it up. Where terms cancel, it is their roundings that an error i
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-Array = Any  # a number or an array of them, in long double
-Result = tuple[Array, Array]  # value, magnitude
+from unary_functions import UNARY, Array, Result, plain, scaled, sigmoid_derivative, total
+
 Oracle = Callable[..., list[Result]]
 Parameter = float | tuple[float, ...] | None
 
@@ -30,57 +29,20 @@ class Operation:
     parameters: tuple[Parameter, ...] = (None,)
 
 
-def _plain(value: Array) -> Result:
-    return value, np.abs(value)
-
-
-def _scaled(factor: Array, results: Sequence[Result]) -> list[Result]:
-    return [(factor * value, np.abs(factor) * magnitude) for value, magnitude in results]
-
-
-def _sum(*terms: Result) -> Result:
-    value, magnitude = terms[0]
-    for other, other_magnitude in terms[1:]:
-        value, magnitude = value + other, magnitude + other_magnitude
-    return value, magnitude
-
-
-# ------------------------------------------------------------------------------ sigmoid and tanh
-
-
-def _sigmoid(x: Array) -> list[Result]:
-    return [_plain(1 / (1 + np.exp(-x)))]
-
-
-def _sigmoid_derivative(x: Array, order: float = 1) -> Result:
-    """From z' = -z t and t' = 2z, with z = sigmoid'(x) and t = tanh(x / 2)."""
-    t, z = np.tanh(x / 2), 1 / (2 + 2 * np.cosh(x))
-    terms = {(1, 0): 1}  # the coefficient of z^i t^j
-    for _ in range(int(order) - 1):
-        derivative: dict[tuple[int, int], int] = {}
-        for (i, j), c in terms.items():
-            for key, factor in (((i, j + 1), -i * c), ((i + 1, j - 1), 2 * j * c)):
-                derivative[key] = derivative.get(key, 0) + factor
-        terms = derivative
-    return _sum(*(_plain(c * z**i * t**j) for (i, j), c in terms.items() if c))
-
-
-def _tanh_derivative(x: Array, order: float = 1) -> Result:
-    (result,) = _scaled(2 ** (order + 1), [_sigmoid_derivative(2 * x, order)])
-    return result
+# -------------------------------------------------------------------------- functions of one tensor
 
 
 def _of_order(derivative: Callable[..., Result]) -> dict[str, Oracle]:
     """The family of a function: products with its derivative of an order, the last argument."""
 
     def backward(grad: Array, x: Array, *rest: float) -> list[Result]:
-        return _scaled(grad, [derivative(x, *rest)])
+        return scaled(grad, [derivative(x, *rest)])
 
     def double_backward(grad_grad: Array, grad: Array, x: Array, *rest: float) -> list[Result]:
         *number, order = rest or (1,)
         return [
-            *_scaled(grad_grad, [derivative(x, *rest)]),
-            *_scaled(grad_grad * grad, [derivative(x, *number, order + 1)]),
+            *scaled(grad_grad, [derivative(x, *rest)]),
+            *scaled(grad_grad * grad, [derivative(x, *number, order + 1)]),
         ]
 
     def triple_backward(
@@ -88,9 +50,9 @@ def _of_order(derivative: Callable[..., Result]) -> dict[str, Oracle]:
     ) -> list[Result]:
         *number, order = rest or (1,)
         return [
-            *_scaled(grad * second, [derivative(x, *rest)]),
-            *_scaled(grad * first, [derivative(x, *rest)]),
-            *_scaled(grad * first * second, [derivative(x, *number, order + 1)]),
+            *scaled(grad * second, [derivative(x, *rest)]),
+            *scaled(grad * first, [derivative(x, *rest)]),
+            *scaled(grad * first * second, [derivative(x, *number, order + 1)]),
         ]
 
     return {
@@ -98,10 +60,6 @@ def _of_order(derivative: Callable[..., Result]) -> dict[str, Oracle]:
         "_double_backward": double_backward,
         "_triple_backward": triple_backward,
     }
-
-
-def _tanh(x: Array) -> list[Result]:
-    return [_plain(np.tanh(x))]
 
 
 # ------------------------------------------------------------------------------------------- pow
@@ -125,21 +83,21 @@ def _mixed(x: Array, e: Array) -> Result:
 
 
 def _pow_scalar(x: Array, exponent: float) -> list[Result]:
-    return [_plain(x ** np.longdouble(exponent))]
+    return [plain(x ** np.longdouble(exponent))]
 
 
 def _pow_scalar_derivative(x: Array, exponent: float, order: float) -> Result:
     e = np.longdouble(exponent)
     coefficient = np.prod([e - k for k in range(int(order))])
-    return _plain(coefficient * x ** (e - order) if coefficient else np.zeros_like(x))
+    return plain(coefficient * x ** (e - order) if coefficient else np.zeros_like(x))
 
 
 def _pow(x: Array, e: Array) -> list[Result]:
-    return [_plain(x**e)]
+    return [plain(x**e)]
 
 
 def _pow_backward(grad: Array, x: Array, e: Array) -> list[Result]:
-    return [_plain(grad * _base(x, e)), _plain(grad * _exponent(x, e))]
+    return [plain(grad * _base(x, e)), plain(grad * _exponent(x, e))]
 
 
 def _pow_backward_input(grad: Array, x: Array, e: Array) -> list[Result]:
@@ -152,10 +110,10 @@ def _pow_backward_exponent(grad: Array, x: Array, e: Array) -> list[Result]:
 
 def _pow_double_backward(v_x: Array, v_e: Array, grad: Array, x: Array, e: Array) -> list[Result]:
     mixed = _mixed(x, e)
-    of_grad = _sum(_plain(v_x * _base(x, e)), _plain(v_e * _exponent(x, e)))
-    of_x = _sum(_plain(v_x * _base_twice(x, e)), *_scaled(v_e, [mixed]))
-    of_e = _sum(*_scaled(v_x, [mixed]), _plain(v_e * _exponent(x, e) * np.log(x)))
-    return [of_grad, *_scaled(grad, [of_x, of_e])]
+    of_grad = total(plain(v_x * _base(x, e)), plain(v_e * _exponent(x, e)))
+    of_x = total(plain(v_x * _base_twice(x, e)), *scaled(v_e, [mixed]))
+    of_e = total(*scaled(v_x, [mixed]), plain(v_e * _exponent(x, e) * np.log(x)))
+    return [of_grad, *scaled(grad, [of_x, of_e])]
 
 
 def _pow_derivative(
@@ -169,8 +127,8 @@ def _pow_derivative(
     for j in range(min(a, b) + 1):
         log = math.comb(b, j) * np.log(x) ** (b - j)
         coefficients = [np.longdouble(c) for c in factorial.deriv(j).coef]
-        terms += [_plain(log * c * e**i) for i, c in enumerate(coefficients)]
-    return _scaled(grad * x ** (e - a), [_sum(*terms)])
+        terms += [plain(log * c * e**i) for i, c in enumerate(coefficients)]
+    return scaled(grad * x ** (e - a), [total(*terms)])
 
 
 # ---------------------------------------------------------------------------------------- losses
@@ -181,44 +139,44 @@ def _softplus(x: Array) -> Array:
 
 
 def _logits(x: Array, t: Array, w: Array | float = 1, p: Array | float = 1) -> list[Result]:
-    return _scaled(w * np.ones_like(x), [_plain(p * t * _softplus(-x) + (1 - t) * _softplus(x))])
+    return scaled(w * np.ones_like(x), [plain(p * t * _softplus(-x) + (1 - t) * _softplus(x))])
 
 
 def _logits_input(x: Array, t: Array, p: Array | float = 1) -> Result:
-    s, q = _sigmoid(x)[0][0], _sigmoid(-x)[0][0]
+    s, q = sigmoid_derivative(x, 0)[0], sigmoid_derivative(-x, 0)[0]
     return (1 - t) * s - p * t * q, (1 - t) * s + p * t * q
 
 
 def _logits_backward(grad: Array, x: Array, t: Array, *weights: Array | float) -> list[Result]:
     w, p, scale = weights if len(weights) == 3 else (1, 1, *weights)
-    return _scaled(grad * scale * w, [_logits_input(x, t, p)])
+    return scaled(grad * scale * w, [_logits_input(x, t, p)])
 
 
 def _logits_target(
     grad: Array, x: Array, t: Array, w: Array, p: Array, scale: float
 ) -> list[Result]:
     left, right = p * _softplus(-x), _softplus(x)
-    return _scaled(grad * w * scale, [(left - right, left + right)])
+    return scaled(grad * w * scale, [(left - right, left + right)])
 
 
 def _logits_weight(
     grad: Array, x: Array, t: Array, w: Array, p: Array, scale: float
 ) -> list[Result]:
-    return _scaled(grad * scale, _logits(x, t, 1, p))
+    return scaled(grad * scale, _logits(x, t, 1, p))
 
 
 def _logits_pos_weight(
     grad: Array, x: Array, t: Array, w: Array, p: Array, scale: float
 ) -> list[Result]:
-    return [_plain(grad * scale * w * t * _softplus(-x))]
+    return [plain(grad * scale * w * t * _softplus(-x))]
 
 
 def _logits_double_backward(
     grad_grad: Array, grad: Array, x: Array, t: Array, w: Array, p: Array, scale: float
 ) -> list[Result]:
     v = grad_grad * scale * w
-    second = _plain((1 - t + p * t) * _sigmoid_derivative(x)[0])
-    return [*_scaled(v, [_logits_input(x, t, p)]), *_scaled(v * grad, [second])]
+    second = plain((1 - t + p * t) * sigmoid_derivative(x, 1)[0])
+    return [*scaled(v, [_logits_input(x, t, p)]), *scaled(v * grad, [second])]
 
 
 def _log(p: Array) -> Array:
@@ -230,7 +188,7 @@ def _log_complement(p: Array) -> Array:
 
 
 def _probabilities(p: Array, t: Array, w: Array | float = 1) -> list[Result]:
-    return [_plain(-w * (t * _log(p) + (1 - t) * _log_complement(p)))]
+    return [plain(-w * (t * _log(p) + (1 - t) * _log_complement(p)))]
 
 
 def _probabilities_input(p: Array, t: Array) -> Array:
@@ -241,16 +199,16 @@ def _probabilities_backward(
     grad: Array, p: Array, t: Array, *weights: Array | float
 ) -> list[Result]:
     w, scale = weights if len(weights) == 2 else (1, *weights)
-    return [_plain(grad * scale * w * _probabilities_input(p, t))]
+    return [plain(grad * scale * w * _probabilities_input(p, t))]
 
 
 def _probabilities_target(grad: Array, p: Array, t: Array, w: Array, scale: float) -> list[Result]:
     left, right = _log_complement(p), _log(p)
-    return _scaled(grad * scale * w, [(left - right, np.abs(left) + np.abs(right))])
+    return scaled(grad * scale * w, [(left - right, np.abs(left) + np.abs(right))])
 
 
 def _probabilities_weight(grad: Array, p: Array, t: Array, w: Array, scale: float) -> list[Result]:
-    return _scaled(grad * scale, _probabilities(p, t))
+    return scaled(grad * scale, _probabilities(p, t))
 
 
 def _probabilities_double_backward(
@@ -258,18 +216,26 @@ def _probabilities_double_backward(
 ) -> list[Result]:
     v = grad_grad * scale * w
     second = np.where(p * (1 - p) < 1e-12, 1e12, t / p**2 + (1 - t) / (1 - p) ** 2)
-    return [_plain(v * _probabilities_input(p, t)), _plain(v * grad * second)]
+    return [plain(v * _probabilities_input(p, t)), plain(v * grad * second)]
 
 
 # ------------------------------------------------------------------------------------- the table
+
+
+def _at_order(derivative: Callable[[Array, int], Result]) -> Callable[..., Result]:
+    return lambda x, order=1: derivative(x, int(order))
+
+
+def _value(derivative: Callable[[Array, int], Result]) -> Oracle:
+    return lambda x: [derivative(x, 0)]
+
 
 HALF_INTEGERS = (-2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3, 4)  # of csrc/math/half_integers.h
 EXPONENTS = (*HALF_INTEGERS, 1 / 3, 10, -7.3)
 SCALES = (1.0, 1.0 / 256)  # exact in the type that a kernel multiplies in
 
 OPERATIONS: dict[str, Operation] = {
-    "sigmoid": Operation(("x",), _sigmoid),
-    "tanh": Operation(("x",), _tanh),
+    **{name: Operation(("x",), _value(row.derivative)) for name, row in UNARY.items()},
     "pow_scalar": Operation(("base",), _pow_scalar, parameters=EXPONENTS),
     "pow": Operation(("base", "exponent"), _pow),
     "pow_backward": Operation(("grad", "base", "exponent"), _pow_backward, outputs=2),
@@ -288,11 +254,11 @@ OPERATIONS: dict[str, Operation] = {
 ORDERS = (1, 2, 3, 4, 7)
 _OF_EXPONENT_AND_ORDER = (*((e, 1) for e in EXPONENTS), (2.5, 2), (3, 4), (-7.3, 3))
 
-for _name, _derivative, _operand, _orders in (
-    ("sigmoid", _sigmoid_derivative, "x", ORDERS),
-    ("tanh", _tanh_derivative, "x", ORDERS),
+_FAMILIES: list[tuple[str, Callable[..., Result], str, tuple[Parameter, ...]]] = [
+    *((name, _at_order(row.derivative), "x", ORDERS) for name, row in UNARY.items()),
     ("pow_scalar", _pow_scalar_derivative, "base", _OF_EXPONENT_AND_ORDER),
-):
+]
+for _name, _derivative, _operand, _orders in _FAMILIES:
     for _outputs, (_kind, _oracle) in enumerate(_of_order(_derivative).items(), start=1):
         _factors = ("grad_grad",) * (_outputs - 1) + ("grad",)
         OPERATIONS[_name + _kind] = Operation(

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mpmath import mp, mpf
@@ -23,6 +24,7 @@ from ulp import (
     loss_of_probabilities,
     sigmoid,
 )
+from unary_functions import UNARY
 
 Function = Callable[..., Tensor]
 
@@ -56,8 +58,7 @@ def loss(function: Function, reduction: str, *names: str) -> Function:
 
 
 ELEMENTWISE: dict[str, tuple[Function, Sequence[Tensor]]] = {
-    "sigmoid": (fusedgrad.sigmoid, [any_real(2, 3)]),
-    "tanh": (fusedgrad.tanh, [any_real(2, 3)]),
+    **{name: (getattr(fusedgrad, name), [any_real(2, 3)]) for name in UNARY},
     "pow, exponent 3": (lambda x: fusedgrad.pow(x, 3), [any_real(2, 3)]),
     "pow, exponent -2": (lambda x: fusedgrad.pow(x, -2), [probability(2, 3)]),
     "pow, exponent 2.5": (lambda x: fusedgrad.pow(x, 2.5), [probability(2, 3)]),
@@ -179,8 +180,7 @@ POINTS = {
 
 FUNCTIONS: dict[str, tuple[Function, Callable[[mpf], mpf], float]] = {
     # name: function, exact function, the factor that keeps its derivatives from underflow
-    "sigmoid": (fusedgrad.sigmoid, sigmoid, 1.0),
-    "tanh": (fusedgrad.tanh, mp.tanh, 0.5),
+    **{name: (getattr(fusedgrad, name), row.exact, row.scale) for name, row in UNARY.items()},
     "loss of logits": (
         lambda x: fusedgrad.binary_cross_entropy_with_logits(
             x, torch.full_like(x, 0.25), reduction="none"
@@ -385,6 +385,10 @@ def test_derivatives_at_infinity_are_finite(name: str, order: int, dtype: torch.
     expected = torch.zeros(2, dtype=dtype)
     if name == "loss of logits" and order == 1:
         expected = torch.tensor([0.75, -0.25], dtype=dtype)
+    elif name in UNARY:
+        with np.errstate(over="ignore"):
+            limits = UNARY[name].derivative(x.double().numpy(), order)[0]
+        expected = torch.from_numpy(limits).to(dtype)
     assert torch.equal(nth_derivative(FUNCTIONS[name][0], order, x), expected)
 
 

@@ -12,6 +12,7 @@ from torch._inductor import metrics
 
 import fusedgrad
 from ulp import exact_values, largest_ulp_error, loss_of_logits, sigmoid
+from unary_functions import UNARY
 
 Function = Callable[..., Any]
 
@@ -24,8 +25,7 @@ def loss(function: Function, *names: str, reduction: str = "mean") -> Function:
 
 # a function, and the number of tensors that it takes
 CASES: dict[str, tuple[Function, int]] = {
-    "sigmoid": (fusedgrad.sigmoid, 1),
-    "tanh": (fusedgrad.tanh, 1),
+    **{name: (getattr(fusedgrad, name), 1) for name in UNARY},
     "pow, exponent 2": (lambda x: fusedgrad.pow(x, 2), 1),
     "pow, exponent 2.5": (lambda x: fusedgrad.pow(x, 2.5), 1),
     "pow of a number": (lambda x: fusedgrad.pow(3, x), 1),

@@ -14,6 +14,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import fusedgrad
 from fusedgrad import operators, reference
+from unary_functions import UNARY
 
 OPS = torch.ops.fusedgrad
 
@@ -26,16 +27,7 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
     "empty": lambda: torch.rand(2, 0, 4),
 }
 
-UNARY = {
-    "sigmoid": 1,
-    "sigmoid_backward": 2,
-    "sigmoid_double_backward": 3,
-    "sigmoid_triple_backward": 4,
-    "tanh": 1,
-    "tanh_backward": 2,
-    "tanh_double_backward": 3,
-    "tanh_triple_backward": 4,
-}
+KINDS = {"": 1, "_backward": 2, "_double_backward": 3, "_triple_backward": 4}
 
 
 def several(make: Callable[[], Tensor], count: int) -> tuple[Tensor, ...]:
@@ -45,8 +37,9 @@ def several(make: Callable[[], Tensor], count: int) -> tuple[Tensor, ...]:
 # operator: arguments made from a function that makes a tensor of the layout
 OPERATORS: dict[Any, Callable[[Callable[[], Tensor]], tuple[Any, ...]]] = {
     **{
-        getattr(OPS, name).default: functools.partial(several, count=count)
-        for name, count in UNARY.items()
+        getattr(OPS, name + kind).default: functools.partial(several, count=count)
+        for name in UNARY
+        for kind, count in KINDS.items()
     },
     OPS.pow.Tensor_Scalar: lambda make: (make(), 2.5),
     OPS.pow.Tensor_Tensor: lambda make: (make(), make()),

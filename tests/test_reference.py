@@ -12,6 +12,7 @@ from torch import Tensor
 import fusedgrad
 from fusedgrad import operators, reference
 from ulp import DIGITS, DTYPES, HALF_DTYPES
+from unary_functions import UNARY
 
 OPS = torch.ops.fusedgrad
 INF = float("inf")
@@ -20,14 +21,6 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 # operator: its arguments, from tensors g, h, x (any real), p, t (in [0, 1]), w and one more weight
 ARGUMENTS: dict[str, Callable[[dict[str, Tensor]], tuple[Any, ...]]] = {
-    "sigmoid": lambda v: (v["x"],),
-    "sigmoid_backward": lambda v: (v["g"], v["x"]),
-    "sigmoid_double_backward": lambda v: (v["h"], v["g"], v["x"]),
-    "sigmoid_triple_backward": lambda v: (v["h"], v["g"], v["h"], v["x"], 3),
-    "tanh": lambda v: (v["x"],),
-    "tanh_backward": lambda v: (v["g"], v["x"]),
-    "tanh_double_backward": lambda v: (v["h"], v["g"], v["x"]),
-    "tanh_triple_backward": lambda v: (v["h"], v["g"], v["h"], v["x"], 2),
     "pow.Tensor_Scalar": lambda v: (v["w"], 2.5),
     "pow.Tensor_Tensor": lambda v: (v["w"], v["x"]),
     "pow.Scalar": lambda v: (1.5, v["x"]),
@@ -54,6 +47,13 @@ ARGUMENTS: dict[str, Callable[[dict[str, Tensor]], tuple[Any, ...]]] = {
         0,
     ),
 }
+for _name in UNARY:
+    ARGUMENTS |= {
+        _name: lambda v: (v["x"],),
+        f"{_name}_backward": lambda v: (v["g"], v["x"]),
+        f"{_name}_double_backward": lambda v: (v["h"], v["g"], v["x"]),
+        f"{_name}_triple_backward": lambda v: (v["h"], v["g"], v["h"], v["x"], 2),
+    }
 
 
 def overload(name: str) -> Any:

@@ -20,13 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import fusedgrad
+from unary_functions import UNARY
 
 Function = Callable[..., Tensor]
 
 # a function, how many tensors it takes, the node of the graph that it records
 CASES: dict[str, tuple[Function, int, str]] = {
-    "sigmoid": (fusedgrad.sigmoid, 1, "Sigmoid"),
-    "tanh": (fusedgrad.tanh, 1, "Tanh"),
+    **{name: (getattr(fusedgrad, name), 1, row.node) for name, row in UNARY.items()},
     "pow with a number": (lambda x: fusedgrad.pow(x, 2.5), 1, "PowScalar"),
     "pow": (fusedgrad.pow, 2, "Pow"),
     "loss": (

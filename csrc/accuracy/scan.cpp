@@ -11,9 +11,11 @@
 #include "accuracy/oracle.h"
 #include "cpu/logistic_loss.h"
 #include "cpu/pow.h"
-#include "cpu/sigmoid.h"
-#include "cpu/tanh.h"
+#include "cpu/unary.h"
 #include "math/half.h"
+
+FUSEDGRAD_DECLARE_UNARY_KERNELS(sigmoid)
+FUSEDGRAD_DECLARE_UNARY_KERNELS(tanh)
 
 namespace fusedgrad::accuracy {
 namespace {

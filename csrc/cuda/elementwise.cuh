@@ -79,14 +79,3 @@ cudaError_t elementwise(DType dtype, const Elements& elements, cudaStream_t stre
       return Functor<decltype(zero)>{static_cast<decltype(zero)>(parameter)};                      \
     });                                                                                            \
   }
-
-// For a functor that carries an order of derivative, of which the first has one of its own.
-#define FUSEDGRAD_ELEMENTWISE_OF_ORDER(name, FirstOrder, Functor)                              \
-  cudaError_t name(DType dtype, const Elements& elements, double order, cudaStream_t stream) { \
-    if (order == 1) {                                                                          \
-      return elementwise(dtype, elements, stream, [](auto) { return FirstOrder{}; });          \
-    }                                                                                          \
-    return elementwise(dtype, elements, stream, [order](auto zero) {                           \
-      return Functor<decltype(zero)>{static_cast<decltype(zero)>(order)};                      \
-    });                                                                                        \
-  }

@@ -37,16 +37,15 @@ using Reduction = cudaError_t(DType, const Elements&, double scale, void* out, v
 // How much device memory, aligned to 16 bytes, a reduction of numel elements needs.
 int64_t reduction_workspace_bytes(int64_t numel);
 
-// Of those with a parameter, it is the order of the derivative: math/products.h
-Elementwise sigmoid;                               // (x)
-ElementwiseWithParameter sigmoid_backward;         // (grad, x)
-ElementwiseWithParameter sigmoid_double_backward;  // (grad_grad, grad, x) -> for grad, for x
-ElementwiseWithParameter sigmoid_triple_backward;  // (grad, first, second, x) -> for each but grad
-
-Elementwise tanh;                               // (x)
-ElementwiseWithParameter tanh_backward;         // (grad, x)
-ElementwiseWithParameter tanh_double_backward;  // (grad_grad, grad, x) -> for grad, for x
-ElementwiseWithParameter tanh_triple_backward;  // (grad, first, second, x) -> for each but grad
+// The launchers of a function of one tensor; the parameter is the order of the derivative:
+// math/products.h
+#define FUSEDGRAD_DECLARE_UNARY_LAUNCHERS(name)                                                   \
+  namespace fusedgrad::cuda {                                                                     \
+  Elementwise name;                                /* (x) */                                      \
+  ElementwiseWithParameter name##_backward;        /* (grad, x) */                                \
+  ElementwiseWithParameter name##_double_backward; /* (grad_grad, grad, x) -> for grad, x */      \
+  ElementwiseWithParameter name##_triple_backward; /* (grad, first, second, x) -> all but grad */ \
+  }
 
 // The parameters are the exponent and the order of the derivative.
 ElementwiseWithParameter pow_scalar;                      // (x)

@@ -53,12 +53,12 @@ struct LogisticPolynomial {
 
 }  // namespace detail
 
-inline constexpr int kMostLogisticOrder = 2 * detail::kLogisticTerms - 1;
-
-// f^(n)(x) and f^(n+1)(x), n < kMostLogisticOrder: f is sigmoid for kScale 1, tanh for 2.
+// f^(n)(x) and f^(n+1)(x): f is sigmoid for kScale 1, tanh for 2.
 template <class S, int kScale>
 class LogisticDerivatives {
  public:
+  static constexpr int kMost = 2 * detail::kLogisticTerms - 1;
+
   FUSEDGRAD_HOST_DEVICE explicit LogisticDerivatives(S order) {
     for (int k = 0; k < 2; ++k) {
       const int n = static_cast<int>(order) + k;
@@ -100,19 +100,5 @@ class LogisticDerivatives {
   S near_[2][detail::kLogisticTerms];
   S odd_[2];  // 1 or 0
 };
-
-template <class S>
-using SigmoidBackwardOfOrder = DerivativeTimes<LogisticDerivatives<S, 1>>;
-template <class S>
-using SigmoidDoubleBackwardOfOrder = DerivativeTimesBackward<LogisticDerivatives<S, 1>>;
-template <class S>
-using SigmoidTripleBackwardOfOrder = DerivativeTimesTwoBackward<LogisticDerivatives<S, 1>>;
-
-template <class S>
-using TanhBackwardOfOrder = DerivativeTimes<LogisticDerivatives<S, 2>>;
-template <class S>
-using TanhDoubleBackwardOfOrder = DerivativeTimesBackward<LogisticDerivatives<S, 2>>;
-template <class S>
-using TanhTripleBackwardOfOrder = DerivativeTimesTwoBackward<LogisticDerivatives<S, 2>>;
 
 }  // namespace fusedgrad::math

@@ -1,5 +1,5 @@
-// Products with a derivative of any order, and what their backwards return. `Derivatives` is a
-// function with at(x), its derivatives of orders n and n + 1.
+// Products with a derivative of any order, and what their backwards return. `Derivatives` is made
+// from an order n, and its at(x) are the derivatives of orders n and n + 1.
 //
 //   DerivativeTimes             g f^(n)(x)
 //   DerivativeTimesBackward     of that, by a gradient h: h f^(n), h g f^(n+1)
@@ -41,5 +41,21 @@ struct DerivativeTimesTwoBackward : Derivatives {
              grad * first * second * f.value[1]}};
   }
 };
+
+// The products with the derivatives of a function of one element, `Function` being the functor of
+// its value, and Function::Derivatives<S> its derivatives up to the order kMost.
+template <class Function>
+struct Products {
+  template <class S>
+  using Backward = DerivativeTimes<typename Function::template Derivatives<S>>;
+  template <class S>
+  using DoubleBackward = DerivativeTimesBackward<typename Function::template Derivatives<S>>;
+  template <class S>
+  using TripleBackward = DerivativeTimesTwoBackward<typename Function::template Derivatives<S>>;
+};
+
+// Whether it has shorter functors for the first order, Function::Backward and DoubleBackward.
+template <class Function>
+inline constexpr bool kHasFirstOrder = requires { typename Function::DoubleBackward; };
 
 }  // namespace fusedgrad::math

@@ -59,12 +59,8 @@ FUSEDGRAD_HOST_DEVICE T sigmoid_second_derivative(T x) {
   return detail::lifted_density(a, r) * -signed_tanh * kUnlift * kUnlift;
 }
 
-struct Sigmoid {
-  template <class T>
-  FUSEDGRAD_HOST_DEVICE T operator()(T x) const {
-    return sigmoid(x);
-  }
-};
+template <class S, int kScale>
+class LogisticDerivatives;  // logistic_derivatives.h
 
 struct SigmoidBackward {
   template <class T>
@@ -77,6 +73,18 @@ struct SigmoidDoubleBackward {
   template <class T>
   FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad_grad, T grad, T x) const {
     return {{grad_grad * sigmoid_derivative(x), grad_grad * grad * sigmoid_second_derivative(x)}};
+  }
+};
+
+struct Sigmoid {
+  using Backward = SigmoidBackward;
+  using DoubleBackward = SigmoidDoubleBackward;
+  template <class S>
+  using Derivatives = LogisticDerivatives<S, 1>;
+
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T x) const {
+    return sigmoid(x);
   }
 };
 

@@ -41,13 +41,6 @@ FUSEDGRAD_HOST_DEVICE T tanh_second_derivative(T x) {
   return detail::lifted_density(a, r) * -signed_tanh * (8 * kUnlift) * kUnlift;
 }
 
-struct Tanh {
-  template <class T>
-  FUSEDGRAD_HOST_DEVICE T operator()(T x) const {
-    return tanh(x);
-  }
-};
-
 struct TanhBackward {
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x) const {
@@ -59,6 +52,18 @@ struct TanhDoubleBackward {
   template <class T>
   FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad_grad, T grad, T x) const {
     return {{grad_grad * tanh_derivative(x), grad_grad * grad * tanh_second_derivative(x)}};
+  }
+};
+
+struct Tanh {
+  using Backward = TanhBackward;
+  using DoubleBackward = TanhDoubleBackward;
+  template <class S>
+  using Derivatives = LogisticDerivatives<S, 2>;
+
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE T operator()(T x) const {
+    return tanh(x);
   }
 };
 

@@ -9,8 +9,10 @@
 #include <string>
 #include <tuple>
 
+#include "cpu/unary.h"
 #include "operators/dispatch.h"
 #include "operators/elementwise.h"
+#include "operators/operation.h"
 #include "operators/recording.h"
 
 namespace fusedgrad::operators {
@@ -232,3 +234,35 @@ struct Unary {
 };
 
 }  // namespace fusedgrad::operators
+
+#ifndef FUSEDGRAD_CUDA
+#define FUSEDGRAD_DECLARE_UNARY_LAUNCHERS(name)
+#endif
+
+// The operators of a function of one tensor, over the kernels of its name:
+//
+//   FUSEDGRAD_UNARY_OPERATORS(sigmoid, Sigmoid)  // math::Sigmoid, and the nodes' name
+#define FUSEDGRAD_UNARY_OPERATORS(name, Function)                                     \
+  FUSEDGRAD_DECLARE_UNARY_KERNELS(name)                                               \
+  FUSEDGRAD_DECLARE_UNARY_LAUNCHERS(name)                                             \
+  namespace fusedgrad::operators {                                                    \
+  namespace {                                                                         \
+  struct Function {                                                                   \
+    static constexpr const char* kName = #name;                                       \
+    static constexpr const char* kOverload = "";                                      \
+    static constexpr const char* kNode = #Function;                                   \
+    static constexpr int64_t kMostOrder = math::Function::Derivatives<double>::kMost; \
+    static Operation value() { return FUSEDGRAD_OPERATION(name); }                    \
+    static Operation backward(double order) {                                         \
+      return FUSEDGRAD_OPERATION(name##_backward, order);                             \
+    }                                                                                 \
+    static Operation double_backward(double order) {                                  \
+      return FUSEDGRAD_OPERATION(name##_double_backward, order);                      \
+    }                                                                                 \
+    static Operation triple_backward(double order) {                                  \
+      return FUSEDGRAD_OPERATION(name##_triple_backward, order);                      \
+    }                                                                                 \
+  };                                                                                  \
+  }                                                                                   \
+  FUSEDGRAD_OPERATORS(Unary<Function>)                                                \
+  }

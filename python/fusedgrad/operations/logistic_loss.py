@@ -31,6 +31,7 @@ from fusedgrad.operations.shared import (
     those_wanted,
     to_operands,
     traced,
+    traced_function,
     wide,
 )
 from fusedgrad.operators import _elementwise, _two, register
@@ -631,40 +632,5 @@ class BinaryCrossEntropy(_Loss):
         return cls._apply_checked(input, target, weight, reduction)
 
 
-class _TracedOfProbabilities(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, reduction: int
-    ) -> Tensor:
-        ctx.save_for_backward(input, target, weight)
-        ctx.reduction = reduction
-        return probability_formula(input, target, weight, reduction)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Gradients:
-        operands, mask = ctx.saved_tensors, ctx.needs_input_grad[:-1]
-        arguments = (grad, *operands, ctx.reduction, mask)
-        grads = probability_backward_formula(*arguments)
-        return *to_operands(spread(grads, mask), operands), None
-
-
-class _TracedOfLogits(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        pos_weight: Tensor | None,
-        reduction: int,
-    ) -> Tensor:
-        ctx.save_for_backward(input, target, weight, pos_weight)
-        ctx.reduction = reduction
-        return logits_formula(input, target, weight, pos_weight, reduction)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Gradients:
-        operands, mask = ctx.saved_tensors, ctx.needs_input_grad[:-1]
-        arguments = (grad, *operands, ctx.reduction, mask)
-        grads = logits_backward_formula(*arguments)
-        return *to_operands(spread(grads, mask), operands), None
+_TracedOfProbabilities = traced_function(3, probability_formula, probability_backward_formula)
+_TracedOfLogits = traced_function(4, logits_formula, logits_backward_formula)

@@ -28,6 +28,7 @@ from fusedgrad.operations.shared import (
     spread,
     to_operands,
     traced,
+    traced_function,
 )
 from fusedgrad.operators import _elementwise, _ops, _two, register, register_with_out
 
@@ -282,31 +283,8 @@ class Pow(Function):
         return cast(Tensor, sum(terms[1:], start=terms[0]))
 
 
-class _TracedScalar(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, exponent: Number) -> Tensor:
-        ctx.save_for_backward(input)
-        ctx.exponent = exponent
-        return formula(input, exponent)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (input,) = ctx.saved_tensors
-        return _of_number.backward(grad, input, ctx.exponent), None
-
-
-class _Traced(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, exponent: Tensor) -> Tensor:
-        ctx.save_for_backward(input, exponent)
-        return formula(input, exponent)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Gradients:
-        input, exponent = ctx.saved_tensors
-        mask = ctx.needs_input_grad
-        grads = backward_formula(grad, input, exponent, mask)
-        return to_operands(spread(grads, mask), (input, exponent))
+_TracedScalar = traced_function(1, formula, _of_number.gradients)
+_Traced = traced_function(2, formula, backward_formula)
 
 
 def _call_traced(input: Tensor | Number, exponent: Tensor | Number) -> Tensor:

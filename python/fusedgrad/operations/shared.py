@@ -16,6 +16,7 @@ from torch import Tensor, compiler, is_grad_enabled
 from torch._C import _are_functorch_transforms_active as transforms_active
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch._prims_common.wrappers import _maybe_resize_out
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fusedgrad import operators
 
@@ -170,56 +171,43 @@ def traced(
 ) -> Tensor:
     """`formula` of the arguments, with the backward of `function`, for torch.compile and export.
 
-    Such a Function has formulas instead of kernels, so that Inductor fuses them with their
-    neighbours, and no `jvp`, at which Dynamo would break the graph. Inside a transform of
-    torch.func it cannot be differentiated again nor batched: there PyTorch differentiates the
-    formula.
+    Inside a transform of torch.func such a Function cannot be differentiated again nor batched:
+    there PyTorch differentiates the formula. Where nothing is recorded Dynamo misreads a `forward`
+    of any number of arguments.
     """
-    if transforms_active():
+    recorded = torch.is_grad_enabled() and any(
+        isinstance(argument, Tensor) and argument.requires_grad for argument in arguments
+    )
+    if transforms_active() or not recorded:
         return formula(*arguments)
     return cast(Tensor, function.apply(*arguments))  # type: ignore[no-untyped-call]
 
 
-def traced_unary(
-    formula: Callable[[Tensor], Tensor], backward_formula: Callable[[Tensor, Tensor], Tensor]
+def traced_function(
+    count: int, formula: Callable[..., Tensor], gradients: Callable[..., Sequence[Tensor]]
 ) -> type[torch.autograd.Function]:
-    """The Function that `traced` takes, of one tensor."""
+    """The Function that `traced` takes, of `count` tensors, some of them absent, and what follows.
+
+    It has formulas instead of kernels, so that Inductor fuses them with their neighbours, and no
+    `jvp`, at which Dynamo would break the graph. `gradients` takes the gradient, the arguments and
+    a mask of the gradients that are wanted.
+    """
 
     class Traced(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, input: Tensor) -> Tensor:
-            ctx.save_for_backward(input)
-            return formula(input)
+        def forward(ctx: Any, *arguments: Any) -> Tensor:
+            ctx.save_for_backward(*arguments[:count])
+            ctx.others = arguments[count:]
+            return formula(*arguments)
 
         @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Tensor:
-            (input,) = ctx.saved_tensors
-            return backward_formula(grad, input)
+        def backward(ctx: Any, grad: Tensor) -> Gradients:
+            operands, mask = ctx.saved_tensors, ctx.needs_input_grad[:count]
+            grads = gradients(grad, *operands, *ctx.others, mask)
+            own = to_operands(spread(grads, mask), operands)
+            return *own, *[None] * len(ctx.others)
 
     return Traced
-
-
-def call_unary(
-    name: str,
-    traced_function: type[torch.autograd.Function],
-    formula: Callable[[Tensor], Tensor],
-    input: Any,
-    out: Any,
-) -> Tensor:
-    """A function of one tensor, where it is not the short way of `_C` that takes the call."""
-    check_tensor(name, "input", input)
-    if compiler.is_compiling():
-        result = traced(traced_function, formula, promoted(input))
-        return result if out is None else operators.store(result, out)
-    operator = getattr(operators._ops, name)
-    if out is None:
-        return cast(Tensor, operator.default(input))
-    dtype = torch.result_type(input, 1.0)  # integers and bool promote, as in PyTorch
-    prepare_out(name, out, dtype, input.shape, input.requires_grad)
-    if dtype.is_complex:
-        return operators.store(formula(input), out)
-    operator.out(input, out=out)
-    return cast(Tensor, out)
 
 
 class Family(NamedTuple):
@@ -232,6 +220,10 @@ class Family(NamedTuple):
     backward: Callable[..., Tensor]  # grad f
     double_backward: Callable[..., tuple[Tensor, Tensor]]  # the gradients of that
     triple_backward: Callable[..., tuple[Tensor, Tensor, Tensor]]  # those of grad_grad grad f
+
+    def gradients(self, *arguments: Any) -> list[Tensor]:
+        """Those of the value, as `traced_function` takes them."""
+        return [self.backward(*arguments[:-1])]
 
 
 def register_family(name: str, overload: str, derivative: Callable[..., Tensor]) -> Family:
@@ -276,6 +268,46 @@ def _fake_products(count: int, *arguments: Any) -> Any:
     result = operators._elementwise(*arguments[:count])
     others = [torch.empty_like(result) for _ in range(count - 2)]
     return (result, *others) if others else result
+
+
+class UnaryOperation(NamedTuple):
+    """A function of one tensor: its public function, its formula, and what `traced` takes."""
+
+    function: Callable[..., Tensor]
+    formula: Callable[[Tensor], Tensor]
+    traced: type[torch.autograd.Function]
+
+    def __call__(self, input: Any, out: Any) -> Tensor:
+        """Where it is not the short way of `_C` that takes the call."""
+        if has_torch_function_unary(input):
+            return handle_torch_function(self.function, (input,), input, out=out)
+        name = self.function.__name__
+        check_tensor(name, "input", input)
+        if compiler.is_compiling():
+            result = traced(self.traced, self.formula, promoted(input))
+            return result if out is None else operators.store(result, out)
+        operator = getattr(operators._ops, name)
+        if out is None:
+            return cast(Tensor, operator.default(input))
+        dtype = torch.result_type(input, 1.0)  # integers and bool promote, as in PyTorch
+        prepare_out(name, out, dtype, input.shape, input.requires_grad)
+        if dtype.is_complex:
+            return operators.store(self.formula(input), out)
+        operator.out(input, out=out)
+        return cast(Tensor, out)
+
+
+def register_unary(
+    function: Callable[..., Tensor],
+    formula: Callable[[Tensor], Tensor],
+    derivative: Callable[..., Tensor],
+) -> tuple[UnaryOperation, Family]:
+    """What the operators of a public function of one tensor do without kernels."""
+    family = register_family(function.__name__, "", derivative)
+    # Of dtype and strides as every unary function of PyTorch's
+    operators.register_with_out(function.__name__, torch.sigmoid, formula)
+    traced = traced_function(1, formula, family.gradients)
+    return UnaryOperation(function, formula, traced), family
 
 
 class Function(torch.autograd.Function):

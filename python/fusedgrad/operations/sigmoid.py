@@ -10,20 +10,17 @@ from typing import cast
 import torch
 from torch import Tensor, compiler
 from torch.compiler import is_dynamo_compiling
-from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fusedgrad import _C
 from fusedgrad.operations.shared import (
     Unary,
-    call_unary,
     even_derivative,
     exp_of_magnitude,
     negative_half_plane,
-    register_family,
+    register_unary,
     rounded_once,
-    traced_unary,
 )
-from fusedgrad.operators import _ops, register_with_out
+from fusedgrad.operators import _ops
 
 
 def sigmoid(input: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -44,9 +41,7 @@ def sigmoid(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         result = _C.sigmoid(input)
         if result is not NotImplemented:
             return cast(Tensor, result)
-    if has_torch_function_unary(input):
-        return handle_torch_function(sigmoid, (input,), input, out=out)
-    return call_unary("sigmoid", _Traced, formula, input, out)
+    return _operation(input, out)
 
 
 @rounded_once
@@ -78,15 +73,11 @@ def derivative(x: Tensor, order: int = 1, further: int = 0) -> Tensor:
     return z * value if order % 2 else z * value * torch.tanh(x / 2)
 
 
-_family = register_family("sigmoid", "", derivative)
+_operation, _family = register_unary(sigmoid, formula, derivative)
 backward_formula, double_backward_formula = _family.backward, _family.double_backward
-register_with_out("sigmoid", torch.sigmoid, formula)
 
 
 class Sigmoid(Unary):
     """`Sigmoid.apply(input)`: 1 / (1 + exp(-input)), for floating-point and complex tensors."""
 
     operators = _ops.sigmoid.default, _ops.sigmoid_backward.default
-
-
-_Traced = traced_unary(formula, backward_formula)

@@ -9,18 +9,15 @@ from typing import cast
 import torch
 from torch import Tensor, compiler
 from torch.compiler import is_dynamo_compiling
-from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fusedgrad import _C
 from fusedgrad.operations import sigmoid
 from fusedgrad.operations.shared import (
     Unary,
-    call_unary,
-    register_family,
+    register_unary,
     rounded_once,
-    traced_unary,
 )
-from fusedgrad.operators import _ops, register_with_out
+from fusedgrad.operators import _ops
 
 
 def tanh(input: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -41,9 +38,7 @@ def tanh(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         result = _C.tanh(input)
         if result is not NotImplemented:
             return cast(Tensor, result)
-    if has_torch_function_unary(input):
-        return handle_torch_function(tanh, (input,), input, out=out)
-    return call_unary("tanh", _Traced, formula, input, out)
+    return _operation(input, out)
 
 
 @rounded_once
@@ -58,15 +53,11 @@ def derivative(x: Tensor, order: int = 1, further: int = 0) -> Tensor:
     return factor * sigmoid.derivative(2 * x, order, further)
 
 
-_family = register_family("tanh", "", derivative)
+_operation, _family = register_unary(tanh, formula, derivative)
 backward_formula, double_backward_formula = _family.backward, _family.double_backward
-register_with_out("tanh", torch.tanh, formula)
 
 
 class Tanh(Unary):
     """`Tanh.apply(input)`: the hyperbolic tangent, for floating-point and complex tensors."""
 
     operators = _ops.tanh.default, _ops.tanh_backward.default
-
-
-_Traced = traced_unary(formula, backward_formula)
