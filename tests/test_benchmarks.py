@@ -20,6 +20,7 @@ from benchmarks import (
     accuracy_errors,
     accuracy_libraries,
     accuracy_picture,
+    comparison,
     first_call,
     floor,
     gpu,
@@ -30,6 +31,7 @@ from benchmarks import (
     timing,
     works,
 )
+from benchmarks.contenders import FUSEDGRAD, TORCH
 from benchmarks.floor import Floor
 from benchmarks.timing import Spread
 from benchmarks.works import BY_NAME, HEADLINES, PASSES, WORKS, Traffic
@@ -662,3 +664,17 @@ def test_libraries_compute_what_they_say(library: accuracy_libraries.Library) ->
         errors = accuracy_errors.ulp_errors(job.function.exact, x, p, result)
         assert errors.wrong == 0
         assert errors.max_ulp < 4000, job
+
+
+# ------------------------------------------------------------------------------------- comparison
+
+
+def test_the_page_says_what_fusedgrad_and_torch_compute_where_activations_saturate() -> None:
+    numbers = {"fusedgrad": comparison.with_torch(FUSEDGRAD), "torch": comparison.with_torch(TORCH)}
+    page = comparison.PAGE.read_text()
+    for row in comparison.table(numbers).splitlines()[2:]:
+        title, exact, ours, theirs = (cell.strip() for cell in row.split("|")[1:-1])
+        assert float(ours) == pytest.approx(float(exact), rel=1e-4)
+        stated = re.search(rf"^\| {re.escape(title)} +\|(.*)\|$", page, re.MULTILINE)
+        assert stated is not None, title
+        assert [cell.strip() for cell in stated[1].split("|")][:3] == [exact, ours, theirs]
