@@ -118,7 +118,7 @@ _CONVERSIONS = frozenset({"__bool__", "__float__", "__int__", "__index__", "__co
 _results: dict[Any, tuple[torch.dtype, bool, bool]] = {}
 # The same and the rule's name, where the kinds of floating-point operands are all it depends on
 _plain_results: dict[Any, tuple[str, torch.dtype, bool, bool]] = {}
-_BY_MORE = {*OF_ONE_SHAPE, *OPAQUE, "detach", "prelu"}
+_BY_MORE = {*OF_ONE_SHAPE, *OPAQUE, "detach"}
 _templates: dict[Any, Tensor] = {}
 
 
@@ -334,7 +334,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
             error = self.stop[1]
             kind = type(error) if isinstance(error, FuseError) else FuseTypeError
             raise self.refuse(f"{name_of(func)}: {error}", kind)
-        before = len(self.numbers)
+        before, given = len(self.numbers), args
         reduction, called = "none", func
         if rule.name == "reduced":
             if len(args) != 1 or kwargs or not args[0].is_floating_point():
@@ -432,8 +432,8 @@ class Recorder(torch.overrides.TorchFunctionMode):
                 f"{name_of(func)} has no derivative, neither in PyTorch nor here, and an argument "
                 "requires a gradient: pass it detached"
             )
-        is_plain = numbers is None and state is None and passes != "none" and called is func
-        is_plain = is_plain and not is_rounded
+        is_plain = numbers is None and state is None and passes != "none" and args is given
+        is_plain = is_plain and called is func and not is_rounded
         if is_plain and not (keywords or rule.same or rule.in_place or rule.name in _BY_MORE):
             _plain_results[(func, grad, *kinds[0])] = rule.name, dtype, scalar, requires_grad
         row = (rule.name, specs, keywords, dtype, scalar, requires_grad, passes)
