@@ -812,3 +812,24 @@ def test_a_compiled_function_inside_is_inlined() -> None:
     module = torch.compile(torch.nn.Tanh())
     _same(lambda x: inner(x * 2) * x + module(x), X.clone().requires_grad_())
     assert torch._dynamo.eval_frame._stance.stance == "default"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.half().float(),
+        lambda x: x - x.bfloat16().float(),
+        lambda x: (2 * x.half()).double(),
+        lambda x: x.double().float().double(),
+        lambda x: torch.where(x.half() > 0.1, x, 0),
+    ],
+)
+def test_a_rounding_inside_is_refused(function: Function) -> None:
+    with pytest.raises(FuseError, match="a cast has rounded"):
+        fusedgrad.fuse(function)(X)
+
+
+def test_a_cast_at_the_end_rounds() -> None:
+    functions: list[Function] = [lambda x: (2 * x).half(), lambda x: 2 * x.bfloat16()]
+    for function in functions:
+        assert torch.equal(fusedgrad.fuse(function)(X), function(X))

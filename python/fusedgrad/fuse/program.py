@@ -88,6 +88,7 @@ class _Builder:
         self.moves: list[frozenset[int]] = [frozenset()] * count  # operands that gradients reach
         self.expressions: dict[int, Expression] = {}
         self.positions: list[int] = []  # of the first number of each row
+        self.narrowed: set[int] = set()  # rounded by a cast, or made of that
         self._prepare()
 
     def _prepare(self) -> None:
@@ -109,6 +110,7 @@ class _Builder:
             values = (*specs, *(value for _, value in keywords))
             position += sum(value is float or value is int for value in values)
             used = [value for value in values if type(value) is int]
+            self._check_rounding(i, name, dtype, used)
             self.shapes[i] = frozenset().union(*(self.shapes[n] for n in used))
             if passes == "all" and name not in BLOCKING and dtype.is_floating_point:
                 self.moves[i] = frozenset().union(*(self.moves[n] for n in used))
@@ -128,6 +130,29 @@ class _Builder:
                     nodes[n].dtype is torch.bool or is_float
                     for n, is_float in zip(used, floats, strict=True)
                 )
+
+    def _check_rounding(self, i: int, name: str, dtype: torch.dtype, used: list[int]) -> None:
+        """Refuse what is rounded by a cast, then compared or widened: no kernel rounds in between.
+
+        What a cast makes an output is rounded where it is written.
+        """
+        of = {n: d for n in used if (d := self.recorder.nodes[n].dtype).is_floating_point}
+        for n, own in of.items():
+            is_wider = not dtype.is_floating_point or torch.promote_types(own, dtype) is not own
+            if is_wider and n in self.narrowed:
+                raise RowError(
+                    i,
+                    FuseTypeError(
+                        f"it goes on in {dtype} with what a cast has rounded to {own}, and a "
+                        "kernel does not round in between: fuse the part before it and the part "
+                        "after it"
+                    ),
+                )
+        casts = name == "cast" and any(
+            torch.promote_types(d, dtype) is not dtype for d in of.values()
+        )
+        if casts or any(n in self.narrowed for n in of):
+            self.narrowed.add(i)
 
     def replay(self, node: int) -> None:
         stack = [node]
