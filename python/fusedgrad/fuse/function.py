@@ -110,6 +110,7 @@ class _Entry:
         self.sources = [source for source, _ in inputs]
         self.casts = any(dtype is not None for _, dtype in inputs)
         self.number: int | None = None  # of the kernel, where nothing but that is to be run
+        self.takes_all = False  # whether that is of all arguments in their order
         self.single = structure is None and program.places == [0]
 
     def is_of(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
@@ -223,7 +224,11 @@ class Fused:
             key = _key(function, arguments, keywords)
         if key is not None:
             entry = self._entries.get(key)
-            if entry is not None and entry.is_of(function, arguments, keywords):
+            if entry is not None and (
+                entry.is_of(function, arguments, keywords)
+                if entry.references
+                else entry.guards.hold()
+            ):
                 return self._served(entry, arguments, keywords)
         call = self._recorded(function, arguments, keywords, derived=self._whole)
         program, _ = self._program(call, function, arguments, keywords, whole=self._whole)
@@ -300,7 +305,9 @@ class Fused:
         given = (*arguments, *keywords.values()) if keywords else arguments
         program = entry.program
         if entry.number is not None:
-            tensors = [given[s] if type(s) is int else s for s in entry.sources]
+            tensors: Sequence[Tensor] = given
+            if not entry.takes_all:
+                tensors = [given[s] if type(s) is int else s for s in entry.sources]
             return kernel.fused(entry.number, tensors, entry.parameters, program.dtypes)[0]
         if entry.call is not None:
             return self._served_again(entry, given)
@@ -321,6 +328,8 @@ class Fused:
                 is_plain = entry.single and not entry.casts and self._how(program) == "none"
                 if is_plain and all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
                     entry.number = program.number
+                    places = [s if type(s) is int else None for s in entry.sources]
+                    entry.takes_all = places == list(range(len(given)))
             if self._reduction != "none" or entry.single:
                 return computed[0]
         leaves = [

@@ -187,7 +187,7 @@ class Guards:
                 return False
             if held[index] is not value and not same(held[index], value):
                 return False
-        return all(kind_of(tensor) == kind for tensor, kind in self.tensors)
+        return not self.tensors or all(kind_of(tensor) == kind for tensor, kind in self.tensors)
 
 
 def kind_of(tensor: Tensor) -> tuple[Any, ...]:
