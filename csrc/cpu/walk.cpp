@@ -341,6 +341,7 @@ void elementwise(const Kernel& kernel, DType dtype, const Rectangle& rectangle) 
 
 void elementwise(const Kernel& kernel, bool wide, const DType* dtypes, const Rectangle& rectangle,
                  uint32_t sums) {
+  static_assert(kMaxOperands <= 32, "each output has a bit of sums");
   const auto nothing = [](const void*, int64_t) {};
   const auto dtype_of = [dtypes](int i) { return dtypes[i]; };
   if (wide) {
