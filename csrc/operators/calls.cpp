@@ -5,6 +5,7 @@
 #include <ATen/core/Reduction.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <pybind11/pybind11.h>
+#include <torch/csrc/Dtype.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/forward_grad.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "operators/dispatch.h"
+#include "operators/fused.h"
 #include "operators/recording.h"
 
 namespace fusedgrad::operators {
@@ -185,12 +187,24 @@ bool is_immutable(PyObject* value) {
          PyUnicode_CheckExact(value);
 }
 
+// The positional arguments of a call and those by keyword
+std::vector<PyObject*> values_of(PyObject* arguments, PyObject* keywords) {
+  std::vector<PyObject*> values;
+  values.reserve(PyTuple_GET_SIZE(arguments) + PyDict_GET_SIZE(keywords));
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arguments); ++i) {
+    values.push_back(PyTuple_GET_ITEM(arguments, i));
+  }
+  PyObject* value = nullptr;
+  for (Py_ssize_t place = 0; PyDict_Next(keywords, &place, nullptr, &value) != 0;) {
+    values.push_back(value);
+  }
+  return values;
+}
+
 // The key of a call of a fused function, of the function, the arguments and the keywords: what its
 // record depends on besides what it reads from outside. NotImplemented for a call that Python sees
 // to: under a mode, a transform, autocast or forward mode, or of other arguments than these.
-PyObject* call_key(PyObject*, PyObject* const* given, Py_ssize_t count) {
-  HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 3, "call_key() takes 3 arguments, got ", count);
+PyObject* call_key(PyObject* function, PyObject* arguments, PyObject* keywords) {
   if (!unobserved() || at::autocast::is_autocast_enabled(c10::kCPU) ||
       at::autocast::is_autocast_enabled(c10::kCUDA) || torch::jit::tracer::isTracing() ||
       torch::autograd::ForwardADLevel::try_get_by_idx(0) != nullptr) {
@@ -200,24 +214,20 @@ PyObject* call_key(PyObject*, PyObject* const* given, Py_ssize_t count) {
     return pybind11::reinterpret_steal<pybind11::object>(PyLong_FromVoidPtr(object));
   };
   std::vector<pybind11::object> key;
-  if (PyMethod_Check(given[0])) {
-    key.push_back(address(PyMethod_GET_FUNCTION(given[0])));
-    key.push_back(address(PyMethod_GET_SELF(given[0])));
+  if (PyMethod_Check(function)) {
+    key.push_back(address(PyMethod_GET_FUNCTION(function)));
+    key.push_back(address(PyMethod_GET_SELF(function)));
   } else {
-    key.push_back(address(given[0]));
+    key.push_back(address(function));
   }
   int64_t state = static_cast<int64_t>(at::typeMetaToScalarType(at::get_default_dtype()));
   state |= static_cast<int64_t>(at::GradMode::is_enabled()) << 8;
   state |= static_cast<int64_t>(c10::InferenceMode::is_enabled()) << 9;
   key.push_back(pybind11::int_(state));
-  std::vector<PyObject*> values;
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(given[1]); ++i) {
-    values.push_back(PyTuple_GET_ITEM(given[1], i));
-  }
-  PyObject *name = nullptr, *value = nullptr;
-  for (Py_ssize_t place = 0; PyDict_Next(given[2], &place, &name, &value) != 0;) {
+  const std::vector<PyObject*> values = values_of(arguments, keywords);
+  PyObject* name = nullptr;
+  for (Py_ssize_t place = 0; PyDict_Next(keywords, &place, &name, nullptr) != 0;) {
     key.push_back(pybind11::reinterpret_borrow<pybind11::object>(name));
-    values.push_back(value);
   }
   for (size_t i = 0; i < values.size(); ++i) {
     if (THPVariable_CheckExact(values[i])) {
@@ -244,6 +254,145 @@ PyObject* call_key(PyObject*, PyObject* const* given, Py_ssize_t count) {
     PyTuple_SET_ITEM(result.ptr(), static_cast<Py_ssize_t>(i), key[i].release().ptr());
   }
   return result.release().ptr();
+}
+
+// What `convert` makes of each element of a list or a tuple
+template <class Convert>
+auto elements(const char* name, PyObject* sequence, const Convert& convert) {
+  TORCH_CHECK_TYPE(PyTuple_Check(sequence) || PyList_Check(sequence), "fused(): ", name, " is a ",
+                   Py_TYPE(sequence)->tp_name, ", expected a tuple or a list");
+  const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence);
+  std::vector<decltype(convert(sequence))> result;
+  result.reserve(count);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    result.push_back(convert(PySequence_Fast_GET_ITEM(sequence, i)));
+  }
+  return result;
+}
+
+// A kernel, its tensors, its parameters, the dtypes of its outputs and, for each output, if any is
+// summed, the number of the dimensions it is summed over, as Python has them
+struct FusedCall {
+  int64_t kernel;
+  std::vector<Tensor> inputs;
+  std::vector<double> parameters;
+  std::vector<at::ScalarType> dtypes;
+  std::vector<int64_t> summed;
+
+  std::vector<Tensor> operator()() const {
+    const pybind11::gil_scoped_release release;
+    return call_fused(kernel, inputs, parameters, dtypes, summed);
+  }
+};
+
+void check_type(bool is, const char* expected, PyObject* value) {
+  TORCH_CHECK_TYPE(is, "fused(): expected ", expected, ", got ", Py_TYPE(value)->tp_name);
+}
+
+int64_t integer(PyObject* value) {
+  check_type(PyLong_Check(value), "an int", value);
+  return static_cast<int64_t>(PyLong_AsLongLong(value));
+}
+
+const Tensor& tensor(PyObject* value) {
+  check_type(THPVariable_Check(value), "a Tensor", value);
+  return THPVariable_Unpack(value);
+}
+
+std::vector<double> numbers(PyObject* parameters) {
+  return elements("parameters", parameters, [](PyObject* value) {
+    check_type(PyFloat_Check(value), "a float", value);
+    return PyFloat_AS_DOUBLE(value);
+  });
+}
+
+std::vector<at::ScalarType> scalar_types(PyObject* dtypes) {
+  return elements("dtypes", dtypes, [](PyObject* value) {
+    check_type(THPDtype_Check(value), "a dtype", value);
+    return reinterpret_cast<THPDtype*>(value)->scalar_type;
+  });
+}
+
+// torch.ops.fusedgrad.fused
+PyObject* fused(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 4 || count == 5, "fused() takes 4 or 5 arguments, got ", count);
+  FusedCall call{integer(given[0]),
+                 elements("inputs", given[1], [](PyObject* value) { return tensor(value); }),
+                 numbers(given[2]),
+                 scalar_types(given[3]),
+                 {}};
+  if (count == 5) call.summed = elements("summed", given[4], integer);
+  const std::vector<Tensor> outputs = call();
+  pybind11::list result(outputs.size());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    PyList_SET_ITEM(result.ptr(), static_cast<Py_ssize_t>(i), THPVariable_Wrap(outputs[i]));
+  }
+  return result.release().ptr();
+  END_HANDLE_TH_ERRORS
+}
+
+// Whether `is(holder, key, value)` of each of some tuples of these
+template <class Is>
+bool all_of(PyObject* reads, const Is& is) {
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(reads); ++i) {
+    PyObject* const* const read = &PyTuple_GET_ITEM(PyList_GET_ITEM(reads, i), 0);
+    if (!is(read[0], read[1], read[2])) return false;
+  }
+  return true;
+}
+
+// Whether the values that a proof has read, items of dictionaries and attributes, are the same
+// objects now, or `missing` where there was none. If not, they may be equal all the same.
+bool unchanged(PyObject* items, PyObject* attributes, PyObject* missing) {
+  const auto is = [&](PyObject* found, PyObject* value) {
+    if (found == nullptr) PyErr_Clear();
+    return (found == nullptr ? missing : found) == value;
+  };
+  return all_of(items,
+                [&](PyObject* held, PyObject* key, PyObject* value) {
+                  return PyDict_CheckExact(held) && is(PyDict_GetItemWithError(held, key), value);
+                }) &&
+         all_of(attributes, [&](PyObject* held, PyObject* name, PyObject* value) {
+           PyObject* const found = PyObject_GetAttr(held, name);
+           const bool holds = is(found, value);
+           Py_XDECREF(found);
+           return holds;
+         });
+}
+
+PyObject* unchanged(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 3, "unchanged() takes 3 arguments, got ", count);
+  return PyBool_FromLong(unchanged(given[0], given[1], given[2]));
+  END_HANDLE_TH_ERRORS
+}
+
+// A call of a fused function, of the function, the arguments and the keywords: its result, if its
+// key is among `ready`, whose values are the items and the attributes to compare, what is missing
+// among them, a kernel of one output, its inputs (the places of arguments, or tensors), parameters
+// and dtypes; else the key.
+PyObject* serve(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 4, "serve() takes 4 arguments, got ", count);
+  auto key = pybind11::reinterpret_steal<pybind11::object>(call_key(given[1], given[2], given[3]));
+  if (key.ptr() == Py_NotImplemented) return key.release().ptr();
+  const auto found =
+      pybind11::reinterpret_borrow<pybind11::object>(PyDict_GetItemWithError(given[0], key.ptr()));
+  if (!found && PyErr_Occurred() != nullptr) throw pybind11::error_already_set();
+  PyObject* const* const served = found ? &PyTuple_GET_ITEM(found.ptr(), 0) : nullptr;
+  if (served == nullptr || !unchanged(served[0], served[1], served[2])) return key.release().ptr();
+  const std::vector<PyObject*> values = values_of(given[2], given[3]);
+  const FusedCall call{
+      integer(served[3]),
+      elements("inputs", served[4],
+               [&](PyObject* source) {
+                 return tensor(PyLong_Check(source) ? values.at(integer(source)) : source);
+               }),
+      numbers(served[5]),
+      scalar_types(served[6]),
+      {}};
+  return THPVariable_Wrap(call()[0]);
   END_HANDLE_TH_ERRORS
 }
 
@@ -261,7 +410,9 @@ void bind_calls(PyObject* module) {
       {"binary_cross_entropy", fast(binary_cross_entropy), METH_FASTCALL, nullptr},
       {"binary_cross_entropy_with_logits", fast(binary_cross_entropy_with_logits), METH_FASTCALL,
        nullptr},
-      {"call_key", fast(call_key), METH_FASTCALL, nullptr},
+      {"serve", fast(serve), METH_FASTCALL, nullptr},
+      {"fused", fast(fused), METH_FASTCALL, nullptr},
+      {"unchanged", fast(unchanged), METH_FASTCALL, nullptr},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module, methods) != 0) throw pybind11::error_already_set();
 }

@@ -53,10 +53,9 @@ bool repeats(const Tensor& tensor) {
   return std::all_of(strides.begin(), strides.end(), [](int64_t stride) { return stride == 0; });
 }
 
-// The first of inputs of one shape and one dtype that lie side by side on the CPU, or repeat one
-// element (an expanded gradient); null if they do not, or all repeat. The fresh result of such
-// inputs needs no TensorIterator, which on a small tensor costs more than the rest of a call.
-const Tensor* alike(const std::vector<Tensor>& inputs) {
+}  // namespace
+
+const Tensor* alike(at::TensorList inputs) {
   const Tensor* first = nullptr;
   for (const Tensor& input : inputs) {
     const bool contiguous = input.is_contiguous();
@@ -69,35 +68,31 @@ const Tensor* alike(const std::vector<Tensor>& inputs) {
   return first != nullptr && at::isFloatingType(first->scalar_type()) ? first : nullptr;
 }
 
-std::vector<Tensor> elementwise_of_alike(const Operation& operation, const Tensor& first,
-                                         const std::vector<Tensor>& inputs, Domain domain) {
-  const DType dtype = dtype_of(operation.name, first.scalar_type());
-  const int outputs = operation.cpu.outputs;
-  const int64_t bytes = size_of(dtype);
+std::vector<Tensor> elementwise_of_alike(const Tensor& first, at::TensorList inputs,
+                                         at::ArrayRef<at::ScalarType> dtypes,
+                                         c10::function_ref<Loop> loop) {
+  const size_t outputs = dtypes.size();
   std::vector<Tensor> results;
+  results.reserve(outputs);
   std::array<char*, cpu::kMaxOperands> data;
   std::array<int64_t, 2 * cpu::kMaxOperands> strides{};  // of rows too: there is one
-  for (int i = 0; i < outputs; ++i) {
-    results.emplace_back(at::detail::empty_cpu(first.sizes(), first.options()));
+  for (size_t i = 0; i < outputs; ++i) {
+    results.emplace_back(at::detail::empty_cpu(first.sizes(), first.options().dtype(dtypes[i])));
     cpu::advise_huge_pages(results[i].data_ptr(), results[i].nbytes());
     data[i] = static_cast<char*>(results[i].data_ptr());
-    strides[i] = bytes;
+    strides[i] = static_cast<int64_t>(results[i].element_size());
   }
   for (size_t i = 0; i < inputs.size(); ++i) {
     data[outputs + i] = static_cast<char*>(const_cast<void*>(inputs[i].const_data_ptr()));
-    strides[outputs + i] = inputs[i].is_contiguous() ? bytes : 0;
+    strides[outputs + i] = inputs[i].is_contiguous() ? inputs[i].element_size() : 0;
   }
   at::parallel_for(0, first.numel(), at::internal::GRAIN_SIZE, [&](int64_t begin, int64_t end) {
     std::array<char*, cpu::kMaxOperands> part;
     for (size_t i = 0; i < outputs + inputs.size(); ++i) part[i] = data[i] + begin * strides[i];
-    check_inputs(operation, domain, dtype, &part[outputs], &strides[outputs], cpu::kMaxOperands,
-                 end - begin, 1);
-    cpu::elementwise(operation.cpu, dtype, {part.data(), strides.data(), end - begin, 1});
+    loop(part.data(), strides.data(), end - begin, 1);
   });
   return results;
 }
-
-}  // namespace
 
 std::vector<Tensor> on_one_device(const std::vector<Tensor>& inputs) {
   const auto elsewhere = [](const Tensor& input) { return !input.is_cpu(); };
@@ -135,7 +130,15 @@ std::vector<Tensor> elementwise(const Operation& operation, std::vector<Tensor> 
   const auto fresh = [](const Tensor& output) { return !output.defined(); };
   const Tensor* const first = alike(inputs);
   if (first != nullptr && std::all_of(outputs.begin(), outputs.end(), fresh)) {
-    return elementwise_of_alike(operation, *first, inputs, domain);
+    const DType dtype = dtype_of(operation.name, first->scalar_type());
+    const std::vector<at::ScalarType> dtypes(outputs.size(), first->scalar_type());
+    return elementwise_of_alike(
+        *first, inputs, dtypes,
+        [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
+          check_inputs(operation, domain, dtype, data + dtypes.size(), strides + dtypes.size(),
+                       /*operands=*/0, size0, size1);
+          cpu::elementwise(operation.cpu, dtype, {data, strides, size0, size1});
+        });
   }
   for (const Tensor& output : outputs) {
     // A write, for what saved the old value; an inference tensor refuses it.

@@ -25,6 +25,17 @@ DType dtype_of(const char* name, at::ScalarType type);
 // tensor takes part as a number, as in PyTorch.
 std::vector<Tensor> on_one_device(const std::vector<Tensor>& inputs);
 
+// The first of inputs of one shape and one dtype that lie side by side on the CPU, or repeat one
+// element (an expanded gradient); null if they do not, or all repeat. The fresh result of such
+// inputs needs no TensorIterator, which on a small tensor costs more than the rest of a call.
+const Tensor* alike(at::TensorList inputs);
+
+// Fresh outputs of `dtypes`, written by `loop` over all elements side by side: see csrc/cpu/walk.h.
+using Loop = void(char** data, const int64_t* strides, int64_t size0, int64_t size1);
+std::vector<Tensor> elementwise_of_alike(const Tensor& first, at::TensorList inputs,
+                                         at::ArrayRef<at::ScalarType> dtypes,
+                                         c10::function_ref<Loop> loop);
+
 // What an operation asks of its first two inputs, checked before the kernel reads them. On a CUDA
 // device, where no kernel can raise, an element outside gives NaN.
 enum class Domain { Any, UnitInterval };

@@ -182,6 +182,17 @@ std::vector<Tensor> fused(int64_t number, at::TensorList inputs, at::ArrayRef<do
     run_with_sums("fused", kernel, fused.wide, outputs, inputs, dtypes, summed);
     return outputs;
   }
+  if (const Tensor* const first = alike(inputs)) {
+    std::array<DType, cpu::kMaxOperands> types;
+    for (size_t i = 0; i < dtypes.size(); ++i) types[i] = dtype_of("fused", dtypes[i]);
+    const DType given = dtype_of("fused", first->scalar_type());
+    std::fill_n(types.begin() + dtypes.size(), inputs.size(), given);
+    return elementwise_of_alike(
+        *first, inputs, dtypes,
+        [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
+          cpu::elementwise(kernel, fused.wide, types.data(), {data, strides, size0, size1});
+        });
+  }
   at::TensorIterator iter = allocate(outputs, inputs, dtypes);
   run(kernel, fused.wide, iter);
   return outputs;

@@ -144,9 +144,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_version", cuda_version);
   m.def("cuda_architectures", cuda_architectures);
   m.def("add_fused_kernel", operators::add_fused_kernel);
-  m.def("fused", torch::wrap_pybind_function_no_gil(operators::call_fused), pybind11::arg("kernel"),
-        pybind11::arg("inputs"), pybind11::arg("parameters"), pybind11::arg("dtypes"),
-        pybind11::arg("summed") = std::vector<int64_t>());
   m.def("fused_rows", torch::wrap_pybind_function_no_gil(operators::fused_rows));
 #ifdef FUSEDGRAD_CUDA
   m.def("add_fused_cuda_kernel", operators::add_fused_cuda_kernel);

@@ -19,7 +19,24 @@ def tanh(input: Any, /) -> Any: ...
 def pow(input: Any, exponent: Any, /) -> Any: ...
 def binary_cross_entropy(input: Any, target: Any, reduction: Any, /) -> Any: ...
 def binary_cross_entropy_with_logits(input: Any, target: Any, reduction: Any, /) -> Any: ...
-def call_key(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], /) -> Any: ...
+def serve(
+    ready: dict[Any, tuple[Any, ...]],
+    function: Any,
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+    /,
+) -> Any: ...
+def unchanged(
+    items: list[tuple[Any, Any, Any]], attributes: list[tuple[Any, str, Any]], missing: Any, /
+) -> bool: ...
+def fused(
+    kernel: int,
+    inputs: Sequence[Tensor],
+    parameters: Sequence[float],
+    dtypes: Sequence[torch.dtype],
+    summed: Sequence[int] = (),
+    /,
+) -> list[Tensor]: ...
 
 # PyTorch on fusedgrad: csrc/operators/patch.h.
 
@@ -34,13 +51,6 @@ def set_patched_call(
 def add_fused_kernel(
     address: int, wide: bool, used: Sequence[int], inputs: int, parameters: int
 ) -> int: ...
-def fused(
-    kernel: int,
-    inputs: Sequence[Tensor],
-    parameters: Sequence[float],
-    dtypes: Sequence[torch.dtype],
-    summed: Sequence[int] = (),
-) -> list[Tensor]: ...
 def fused_rows(
     kernel: int,
     inputs: Sequence[Tensor],

@@ -30,12 +30,12 @@ from torch._C import _len_torch_function_stack as count_of_modes
 from torch.compiler import is_dynamo_compiling
 
 from fusedgrad import reference
-from fusedgrad._C import call_key
+from fusedgrad._C import serve
 from fusedgrad.fuse import autograd, generate, kernel
 from fusedgrad.fuse.errors import FuseError, FuseTypeError, FuseValueError
 from fusedgrad.fuse.graph import Graph
 from fusedgrad.fuse.program import Program, RowError, compiled, replay, structure_of
-from fusedgrad.fuse.proof import ATOMS, Guards, NotPlain, prove
+from fusedgrad.fuse.proof import ATOMS, MISSING, Guards, NotPlain, prove
 from fusedgrad.fuse.trace import (
     PLAIN,
     Recorder,
@@ -109,8 +109,6 @@ class _Entry:
         self.of_node = of_node
         self.sources = [source for source, _ in inputs]
         self.casts = any(dtype is not None for _, dtype in inputs)
-        self.number: int | None = None  # of the kernel, where nothing but that is to be run
-        self.takes_all = False  # whether that is of all arguments in their order
         self.single = structure is None and program.places == [0]
 
     def is_of(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
@@ -149,6 +147,8 @@ class Fused:
             self._name = "f"
         self._structures: dict[tuple[Any, ...], _Structure] = {}
         self._entries: dict[tuple[Any, ...], _Entry] = {}
+        # What `serve` needs of those of which nothing but a kernel is to be run
+        self._ready: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         # Proofs left of each kind of call, and what it did last
         self._attempts: dict[tuple[Any, ...], tuple[int, Any]] = {}
         self._reason = ""
@@ -202,7 +202,9 @@ class Fused:
     ) -> Any:
         if is_dynamo_compiling():
             return self._body(function, arguments, keywords)
-        key = call_key(function, arguments, keywords)
+        key = serve(self._ready, function, arguments, keywords)
+        if isinstance(key, Tensor):
+            return key
         if key is NotImplemented:
             if jit_tracing() is not None:
                 return self._body(function, arguments, keywords)
@@ -229,7 +231,7 @@ class Fused:
                 if entry.references
                 else entry.guards.hold()
             ):
-                return self._served(entry, arguments, keywords)
+                return self._served(key, entry, arguments, keywords)
         call = self._recorded(function, arguments, keywords, derived=self._whole)
         program, _ = self._program(call, function, arguments, keywords, whole=self._whole)
         if key is not None:
@@ -286,6 +288,7 @@ class Fused:
             return
         self._reason = ""
         of_node = dict(zip(call.recorder.operands, sources, strict=True))
+        self._ready.pop(key, None)
         self._entries[key] = _Entry(
             guards,
             program,
@@ -301,14 +304,15 @@ class Fused:
             of_node,
         )
 
-    def _served(self, entry: _Entry, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def _served(
+        self,
+        key: tuple[Any, ...],
+        entry: _Entry,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+    ) -> Any:
         given = (*arguments, *keywords.values()) if keywords else arguments
         program = entry.program
-        if entry.number is not None:
-            tensors: Sequence[Tensor] = given
-            if not entry.takes_all:
-                tensors = [given[s] if type(s) is int else s for s in entry.sources]
-            return kernel.fused(entry.number, tensors, entry.parameters, program.dtypes)[0]
         if entry.call is not None:
             return self._served_again(entry, given)
         tensors = [given[s] if type(s) is int else s for s, _ in entry.inputs]
@@ -327,9 +331,7 @@ class Fused:
                 computed = self._computed(program, graph, tensors, entry.parameters)
                 is_plain = entry.single and not entry.casts and self._how(program) == "none"
                 if is_plain and all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
-                    entry.number = program.number
-                    places = [s if type(s) is int else None for s in entry.sources]
-                    entry.takes_all = places == list(range(len(given)))
+                    self._make_ready(key, entry)
             if self._reduction != "none" or entry.single:
                 return computed[0]
         leaves = [
@@ -337,6 +339,13 @@ class Fused:
             for source, place in zip(entry.others, program.places, strict=True)
         ]
         return unflattened(leaves, entry.structure)
+
+    def _make_ready(self, key: tuple[Any, ...], entry: _Entry) -> None:
+        guards, number = entry.guards, entry.program.number
+        if number is not None and guards.are_simple() and not entry.references:
+            reads = guards.items, guards.attributes, MISSING
+            calls = number, tuple(entry.sources), entry.parameters, tuple(entry.program.dtypes)
+            self._ready[key] = *reads, *calls
 
     def _served_again(self, entry: _Entry, given: Sequence[Any]) -> Any:
         """As `_served`, of a record of which PyTorch computes a part."""
@@ -357,7 +366,7 @@ class Fused:
         entry = self._entries.get(key)
         if entry is None:
             return f"{self._name} runs again on each call: {self._reason or 'it keeps changing'}"
-        count = len(entry.guards.items) + len(entry.guards.attributes) + len(entry.guards.cells)
+        count = len(entry.guards.items) + len(entry.guards.attributes)
         return f"{self._name} is served without running again, after {count} comparisons"
 
     def plain_function(self) -> Callable[..., Any]:
@@ -1104,7 +1113,7 @@ def _key(
     function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
 ) -> tuple[Any, ...] | None:
     """What a record depends on besides what is read from outside; None where it is not served."""
-    given = call_key(function, arguments, keywords)
+    given = serve({}, function, arguments, keywords)
     if given is not NotImplemented:
         return cast("tuple[Any, ...]", given)
     if count_of_modes() or transforms_active() or autocasting() or forward_ad._current_level >= 0:

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as _module
 
+from fusedgrad._C import unchanged
 from fusedgrad.fuse.trace import PLAIN, Recorder
 from fusedgrad.fuse.vocabulary import RULES
 
@@ -145,7 +146,6 @@ class Guards:
         """None so far."""
         self.items: list[tuple[Any, Any, Any]] = []  # dictionary, key, value
         self.attributes: list[tuple[Any, str, Any]] = []
-        self.cells: list[tuple[CellType, Any]] = []
         self.lists: list[tuple[Any, list[Any]]] = []
         self.elements: list[tuple[list[Any], int, Any]] = []
         self.tensors: list[tuple[Tensor, Any]] = []  # from outside
@@ -163,19 +163,17 @@ class Guards:
             self._seen.add((id(holder), name, "attribute"))
             self.attributes.append((holder, name, value))
 
+    def are_simple(self) -> bool:
+        """Whether all are items and attributes."""
+        return not (self.lists or self.elements or self.tensors)
+
     def hold(self) -> bool:
         """Whether all reads give what they gave."""
-        for holder, key, value in self.items:
-            found = holder.get(key, MISSING)
-            if found is not value and not same(found, value):
-                return False
-        for holder, name, value in self.attributes:
-            found = getattr(holder, name, MISSING)
-            if found is not value and not same(found, value):
-                return False
-        for cell, value in self.cells:
-            if cell.cell_contents is not value and not same(cell.cell_contents, value):
-                return False
+        if not unchanged(self.items, self.attributes, MISSING) and not (
+            all(same(held.get(key, MISSING), value) for held, key, value in self.items)
+            and all(same(_attribute(held, name), value) for held, name, value in self.attributes)
+        ):
+            return False
         for held, values in self.lists:
             if len(held) != len(values):
                 return False
@@ -188,6 +186,13 @@ class Guards:
             if held[index] is not value and not same(held[index], value):
                 return False
         return not self.tensors or all(kind_of(tensor) == kind for tensor, kind in self.tensors)
+
+
+def _attribute(holder: Any, name: str) -> Any:
+    try:
+        return getattr(holder, name, MISSING)
+    except ValueError:  # of a cell that is empty
+        return MISSING
 
 
 def kind_of(tensor: Tensor) -> tuple[Any, ...]:
@@ -690,7 +695,7 @@ class _Frame:
         except ValueError:
             raise self.prover.fail("an unbound variable") from None
         if not own:
-            self.prover.guards.cells.append((cell, value))
+            self.prover.guards.attribute(cell, "cell_contents", value)
         self.stack.append(value)
 
     def _load_closure(self, step: Any) -> None:
