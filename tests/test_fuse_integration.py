@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fusedgrad
 from fusedgrad import FuseError, activations
@@ -287,6 +288,26 @@ def test_forward_over_forward_over_forward() -> None:
     torch.testing.assert_close(third, func.jacfwd(func.jacfwd(func.jacfwd(two)))(x, z))
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("again", [False, True], ids=["served", "runs again"])
+def test_the_first_calls_of_a_function_inside_checkpoints(reentrant: bool, again: bool) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    def function(x: Tensor, z: Tensor) -> Tensor:
+        if again:
+            print(end="")
+        return two(x, z)
+
+    fused = fusedgrad.fuse(function)
+    x, z = _pair(6, requires_grad=True)
+    expected = torch.autograd.grad(two(x, z).sum(), (x, z))
+    for _ in range(3):  # recorded and proved, then served
+        y = checkpoint(fused, x, z, use_reentrant=reentrant)
+        y.sum().backward()
+        torch.testing.assert_close((x.grad, z.grad), expected)
+        x.grad = z.grad = None
+
+
 def test_checkpoints_hooks_and_retained_graphs() -> None:
     from torch.utils.checkpoint import checkpoint
 
@@ -419,12 +440,22 @@ def test_a_sum_beyond_the_dtype_is_infinite_as_in_pytorch(dtype: torch.dtype) ->
     assert loss.item() == torch.inf
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_an_argument_is_reduced_as_it_is(dtype: torch.dtype) -> None:
+    x = torch.tensor([0.5, 3.0, -1.0, 2.0], dtype=dtype, requires_grad=True)
+    result = fusedgrad.fuse(lambda x: x, reduction="mean")(x)
+    assert (result.item(), result.dtype) == (1.125, dtype)
+    assert torch.equal(torch.autograd.grad(result, x)[0], torch.full_like(x, 0.25))
+
+
 def test_reductions_that_are_refused() -> None:
     with pytest.raises(FuseError, match="reduction is 'max', expected 'none', 'mean' or 'sum'"):
         fusedgrad.fuse(two, reduction="max")  # type: ignore[call-overload]
     x = torch.ones(3)
-    with pytest.raises(FuseError, match="returns a tuple, expected one tensor to take the mean of"):
+    with pytest.raises(FuseError, match="returns a tuple, expected one tensor of floats to take"):
         fusedgrad.fuse(lambda x: (x, 2 * x), reduction="mean")(x)
+    with pytest.raises(FuseError, match=r"returns a tensor of torch\.int64, expected one tensor"):
+        fusedgrad.fuse(lambda x: x.long(), reduction="mean")(x)
     inner = fusedgrad.fuse(lambda x: x * x, reduction="sum")
     with pytest.raises(FuseError, match="its reduction is 'sum'"):
         fusedgrad.fuse(lambda x: inner(x) + x)(x)
@@ -532,3 +563,28 @@ def test_memory_is_results_and_gradients(kind: str, forward: int, backward: int)
     taken = [float(number) for number in output.split()]
     assert abs(taken[0] - forward) < 0.1
     assert abs(taken[1] - backward) < 0.1
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["served", "runs again"])
+def test_others_modes_see_the_kernel_alone(again: bool) -> None:
+    def function(x: Tensor, z: Tensor) -> Tensor:
+        if again:
+            print(end="")
+        return two(x, z)
+
+    fused = fusedgrad.fuse(function)
+    pair = _pair(6, requires_grad=True)
+    for _ in range(3):
+        with _Counting() as mode:
+            fused(*pair)
+        assert {*mode.seen} - {"aten.promote_types.default"} == {"fusedgrad.fused.default"}

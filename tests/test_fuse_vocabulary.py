@@ -250,15 +250,27 @@ def test_prelu_has_its_weight_along_the_channels() -> None:
             torch.testing.assert_close(got, want)
 
 
-def test_what_pytorch_does_not_differentiate_is_no_constant() -> None:
+@pytest.mark.parametrize(
+    ("step", "named"),
+    [
+        (torch.special.bessel_j0, "bessel_j0"),
+        (lambda x: x // 0.3, "__floordiv__"),
+        (lambda x: 2 // x, "__rfloordiv__"),
+        (lambda x: torch.floor_divide(x, x + 1), "floor_divide"),
+        (lambda x: torch.heaviside(x, torch.ones((), dtype=x.dtype)), "heaviside"),
+    ],
+)
+def test_what_pytorch_does_not_differentiate_is_no_constant(
+    step: Callable[[Tensor], Tensor], named: str
+) -> None:
     x = torch.rand(3, dtype=torch.float64)
-    fused = fusedgrad.fuse(lambda x: x * torch.special.bessel_j0(x))
-    torch.testing.assert_close(fused(x), x * torch.special.bessel_j0(x))
-    with pytest.raises(FuseError, match="bessel_j0 has no derivative"):
+    fused = fusedgrad.fuse(lambda x: x * step(x))
+    torch.testing.assert_close(fused(x), x * step(x))
+    with pytest.raises(FuseError, match=f"{named} has no derivative"):
         fused(x.requires_grad_())
-    with pytest.raises(FuseError, match="bessel_j0 has no derivative"):
+    with pytest.raises(FuseError, match=f"{named} has no derivative"):
         torch.func.jvp(fused, (x.detach(),), (x.detach(),))
-    with pytest.raises(FuseError, match="bessel_j0 has no derivative"):
+    with pytest.raises(FuseError, match=f"{named} has no derivative"):
         fused.derivative(0)(x.detach())
 
 

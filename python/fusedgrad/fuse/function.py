@@ -532,6 +532,7 @@ class Fused:
                 parameters,
                 interpreted=interpreted,
                 whole=whole,
+                reduced=self._reduction != "none",
             )
         except RowError as wrong:
             # Once more, to find the line.
@@ -540,8 +541,11 @@ class Fused:
             again.run(self._name, function, arguments, keywords)
             raise FuseTypeError(f"{self._name}(): {wrong.error}") from None
         if self._reduction != "none" and (call.structure is not None or program.places != [0]):
+            returned = "a tuple"
+            if call.structure is None:
+                returned = f"a tensor of {recorder.nodes[call.outputs[0]].dtype}"
             raise FuseTypeError(
-                f"{self._name}() returns a tuple, expected one tensor to take the "
+                f"{self._name}() returns {returned}, expected one tensor of floats to take the "
                 f"{self._reduction} of"
             )
         return program

@@ -29,6 +29,7 @@ from fusedgrad.fuse.vocabulary import (
     OPAQUE,
     ROUNDED,
     RULES,
+    STEPS,
     TYPED,
 )
 
@@ -250,6 +251,9 @@ class _Builder:
         if name in TYPED:
             keys["dtype"] = dtype
         result = wrap(BUILDERS[name](*made[: len(specs)], **keys))
+        if name in STEPS and self.moves[n]:
+            called = name_of(self.recorder.calls[n])
+            return make("opaque", as_number(result), *map(as_number, map(wrap, made)), value=called)
         return as_number(result) if dtype.is_floating_point else result
 
     def operand(self, node: int) -> Expression:
@@ -299,11 +303,13 @@ def compiled(
     *,
     interpreted: bool = False,
     whole: bool = False,
+    reduced: bool = False,
 ) -> Program:
     """The program of a record.
 
     `names` are those of operands, `parameters` those of the positions of numbers that the kernel
-    takes anew each time. A `whole` graph has all operands that are floats, and all outputs.
+    takes anew each time. A `whole` graph has all operands that are floats, and all outputs; of one
+    that is `reduced`, an output may be an operand.
 
     Raises:
         RowError: a row that cannot be fused.
@@ -324,7 +330,7 @@ def compiled(
     made: list[int] = []
     for n in outputs:
         row = recorder.rows[n]
-        is_taken = whole or reduction != "none" if row is None else row[0] in OPAQUE
+        is_taken = whole or reduced or reduction != "none" if row is None else row[0] in OPAQUE
         if is_taken and recorder.nodes[n].dtype.is_floating_point:
             builder.expressions[n] = builder.operand(n)
             places.append(len(made))

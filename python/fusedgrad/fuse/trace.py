@@ -17,7 +17,7 @@ import numbers
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,11 +27,13 @@ import torch.overrides
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as transforms_active
 from torch._functorch.autograd_function import custom_function_call
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Parameter
 from torch.utils import _pytree
+from torch.utils._python_dispatch import _disable_current_modes
 
 from fusedgrad.fuse.errors import FuseError, FuseOverflowError, FuseTypeError, FuseValueError
-from fusedgrad.fuse.vocabulary import OF_ONE_SHAPE, OPAQUE, ROUNDED, RULES, Rule
+from fusedgrad.fuse.vocabulary import OF_ONE_SHAPE, ROUNDED, RULES, WITHOUT_DERIVATIVE, Rule
 
 _saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 _OURS = str(Path(__file__).parents[1])
@@ -118,7 +120,7 @@ _CONVERSIONS = frozenset({"__bool__", "__float__", "__int__", "__index__", "__co
 _results: dict[Any, tuple[torch.dtype, bool, bool]] = {}
 # The same and the rule's name, where the kinds of floating-point operands are all it depends on
 _plain_results: dict[Any, tuple[str, torch.dtype, bool, bool]] = {}
-_BY_MORE = {*OF_ONE_SHAPE, *OPAQUE, "detach"}
+_BY_MORE = {*OF_ONE_SHAPE, *WITHOUT_DERIVATIVE, "detach"}
 _templates: dict[Any, Tensor] = {}
 
 
@@ -170,6 +172,10 @@ def rounded(number: float, dtype: torch.dtype) -> float:
     step = max(math.ldexp(info.eps, math.frexp(number)[1] - 1), info.tiny * info.eps)
     nearest = round(number / step) * step
     return nearest if abs(nearest) <= info.max else math.copysign(math.inf, number)
+
+
+def _identity(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _broadcast(*shapes: torch.Size) -> torch.Size:
@@ -245,6 +251,22 @@ class Recorder(torch.overrides.TorchFunctionMode):
         self.stop: tuple[int, Exception] | None = None  # the operation to refuse, and why
         self._known: dict[int, int] = {}
         self._hooks = _saved_tensors_hooks(True)
+        self._unseen: ExitStack | None = None
+
+    def __enter__(self) -> Any:
+        """Record from here on, out of sight of checkpoints and others, who would count tokens."""
+        if self._hooks is not None or torch._C._len_torch_dispatch_stack():
+            self._unseen = ExitStack()
+            self._unseen.enter_context(_disable_current_modes())
+            self._unseen.enter_context(saved_tensors_hooks(_identity, _identity))
+            self._hooks = _saved_tensors_hooks(True)
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        """Record no more."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        if self._unseen is not None:
+            self._unseen.close()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -427,7 +449,8 @@ class Recorder(torch.overrides.TorchFunctionMode):
             token = _token(dtype, scalar, requires_grad)
         if rule.name == "detach":
             passes = "all"
-        if rule.name in OPAQUE and grad and any(self.nodes[n].requires_grad for n in _used(specs)):
+        differentiated = grad and any(self.nodes[n].requires_grad for n in _used(specs))
+        if rule.name in WITHOUT_DERIVATIVE and differentiated:
             raise self.refuse(
                 f"{name_of(func)} has no derivative, neither in PyTorch nor here, and an argument "
                 "requires a gradient: pass it detached"

@@ -639,10 +639,10 @@ OF_ONE_SHAPE = {
 }
 # Builders that take the result's dtype
 TYPED = frozenset(("nan_to_num",))
-# Through which PyTorch lets no gradient
-BLOCKING = frozenset(
-    ("detach", "zeros_like", "ones_like", "full_like", "heaviside", "floor_divide")
-) | {"__floordiv__", "__rfloordiv__"}
+# Through which no gradient goes
+BLOCKING = frozenset(("detach", "zeros_like", "ones_like", "full_like"))
+# A kernel's, of which PyTorch has no derivative
+STEPS = frozenset(("heaviside", "floor_divide", "__floordiv__", "__rfloordiv__"))
 
 # What PyTorch alone computes, operation by operation, for no float is among it
 _OF_INTEGERS = (
@@ -659,7 +659,8 @@ _OPAQUE = (
     "shifted_chebyshev_polynomial_u shifted_chebyshev_polynomial_v "
     "shifted_chebyshev_polynomial_w gammainc gammaincc igamma igammac nextafter"
 )
-OPAQUE: set[str] = set()
+OPAQUE = frozenset(_OPAQUE.split())
+WITHOUT_DERIVATIVE = OPAQUE | STEPS
 _CASTS = "to type_as float double half bfloat16"
 
 
@@ -762,8 +763,7 @@ def _rules() -> dict[Any, Rule]:
             rules[getattr(owner, name)] = Rule("reduced", _only_by_torch)
     for name in _OF_INTEGERS.split():
         add(name, _only_by_torch)
-    for name in _OPAQUE.split():
-        OPAQUE.add(name)
+    for name in OPAQUE:
         add(name, _only_by_torch)
     for name, build in _LOSSES.items():
         own = getattr(_F, name)
