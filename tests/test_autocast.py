@@ -137,3 +137,14 @@ def test_devices_without_autocast_are_left_alone(ours: Call, theirs: Call, count
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = ours(*operands)
     assert (result.dtype, result.device.type) == (torch.float16, "meta")
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "binary_cross_entropy_with_logits"])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_losses_of_float8_under_autocast(name: str, dtype: torch.dtype) -> None:
+    input, target = torch.tensor([0.25, 0.75]).to(dtype), torch.tensor([0.5, 1.0]).to(dtype)
+    results = []
+    for loss in (getattr(fusedgrad, name), getattr(F, name)):
+        with torch.autocast("cpu"):
+            results.append(loss(input, target))
+    torch.testing.assert_close(*results)

@@ -345,7 +345,15 @@ def saved(module: nn.Module) -> nn.Module:
     return loaded
 
 
+def replica(module: Any) -> nn.Module:
+    """As DataParallel makes one for a device."""
+    made: nn.Module = module._replicate_for_data_parallel()
+    made._modules = {name: replica(child) for name, child in module.named_children()}
+    return made
+
+
 COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "replica": replica,
     "deepcopy": copy.deepcopy,
     "pickle": lambda module: pickle.loads(pickle.dumps(module)),
     "torch.save": saved,
@@ -379,6 +387,17 @@ def test_copy_of_a_converted_activation_is_converted(
     assert other is not converted
     assert type(other) is nn.Tanh
     assert len(functions_of_fusedgrad(other(x))) == 1
+
+
+def test_a_class_that_changes_after_convert_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.full((1,), -2.0)
+    module: Any = fusedgrad.convert(nn.Tanh())
+    module.__class__ = nn.Softsign
+    assert module(x).item() == pytest.approx(-2 / 3)
+    module.__class__ = nn.Tanh
+    monkeypatch.setattr(nn.Tanh, "forward", lambda self, input: input + 1)
+    assert module(x).item() == -1
+    assert "forward" not in vars(fusedgrad.convert(nn.Tanh()))
 
 
 def test_convert_keeps_buffers_options_and_mode() -> None:

@@ -42,12 +42,24 @@ def is_ours(value: Any) -> bool:
     return not dispatches or (kind.__module__, kind.__qualname__) in _KNOWN_CLASSES
 
 
-def _takes(*values: Any) -> bool:
-    """Whether a module runs on fusedgrad: not on such tensors, nor where PyTorch writes a graph
-    for others, in which an operator of fusedgrad means nothing."""
+def _takes(module: torch.nn.Module, *values: Any) -> bool:
+    """Whether a module runs on fusedgrad: not if its class has got another `forward` since it was
+    converted, not on such tensors, nor where PyTorch writes a graph for others, in which an
+    operator of fusedgrad means nothing."""
     if not is_dynamo_compiling() and (is_tracing() or torch.onnx.is_in_onnx_export()):
         return False
+    kind = type(module)
+    if not (isinstance(kind, _Exact) or kind.forward is _FORWARDS.get(kind)):
+        return False
     return all(map(is_ours, values))
+
+
+def _theirs(module: torch.nn.Module) -> Callable[..., Tensor]:
+    """The `forward` that a module would have without fusedgrad."""
+    kind = type(module)
+    if isinstance(kind, _Exact):
+        kind = next(base for base in kind.__mro__ if base in _KINDS)
+    return cast(Callable[..., Tensor], kind.forward)
 
 
 class _Exact(type):
@@ -71,7 +83,7 @@ class Sigmoid(torch.nn.Sigmoid, metaclass=_Exact):
         """1 / (1 + exp(-input)), of the shape of the input."""
         if is_scripting():
             return torch.sigmoid(input)
-        return functional.sigmoid(input) if _takes(input) else torch.sigmoid(input)
+        return functional.sigmoid(input) if _takes(self, input) else _theirs(self)(self, input)
 
 
 class Tanh(torch.nn.Tanh, metaclass=_Exact):
@@ -81,7 +93,7 @@ class Tanh(torch.nn.Tanh, metaclass=_Exact):
         """The hyperbolic tangent, of the shape of the input."""
         if is_scripting():
             return torch.tanh(input)
-        return functional.tanh(input) if _takes(input) else torch.tanh(input)
+        return functional.tanh(input) if _takes(self, input) else _theirs(self)(self, input)
 
 
 class BCELoss(torch.nn.BCELoss, metaclass=_Exact):
@@ -93,10 +105,11 @@ class BCELoss(torch.nn.BCELoss, metaclass=_Exact):
             return F.binary_cross_entropy(
                 input, target, weight=self.weight, reduction=self.reduction
             )
-        loss: Callable[..., Tensor] = F.binary_cross_entropy
-        if _takes(input, target):
-            loss = functional.binary_cross_entropy
-        return loss(input, target, weight=self.weight, reduction=self.reduction)
+        if not _takes(self, input, target):
+            return _theirs(self)(self, input, target)
+        return functional.binary_cross_entropy(
+            input, target, weight=self.weight, reduction=self.reduction
+        )
 
 
 class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss, metaclass=_Exact):
@@ -112,10 +125,9 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss, metaclass=_Exact):
                 pos_weight=self.pos_weight,
                 reduction=self.reduction,
             )
-        loss: Callable[..., Tensor] = F.binary_cross_entropy_with_logits
-        if _takes(input, target):
-            loss = functional.binary_cross_entropy_with_logits
-        return loss(
+        if not _takes(self, input, target):
+            return _theirs(self)(self, input, target)
+        return functional.binary_cross_entropy_with_logits(
             input,
             target,
             weight=self.weight,
@@ -130,6 +142,7 @@ _KINDS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.BCELoss: BCELoss,
     torch.nn.BCEWithLogitsLoss: BCEWithLogitsLoss,
 }
+_FORWARDS = {kind: kind.forward for kind in _KINDS}
 _BY_FORWARD = {kind.forward: kind for kind in _KINDS.values()}
 
 
@@ -139,23 +152,34 @@ def _kind_of(module: object) -> type[torch.nn.Module] | None:
     return _BY_FORWARD.get(forward.__func__) if isinstance(forward, MethodType) else None
 
 
+# A copy of a module's whole `__dict__` would have a `forward` bound to the module that is copied:
+# of a loss its weights and its reduction. Copies, pickles and the replicas of DataParallel get
+# their own.
+_OWN = ("forward", "_replicate_for_data_parallel")
+
+
 def make_exact(module: torch.nn.Module) -> None:
     """Give a module of `torch.nn`, and no subclass, the `forward` of its namesake here."""
-    kind = _KINDS.get(type(module))
-    if kind is not None and "forward" not in vars(module):
-        vars(module)["forward"] = MethodType(kind.forward, module)
-        copyreg.pickle(type(module), _reduced)
+    kind = type(module)
+    if kind not in _KINDS or kind.forward is not _FORWARDS[kind] or "forward" in vars(module):
+        return
+    for name, own in zip(_OWN, (_KINDS[kind].forward, _replica), strict=True):
+        vars(module)[name] = MethodType(own, module)
+    copyreg.pickle(kind, _reduced)
 
 
-# Copies and pickles take the whole of a module's `__dict__`, where `forward` is bound to the module
-# that is copied: of a loss its weights and its reduction. A copy gets a `forward` of its own.
+def _replica(module: torch.nn.Module) -> torch.nn.Module:
+    replica: torch.nn.Module = type(module)._replicate_for_data_parallel(module)  # type: ignore[no-untyped-call]
+    for name in _OWN:
+        vars(replica)[name] = MethodType(vars(replica)[name].__func__, replica)
+    return replica
 
 
 def _reduced(module: torch.nn.Module) -> Any:
     new, arguments, state, *items = cast(tuple[Any, ...], module.__reduce_ex__(2))
     if _kind_of(module) is not None:
         new = _new_exact
-        state = {name: value for name, value in state.items() if name != "forward"}
+        state = {name: value for name, value in state.items() if name not in _OWN}
     return new, arguments, state, *items
 
 

@@ -125,7 +125,7 @@ def autocast(name: str, *arguments: Any) -> Sequence[Any]:
     return [
         argument.float()
         if isinstance(argument, Tensor)
-        and argument.dtype in HALF_DTYPES
+        and (argument.is_floating_point() and argument.dtype is not torch.float64)
         and argument.device.type in devices
         else argument
         for argument in arguments
