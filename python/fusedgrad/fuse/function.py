@@ -46,6 +46,7 @@ from fusedgrad.fuse.trace import (
     unflattened,
 )
 
+_FUNCTIONALIZE = torch._C._functorch.TransformType.Functionalize
 _Reduction = Literal["none", "mean", "sum"]
 _REDUCTIONS = {"none": reference.NONE, "mean": reference.MEAN, "sum": reference.SUM}
 # Structures of one function before it is said that it keeps changing, and runs by operations
@@ -206,7 +207,7 @@ class Fused:
         if isinstance(key, Tensor):
             return key
         if key is NotImplemented:
-            if jit_tracing() is not None:
+            if jit_tracing() is not None or _functionalizes():
                 return self._body(function, arguments, keywords)
             if count_of_modes() and _in_a_record():
                 if self._reduction != "none":
@@ -1184,6 +1185,12 @@ def _record_on_this_thread() -> Recorder:
     """The record of another fused function that is being made."""
     stack = (torch._C._get_function_stack_at(i) for i in range(count_of_modes()))
     return next(mode for mode in stack if isinstance(mode, Recorder))
+
+
+def _functionalizes() -> bool:
+    """Whether torch.func.functionalize is active, which has no rule for what a Function records."""
+    levels = torch._C._functorch.get_interpreter_stack() if transforms_active() else None
+    return any(level.key() == _FUNCTIONALIZE for level in levels or ())
 
 
 def _in_a_record() -> bool:

@@ -251,22 +251,22 @@ class Recorder(torch.overrides.TorchFunctionMode):
         self.stop: tuple[int, Exception] | None = None  # the operation to refuse, and why
         self._known: dict[int, int] = {}
         self._hooks = _saved_tensors_hooks(True)
-        self._unseen: ExitStack | None = None
+        self._unseen = ExitStack()
 
     def __enter__(self) -> Any:
         """Record from here on, out of sight of checkpoints and others, who would count tokens."""
-        if self._hooks is not None or torch._C._len_torch_dispatch_stack():
-            self._unseen = ExitStack()
-            self._unseen.enter_context(_disable_current_modes())
+        if self._hooks is not None:
             self._unseen.enter_context(saved_tensors_hooks(_identity, _identity))
             self._hooks = _saved_tensors_hooks(True)
+        # Transforms keep modes of PyTorch's own between their levels.
+        if torch._C._len_torch_dispatch_stack() and not transforms_active():
+            self._unseen.enter_context(_disable_current_modes())
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
         """Record no more."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        if self._unseen is not None:
-            self._unseen.close()
+        self._unseen.close()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
