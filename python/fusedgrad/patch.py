@@ -38,8 +38,8 @@ def _in_place(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def wrapper(input: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
-        # What backward needs of the old value must survive the copy.
-        old = input.clone() if torch.is_grad_enabled() else input
+        # What backward needs of the old value must survive the copy; a trace may be run for it.
+        old = input.clone() if torch.is_grad_enabled() or torch.jit.is_tracing() else input
         result = function(old, *arguments, **keywords)
         if not can_safe_cast_to(cast_from=result.dtype, cast_to=input.dtype):
             raise RuntimeError(
