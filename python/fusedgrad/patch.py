@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.compiler.config as compiler_config
 from torch import Tensor, _ops
+from torch._C import _is_tracing as is_tracing
 from torch._prims_common import can_safe_cast_to
 from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
@@ -39,7 +40,7 @@ def _in_place(function: _Function) -> _Function:
     @functools.wraps(function)
     def wrapper(input: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
         # What backward needs of the old value must survive the copy; a trace may be run for it.
-        old = input.clone() if torch.is_grad_enabled() or torch.jit.is_tracing() else input
+        old = input.clone() if torch.is_grad_enabled() or is_tracing() else input
         result = function(old, *arguments, **keywords)
         if not can_safe_cast_to(cast_from=result.dtype, cast_to=input.dtype):
             raise RuntimeError(
