@@ -453,7 +453,7 @@ def _call_operator(name: str, tensors: list[Any], parameter: Parameter) -> Any:
     if name.startswith("pow_backward"):
         mask = [not name.endswith("exponent"), not name.endswith("input")]
         return _OPS.pow_backward.Tensor_Tensor(*tensors, mask)
-    if not name.startswith("binary_cross_entropy"):
+    if not name.startswith("binary_cross_entropy") or "_derivative" in name:
         return getattr(_OPS, name)(*tensors, *map(int, parameters))
     return _call_loss(name, tensors, parameter)
 

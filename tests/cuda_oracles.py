@@ -131,6 +131,22 @@ def _pow_derivative(
     return scaled(grad * x ** (e - a), [total(*terms)])
 
 
+def _derivative_backward(derivative: Oracle) -> Oracle:
+    """The gradients of a product with the derivative of a function of two numbers."""
+
+    def backward(
+        grad_grad: Array, grad: Array, x: Array, y: Array, i: float, j: float
+    ) -> list[Result]:
+        product = grad_grad * grad
+        return [
+            *derivative(grad_grad, x, y, i, j),
+            *derivative(product, x, y, i + 1, j),
+            *derivative(product, x, y, i, j + 1),
+        ]
+
+    return backward
+
+
 # ---------------------------------------------------------------------------------------- losses
 
 
@@ -219,6 +235,19 @@ def _probabilities_double_backward(
     return [plain(v * _probabilities_input(p, t)), plain(v * grad * second)]
 
 
+def _probabilities_derivative(
+    grad: Array, p: Array, t: Array, by_input: float, by_target: float
+) -> list[Result]:
+    n = int(by_input)
+    left, right = [(t, 1 - t), (1, -1), (0, 0)][int(by_target)]
+    factorial = math.factorial(n - 1)
+    terms = plain((-1) ** n * left * factorial / p**n), plain(right * factorial / (1 - p) ** n)
+    value, magnitude = total(*terms)
+    clamped = {(2, 0): 1e12, (1, 1): -1e12}.get((n, int(by_target)), 0)
+    inside = p * (1 - p) >= 1e-12
+    return scaled(grad, [(np.where(inside, value, clamped), np.where(inside, magnitude, 1e12))])
+
+
 # ------------------------------------------------------------------------------------- the table
 
 
@@ -247,7 +276,24 @@ OPERATIONS: dict[str, Operation] = {
     "pow_derivative": Operation(
         ("grad", "base", "exponent"),
         _pow_derivative,
-        parameters=((2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (0, 3), (4, 4)),
+        parameters=((2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (0, 3), (5, 5)),
+    ),
+    "pow_derivative_backward": Operation(
+        ("grad_grad", "grad", "base", "exponent"),
+        _derivative_backward(_pow_derivative),
+        outputs=3,
+        parameters=((2, 0), (1, 1), (0, 2), (4, 4)),
+    ),
+    "binary_cross_entropy_derivative": Operation(
+        ("grad", "probability", "target"),
+        _probabilities_derivative,
+        parameters=((2, 0), (1, 1), (3, 0), (4, 0), (4, 1), (8, 0), (2, 2)),
+    ),
+    "binary_cross_entropy_derivative_backward": Operation(
+        ("grad_grad", "grad", "probability", "target"),
+        _derivative_backward(_probabilities_derivative),
+        outputs=3,
+        parameters=((2, 0), (1, 1), (3, 0), (7, 0)),
     ),
 }
 

@@ -49,6 +49,9 @@ OPERATORS: dict[Any, Callable[[Callable[[], Tensor]], tuple[Any, ...]]] = {
     OPS.pow_double_backward.Tensor_Scalar: lambda make: (make(), make(), make(), 2.5),
     OPS.pow_triple_backward.Tensor_Scalar: lambda make: (make(), make(), make(), make(), 2.5),
     OPS.pow_derivative.default: lambda make: (make(), make(), make(), 1, 1),
+    OPS.pow_derivative_backward.default: lambda make: (*several(make, 4), 1, 2),
+    OPS.binary_cross_entropy_derivative.default: lambda make: (*several(make, 3), 3, 0),
+    OPS.binary_cross_entropy_derivative_backward.default: lambda make: (*several(make, 4), 3, 0),
     OPS.pow_double_backward.Tensor_Tensor: lambda make: tuple(make() for _ in range(5)),
     OPS.binary_cross_entropy.default: lambda make: (make(), make(), make(), 0),
     OPS.binary_cross_entropy_backward.default: lambda make: (

@@ -1,5 +1,6 @@
 """The formulas in PyTorch operations agree with the kernels, and stand in where there are none."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,12 @@ ARGUMENTS: dict[str, Callable[[dict[str, Tensor]], tuple[Any, ...]]] = {
     "pow_double_backward.Tensor_Scalar": lambda v: (v["h"], v["g"], v["w"], 2.5),
     "pow_triple_backward.Tensor_Scalar": lambda v: (v["h"], v["g"], v["h"], v["w"], 2.5, 3),
     "pow_derivative": lambda v: (v["g"], v["w"], v["x"], 2, 1),
+    "pow_derivative_backward": lambda v: (v["h"], v["g"], v["w"], v["x"], 2, 0),
+    "binary_cross_entropy_derivative": lambda v: (v["g"], v["p"], v["t"], 3, 0),
+    "binary_cross_entropy_derivative_backward": lambda v: (
+        *(v["h"], v["g"], 0.45 * v["p"] + 0.05, v["t"]),
+        *(2, 0),
+    ),
     "pow_double_backward.Tensor_Tensor": lambda v: (v["h"], v["g"], v["g"], v["w"], v["x"]),
     "binary_cross_entropy": lambda v: (v["p"], v["t"], v["w"], 0),
     "binary_cross_entropy_backward": lambda v: (v["g"], v["p"], v["t"], v["w"], 0, [True] * 3),
@@ -128,6 +135,15 @@ def test_reference_takes_the_kernels_side_at_base_zero(name: str) -> None:
     ours = as_list(operators._IMPLEMENTATIONS[name][1](*arguments))
     for actual, expected in zip(ours, as_list(overload(name)(*arguments)), strict=True):
         assert torch.allclose(actual, expected, rtol=1e-14, atol=0, equal_nan=True)
+
+
+def test_a_term_of_a_target_of_zero_outweighs_a_power_that_overflows() -> None:
+    p, t = torch.tensor([1e-6, 1 - 2**-20]), torch.tensor([0.0, 1.0])
+    arguments = torch.ones(2), p, t, 8, 0
+    ours = operators._IMPLEMENTATIONS["binary_cross_entropy_derivative"][1](*arguments)
+    exact = math.factorial(7) / torch.maximum(p, 1 - p).double() ** 8
+    assert ours.tolist() == pytest.approx(exact.tolist(), rel=1e-6)
+    assert OPS.binary_cross_entropy_derivative(*arguments).tolist() == pytest.approx(exact.tolist())
 
 
 # complex numbers

@@ -46,5 +46,11 @@ Kernel binary_cross_entropy_backward_weight(double scale) {
 Kernel binary_cross_entropy_double_backward(double scale) {
   return make_kernel<math::BinaryCrossEntropyDoubleBackward>(scale);
 }
+Kernel binary_cross_entropy_derivative(double by_input, double by_target) {
+  return make_kernel<math::BinaryCrossEntropyDerivative>(by_input, by_target);
+}
+Kernel binary_cross_entropy_derivative_backward(double by_input, double by_target) {
+  return make_kernel<math::BinaryCrossEntropyDerivativeBackward>(by_input, by_target);
+}
 
 }  // namespace fusedgrad::cpu

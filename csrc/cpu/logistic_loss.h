@@ -24,5 +24,9 @@ Kernel binary_cross_entropy_backward_weighted(double scale);
 Kernel binary_cross_entropy_backward_target(double scale);
 Kernel binary_cross_entropy_backward_weight(double scale);
 Kernel binary_cross_entropy_double_backward(double scale);  // -> for grad, for p
+// (grad, p, target): grad times a derivative of orders up to BinaryCrossEntropyDerivative::kMost
+Kernel binary_cross_entropy_derivative(double by_input, double by_target);
+// (grad_grad, grad, p, target) -> for grad, for p, for target; of less than kMost
+Kernel binary_cross_entropy_derivative_backward(double by_input, double by_target);
 
 }  // namespace fusedgrad::cpu

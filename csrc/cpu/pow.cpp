@@ -40,5 +40,8 @@ Kernel pow_double_backward() { return make_kernel<math::PowDoubleBackward>(); }
 Kernel pow_derivative(double by_base, double by_exponent) {
   return make_kernel<math::PowDerivative>(by_base, by_exponent);
 }
+Kernel pow_derivative_backward(double by_base, double by_exponent) {
+  return make_kernel<math::PowDerivativeBackward>(by_base, by_exponent);
+}
 
 }  // namespace fusedgrad::cpu

@@ -20,5 +20,7 @@ Kernel pow_double_backward();    // (grad_grad_x, grad_grad_exponent, grad, x, e
                                  //   -> for grad, for x, for exponent
 // (grad, x, exponent): grad times a derivative of orders up to math::PowDerivative::kMost
 Kernel pow_derivative(double by_base, double by_exponent);
+// (grad_grad, grad, x, exponent) -> for grad, for x, for exponent; of less than kMost
+Kernel pow_derivative_backward(double by_base, double by_exponent);
 
 }  // namespace fusedgrad::cpu

@@ -65,6 +65,16 @@ cudaError_t elementwise(DType dtype, const Elements& elements, cudaStream_t stre
   });
 }
 
+// For a functor that carries two numbers of the type it computes in.
+template <template <class> class Functor>
+cudaError_t with_two_parameters(DType dtype, const Elements& elements, double first, double second,
+                                cudaStream_t stream) {
+  return elementwise(dtype, elements, stream, [first, second](auto zero) {
+    using T = decltype(zero);
+    return Functor<T>{static_cast<T>(first), static_cast<T>(second)};
+  });
+}
+
 }  // namespace fusedgrad::cuda
 
 #define FUSEDGRAD_ELEMENTWISE(name, Functor)                                     \
@@ -78,4 +88,10 @@ cudaError_t elementwise(DType dtype, const Elements& elements, cudaStream_t stre
     return elementwise(dtype, elements, stream, [parameter](auto zero) {                           \
       return Functor<decltype(zero)>{static_cast<decltype(zero)>(parameter)};                      \
     });                                                                                            \
+  }
+
+#define FUSEDGRAD_ELEMENTWISE_WITH_TWO_PARAMETERS(name, Functor)                       \
+  cudaError_t name(DType dtype, const Elements& elements, double first, double second, \
+                   cudaStream_t stream) {                                              \
+    return with_two_parameters<Functor>(dtype, elements, first, second, stream);       \
   }

@@ -61,7 +61,9 @@ Elementwise pow_backward_exponent;  // (grad, x, exponent)
 Elementwise pow_double_backward;    // (grad_grad_x, grad_grad_exponent, grad, x, exponent)
                                     //   -> for grad, for x, for exponent
 // The parameters are the orders by base and by exponent.
-ElementwiseWithTwoParameters pow_derivative;  // (grad, x, exponent)
+ElementwiseWithTwoParameters pow_derivative;           // (grad, x, exponent)
+ElementwiseWithTwoParameters pow_derivative_backward;  // (grad_grad, grad, x, exponent)
+                                                       //   -> for grad, for x, for exponent
 
 // Losses. (x, target[, weight, pos_weight]) on logits, (p, target[, weight]) on probabilities,
 // `grad` before them in a backward kernel and `grad_grad` before that. All backward kernels but the
@@ -87,5 +89,10 @@ ElementwiseWithParameter binary_cross_entropy_backward_weighted;
 ElementwiseWithParameter binary_cross_entropy_backward_target;
 ElementwiseWithParameter binary_cross_entropy_backward_weight;
 ElementwiseWithParameter binary_cross_entropy_double_backward;  // -> for grad, for p
+// The parameters are the orders by p and by target.
+ElementwiseWithTwoParameters binary_cross_entropy_derivative;           // (grad, p, target)
+ElementwiseWithTwoParameters binary_cross_entropy_derivative_backward;  // (grad_grad, grad, p,
+                                                                        //   target) -> for grad,
+                                                                        //   for p, for target
 
 }  // namespace fusedgrad::cuda

@@ -43,5 +43,9 @@ FUSEDGRAD_ELEMENTWISE_WITH_PARAMETER(binary_cross_entropy_backward_weight,
                                      math::BinaryCrossEntropyBackwardWeight)
 FUSEDGRAD_ELEMENTWISE_WITH_PARAMETER(binary_cross_entropy_double_backward,
                                      math::BinaryCrossEntropyDoubleBackward)
+FUSEDGRAD_ELEMENTWISE_WITH_TWO_PARAMETERS(binary_cross_entropy_derivative,
+                                          math::BinaryCrossEntropyDerivative)
+FUSEDGRAD_ELEMENTWISE_WITH_TWO_PARAMETERS(binary_cross_entropy_derivative_backward,
+                                          math::BinaryCrossEntropyDerivativeBackward)
 
 }  // namespace fusedgrad::cuda

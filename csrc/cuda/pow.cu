@@ -23,15 +23,6 @@ cudaError_t pow_of_number(DType dtype, const Elements& elements, double exponent
       });
 }
 
-template <template <class> class Functor>
-cudaError_t with_two_parameters(DType dtype, const Elements& elements, double first, double second,
-                                cudaStream_t stream) {
-  return elementwise(dtype, elements, stream, [first, second](auto zero) {
-    using T = decltype(zero);
-    return Functor<T>{static_cast<T>(first), static_cast<T>(second)};
-  });
-}
-
 }  // namespace
 
 cudaError_t pow_scalar(DType dtype, const Elements& elements, double exponent,
@@ -59,11 +50,8 @@ cudaError_t pow_scalar_double_backward(DType dtype, const Elements& elements, do
       dtype, elements, exponent, stream);
 }
 
-cudaError_t pow_scalar_triple_backward(DType dtype, const Elements& elements, double exponent,
-                                       double order, cudaStream_t stream) {
-  return with_two_parameters<math::PowScalarTripleBackwardOfOrder>(dtype, elements, exponent, order,
-                                                                   stream);
-}
+FUSEDGRAD_ELEMENTWISE_WITH_TWO_PARAMETERS(pow_scalar_triple_backward,
+                                          math::PowScalarTripleBackwardOfOrder)
 
 FUSEDGRAD_ELEMENTWISE(pow, math::Pow)
 FUSEDGRAD_ELEMENTWISE(pow_backward, math::PowBackward)
@@ -71,9 +59,7 @@ FUSEDGRAD_ELEMENTWISE(pow_backward_input, math::PowBackwardInput)
 FUSEDGRAD_ELEMENTWISE(pow_backward_exponent, math::PowBackwardExponent)
 FUSEDGRAD_ELEMENTWISE(pow_double_backward, math::PowDoubleBackward)
 
-cudaError_t pow_derivative(DType dtype, const Elements& elements, double by_base,
-                           double by_exponent, cudaStream_t stream) {
-  return with_two_parameters<math::PowDerivative>(dtype, elements, by_base, by_exponent, stream);
-}
+FUSEDGRAD_ELEMENTWISE_WITH_TWO_PARAMETERS(pow_derivative, math::PowDerivative)
+FUSEDGRAD_ELEMENTWISE_WITH_TWO_PARAMETERS(pow_derivative_backward, math::PowDerivativeBackward)
 
 }  // namespace fusedgrad::cuda

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "math/elementary.h"
+#include "math/products.h"
 #include "math/sigmoid.h"
 
 namespace fusedgrad::math {
@@ -294,5 +295,58 @@ struct BinaryCrossEntropyDoubleBackward {
              v * grad * binary_cross_entropy_input_second_derivative(p, t)}};
   }
 };
+
+// grad times the derivative of the loss of probabilities by p, n times, and by t, n + m > 1: from
+// (n-1)! ((-1)^n t / p^n + (1 - t) / (1 - p)^n), which is linear in t. Where the variance is kept
+// from 0 the first derivative is (p - t) / kLeastVariance.
+template <class S>
+class BinaryCrossEntropyDerivative {
+ public:
+  static constexpr int kMost = 8;  // by p
+
+  FUSEDGRAD_HOST_DEVICE BinaryCrossEntropyDerivative(S by_input, S by_target) : order_(by_input) {
+    S factorial = 1;
+    for (S k = 2; k < by_input; ++k) factorial *= k;
+    const S sign = static_cast<int>(by_input) % 2 == 0 ? factorial : -factorial;
+    // The coefficients of p^-n and (1 - p)^-n are linear_ t + constant_.
+    const bool of_target = by_target == 0;
+    linear_[0] = of_target ? sign : S(0);
+    linear_[1] = of_target ? -factorial : S(0);
+    constant_[0] = by_target == 1 ? sign : S(0);
+    constant_[1] = of_target ? factorial : by_target == 1 ? -factorial : S(0);
+    const S inverse = 1 / detail::kLeastVariance<S>;
+    clamped_ = by_input == 2 && by_target == 0   ? inverse
+               : by_input == 1 && by_target == 1 ? -inverse
+                                                 : S(0);
+  }
+
+  FUSEDGRAD_HOST_DEVICE S operator()(S grad, S p, S t) const {
+    const S complement = 1 - p;
+    const S lost = (1 - complement) - p;
+    const S a = 1 / p, b = 1 / complement;
+    // What the quotients lack, so that only the products below round
+    const S rest_of_a = fma(-a, p, S(1));
+    const S rest_of_b = fma(-b, lost, fma(-b, complement, S(1)));
+    S left = fma(linear_[0], t, constant_[0]) * fma(order_, rest_of_a, S(1));
+    S right = fma(linear_[1], t, constant_[1]) * fma(order_, rest_of_b, S(1));
+    // By one factor after another: a power alone might overflow where t makes up for it.
+#pragma GCC unroll 8
+    for (int k = 0; k < kMost; ++k) {
+      left *= order_ > static_cast<S>(k) ? a : S(1);
+      right *= order_ > static_cast<S>(k) ? b : S(1);
+    }
+    const bool clamped = p * complement < detail::kLeastVariance<S>;
+    return grad * (clamped ? clamped_ : left + right);
+  }
+
+ private:
+  S order_;
+  S linear_[2];
+  S constant_[2];
+  S clamped_;
+};
+
+template <class S>
+using BinaryCrossEntropyDerivativeBackward = DerivativeBackward<BinaryCrossEntropyDerivative, S>;
 
 }  // namespace fusedgrad::math

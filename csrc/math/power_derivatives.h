@@ -124,7 +124,7 @@ using PowScalarTripleBackwardOfOrder = DerivativeTimesTwoBackward<PowScalarDeriv
 template <class S>
 class PowDerivative {
  public:
-  static constexpr int kMost = 4;  // of either order
+  static constexpr int kMost = 5;  // of either order
 
   FUSEDGRAD_HOST_DEVICE PowDerivative(S by_base, S by_exponent)
       : by_base_(by_base),
@@ -157,15 +157,14 @@ class PowDerivative {
     const S unlimited = detail::ln(log);
     const S limited = unlimited < -kMostLog ? -kMostLog : unlimited;
     const S ln = limited > kMostLog ? kMostLog : limited;
-    static_assert(kMost == 4);
-    const auto horner = [](S v4, S v3, S v2, S v1, S v0, S at) {
-      return fma(fma(fma(fma(v4, at, v3), at, v2), at, v1), at, v0);
-    };
-    const auto row = [&](const S(&c)[kMost + 1]) {
-      return horner(c[4], c[3], c[2], c[1], c[0], e);
-    };
-    const auto& c = coefficients_;
-    const S polynomial = horner(row(c[4]), row(c[3]), row(c[2]), row(c[1]), row(c[0]), ln);
+    S polynomial = 0;
+#pragma GCC unroll 6
+    for (int k = kMost; k >= 0; --k) {
+      S row = 0;
+#pragma GCC unroll 6
+      for (int i = kMost; i >= 0; --i) row = fma(row, e, coefficients_[k][i]);
+      polynomial = fma(polynomial, ln, row);
+    }
     const S factor = polynomial * (abs(log.hi) == kInfinity<S> ? of_infinite_log_ : S(1));
     const S magnitude = detail::power(log, detail::subtract(e, by_base_)).times(factor);
     const S value = detail::with_sign(magnitude, x, e, detail::is_odd(e - by_base_));
@@ -182,5 +181,8 @@ class PowDerivative {
   Bits<S> below_zero_;
   S coefficients_[kMost + 1][kMost + 1];  // of ln(x)^k e^i
 };
+
+template <class S>
+using PowDerivativeBackward = DerivativeBackward<PowDerivative, S>;
 
 }  // namespace fusedgrad::math

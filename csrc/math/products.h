@@ -6,6 +6,11 @@
 //   DerivativeTimesTwoBackward  of h g f^(n), by a gradient c: c g f^(n), c h f^(n), c h g f^(n+1)
 //
 // The family of f is closed under differentiation with them: each result is again such a product.
+// So is that of a function of two numbers, f^(i,j)(x, y) being i times by x and j times by y. There
+// `Derivative` is made from i and j, and is itself a product:
+//
+//   Derivative                  g f^(i,j)(x, y)
+//   DerivativeBackward          of that, by a gradient h: h f^(i,j), h g f^(i+1,j), h g f^(i,j+1)
 #pragma once
 
 #include "math/platform.h"
@@ -39,6 +44,19 @@ struct DerivativeTimesTwoBackward : Derivatives {
     const Values<T, 2> f = this->at(x);
     return {{grad * second * f.value[0], grad * first * f.value[0],
              grad * first * second * f.value[1]}};
+  }
+};
+
+template <template <class> class Derivative, class S>
+struct DerivativeBackward {
+  Derivative<S> own, by_first, by_second;
+
+  FUSEDGRAD_HOST_DEVICE DerivativeBackward(S i, S j)
+      : own(i, j), by_first(i + 1, j), by_second(i, j + 1) {}
+
+  FUSEDGRAD_HOST_DEVICE Values<S, 3> operator()(S grad_grad, S grad, S x, S y) const {
+    const S product = grad_grad * grad;
+    return {{own(grad_grad, x, y), by_first(product, x, y), by_second(product, x, y)}};
   }
 };
 

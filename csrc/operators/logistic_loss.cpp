@@ -4,10 +4,10 @@
 #include <ATen/core/Reduction.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
-#include <ATen/ops/reciprocal.h>
-#include <ATen/ops/where.h>
 #include <torch/library.h>
 
+#include "math/logistic_loss.h"
+#include "operators/binary.h"
 #include "operators/dispatch.h"
 #include "operators/elementwise.h"
 #include "operators/layout.h"
@@ -264,6 +264,22 @@ struct Logits {
   }
 };
 
+struct ProbabilityDerivatives {
+  static constexpr const char* kName = "binary_cross_entropy";
+  static constexpr const char* kSecond = "target";
+  static constexpr const char* kNode = "BinaryCrossEntropy";
+  static constexpr int64_t kMost = math::BinaryCrossEntropyDerivative<float>::kMost;
+
+  static Operation derivative(double by_input, double by_target) {
+    return FUSEDGRAD_OPERATION(binary_cross_entropy_derivative, by_input, by_target);
+  }
+  static Operation derivative_backward(double by_input, double by_target) {
+    return FUSEDGRAD_OPERATION(binary_cross_entropy_derivative_backward, by_input, by_target);
+  }
+  static const Rule& rule() { return BinaryFamily<ProbabilityDerivatives>::kRule; }
+};
+using OfProbabilities = BinaryFamily<ProbabilityDerivatives>;
+
 struct Probabilities {
   static constexpr const char* kName = "binary_cross_entropy";
   static constexpr const char* kNode = "BinaryCrossEntropy";
@@ -296,28 +312,19 @@ struct Probabilities {
     return op.call(grad_grad, grad, operands[0], operands[1], optional(operands[2]), reduction);
   }
 
-  // PyTorch's least denominator p (1 - p)
-  static constexpr double kLeastVariance = 1e-12;
-
   static Tensor by_input_twice(const Tensor& factor, const variable_list& operands) {
-    const Tensor &p = operands[kInput], &t = operands[kTarget];
-    const Tensor clamped = p * (1 - p) <= kLeastVariance;
-    const Tensor inside = at::where(clamped, 0.5, p);  // no branch divides by zero
-    const Tensor up = at::reciprocal(inside), down = at::reciprocal(1 - inside);
-    const Tensor curvature = t * up * up + (1 - t) * down * down;
-    return factor * at::where(clamped, 1 / kLeastVariance, curvature);
+    return OfProbabilities::derivative(factor, operands[kInput], operands[kTarget], 2, 0);
   }
 
   static Tensor mixed(const Tensor& factor, const variable_list& operands, size_t i, size_t j) {
     if (i == j) return Tensor();
-    const Tensor& p = operands[kInput];
-    return -(factor / (p * (1 - p)).clamp_min(kLeastVariance));
+    return OfProbabilities::derivative(factor, operands[kInput], operands[kTarget], 1, 1);
   }
 };
 
 // How a loss is differentiated. The first order is one kernel for each gradient, the second by the
-// input one more. The input's derivatives of higher order are those of sigmoid or of PyTorch's
-// operations, and so are mixed ones.
+// input one more. The input's derivatives of higher order are a family, sigmoid's or one of its
+// own, and so are mixed ones.
 template <class Loss>
 struct Recorded {
   static constexpr size_t kOperands = Loss::kOperands;
@@ -488,6 +495,7 @@ struct Losses {
     m.def(
         "binary_cross_entropy_double_backward(Tensor grad_grad, Tensor grad, Tensor input,"
         " Tensor target, Tensor? weight, int reduction) -> (Tensor, Tensor)");
+    OfProbabilities::define(m);
   }
 
   static void implement(torch::Library& m) {
@@ -498,6 +506,7 @@ struct Losses {
     m.impl("binary_cross_entropy", binary_cross_entropy);
     m.impl("binary_cross_entropy_backward", binary_cross_entropy_backward);
     m.impl("binary_cross_entropy_double_backward", binary_cross_entropy_double_backward);
+    OfProbabilities::implement(m);
   }
 
   static void record(torch::Library& m) {
@@ -507,6 +516,7 @@ struct Losses {
     m.impl("binary_cross_entropy", of_probabilities);
     m.impl("binary_cross_entropy_backward", of_probabilities_backward);
     m.impl("binary_cross_entropy_double_backward", of_probabilities_double_backward);
+    OfProbabilities::record(m);
   }
 };
 

@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "math/power_derivatives.h"
+#include "operators/binary.h"
 #include "operators/layout.h"
 #include "operators/unary.h"
 
@@ -49,12 +50,23 @@ const auto& double_backward_operator() {
   return found;
 }
 
-const auto& derivative_operator() {
-  static const auto found =
-      find<Tensor(const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t)>(
-          "fusedgrad::pow_derivative");
-  return found;
-}
+extern const Rule kRule;  // below
+
+struct OfTensor {
+  static constexpr const char* kName = "pow";
+  static constexpr const char* kSecond = "exponent";
+  static constexpr const char* kNode = "Pow";
+  static constexpr int64_t kMost = math::PowDerivative<float>::kMost;
+
+  static Operation derivative(double by_input, double by_exponent) {
+    return FUSEDGRAD_OPERATION(pow_derivative, by_input, by_exponent);
+  }
+  static Operation derivative_backward(double by_input, double by_exponent) {
+    return FUSEDGRAD_OPERATION(pow_derivative_backward, by_input, by_exponent);
+  }
+  static const Rule& rule() { return kRule; }
+};
+using PowerOfTensor = BinaryFamily<OfTensor>;
 
 bool has_kernel(at::ScalarType type) { return at::isFloatingType(type); }
 
@@ -142,17 +154,6 @@ std::tuple<Tensor, Tensor, Tensor> pow_double_backward_tensor_tensor(
   return {results[0], results[1], results[2]};
 }
 
-Tensor pow_derivative(const Tensor& grad, const Tensor& input, const Tensor& exponent,
-                      int64_t by_input, int64_t by_exponent) {
-  constexpr int64_t kMost = math::PowDerivative<float>::kMost;
-  if (input.is_complex() || by_input > kMost || by_exponent > kMost) {
-    return by_formula(derivative_operator(), grad, input, exponent, by_input, by_exponent);
-  }
-  return elementwise(FUSEDGRAD_OPERATION(pow_derivative, static_cast<double>(by_input),
-                                         static_cast<double>(by_exponent)),
-                     {grad, input, exponent});
-}
-
 // Under autograd: x^e, for operands of the type of the result
 
 Tensor converted(const Tensor& tensor, at::ScalarType type) {
@@ -173,8 +174,8 @@ Tensor recorded_tensor_scalar(const Tensor& input, const at::Scalar& exponent) {
                   {exponent});
 }
 
-// The derivative of x^e, `order` times by x and `number` times by e: of it the product with a
-// factor, or itself.
+// Of x^e itself, or of a factor times a derivative of it. The second derivatives have a kernel of
+// their own, which is kinder to their digits.
 variable_list gradients(const Tensor& grad, const variable_list& operands,
                         const Parameters& parameters, const std::vector<bool>& mask) {
   const Tensor& x = operands.end()[-2];
@@ -189,23 +190,16 @@ variable_list gradients(const Tensor& grad, const variable_list& operands,
     return results;
   }
   const int64_t by_x = parameters.order, by_e = parameters.number.toLong();
-  const Tensor& factor = operands[0];
-  if (by_x + by_e == 1 && !is_differentiated({grad, factor, x, e})) {
+  if (by_x + by_e == 1 && !is_differentiated({grad, operands[0], x, e})) {
     const Tensor none = at::zeros({}, grad.options());
     std::tie(results[0], results[1], results[2]) = double_backward_operator().call(
-        by_x == 1 ? grad : none, by_e == 1 ? grad : none, factor, x, e);
+        by_x == 1 ? grad : none, by_e == 1 ? grad : none, operands[0], x, e);
     return results;
   }
-  const auto& derivative = derivative_operator();
-  if (mask[0]) results[0] = conjugate(derivative.call(conjugate(grad), x, e, by_x, by_e));
-  if (!mask[1] && !mask[2]) return results;
-  const Tensor product = conjugate(grad) * factor;
-  if (mask[1]) results[1] = derivative.call(product, x, e, by_x + 1, by_e);
-  if (mask[2]) results[2] = derivative.call(product, x, e, by_x, by_e + 1);
-  return results;
+  return PowerOfTensor::gradients(grad, operands, parameters, mask);
 }
 
-constexpr Rule kRule = {"Pow", 2, gradients};
+const Rule kRule = {OfTensor::kNode, 2, gradients};
 
 Tensor recorded_tensor_tensor(const Tensor& input, const Tensor& exponent) {
   static const auto op =
@@ -231,19 +225,11 @@ std::vector<Tensor> recorded_backward(const Tensor& grad, const Tensor& input,
   size_t next = 0;
   for (int64_t by_exponent = 0; by_exponent < 2; ++by_exponent) {
     if (!output_mask[by_exponent]) continue;
-    results[next] =
-        recorded(results[next], kRule, {grad, input, exponent}, {by_exponent, 1 - by_exponent});
+    results[next] = recorded(results[next], kRule, {grad, input, exponent},
+                             PowerOfTensor::parameters(1 - by_exponent, by_exponent));
     ++next;
   }
   return results;
-}
-
-Tensor recorded_derivative(const Tensor& grad, const Tensor& input, const Tensor& exponent,
-                           int64_t by_input, int64_t by_exponent) {
-  return recorded(below_autograd([&] {
-                    return derivative_operator().call(grad, input, exponent, by_input, by_exponent);
-                  }),
-                  kRule, {grad, input, exponent}, {by_exponent, by_input});
 }
 
 std::tuple<Tensor, Tensor, Tensor> recorded_double_backward(const Tensor& grad_grad_input,
@@ -259,9 +245,8 @@ std::tuple<Tensor, Tensor, Tensor> recorded_double_backward(const Tensor& grad_g
   const Tensor along_input = conjugate(grad_grad_input),
                along_exponent = conjugate(grad_grad_exponent);
   const auto sum = [&](const Tensor& v, const Tensor& w, int64_t by_input, int64_t by_exponent) {
-    const auto& derivative = derivative_operator();
-    return derivative.call(v, input, exponent, by_input + 1, by_exponent) +
-           derivative.call(w, input, exponent, by_input, by_exponent + 1);
+    return PowerOfTensor::derivative(v, input, exponent, by_input + 1, by_exponent) +
+           PowerOfTensor::derivative(w, input, exponent, by_input, by_exponent + 1);
   };
   const Tensor v = along_input * grad, w = along_exponent * grad;
   return {conjugate(sum(along_input, along_exponent, 0, 0)), sum(v, w, 1, 0), sum(v, w, 0, 1)};
@@ -282,9 +267,7 @@ struct Pow {
     m.def(
         "pow_double_backward.Tensor_Tensor(Tensor grad_grad_input, Tensor grad_grad_exponent,"
         " Tensor grad, Tensor input, Tensor exponent) -> (Tensor, Tensor, Tensor)");
-    m.def(
-        "pow_derivative(Tensor grad, Tensor input, Tensor exponent, int by_input, int by_exponent)"
-        " -> Tensor");
+    PowerOfTensor::define(m);
   }
 
   static void implement(torch::Library& m) {
@@ -297,7 +280,7 @@ struct Pow {
     PowerOfNumber::implement(m);
     m.impl("pow_backward.Tensor_Tensor", pow_backward_tensor_tensor);
     m.impl("pow_double_backward.Tensor_Tensor", pow_double_backward_tensor_tensor);
-    m.impl("pow_derivative", pow_derivative);
+    PowerOfTensor::implement(m);
   }
 
   static void record(torch::Library& m) {
@@ -307,7 +290,7 @@ struct Pow {
     PowerOfNumber::record(m);
     m.impl("pow_backward.Tensor_Tensor", recorded_backward);
     m.impl("pow_double_backward.Tensor_Tensor", recorded_double_backward);
-    m.impl("pow_derivative", recorded_derivative);
+    PowerOfTensor::record(m);
   }
 };
 

@@ -25,6 +25,7 @@ from fusedgrad.operations.shared import (
     even_derivative,
     exp_of_magnitude,
     product,
+    register_binary_family,
     rounded_once,
     save,
     spread,
@@ -409,11 +410,20 @@ def _probability_target_derivative(p: Tensor) -> Tensor:
     return log_of_complement - log
 
 
-def _probability_input_second_derivative(p: Tensor, t: Tensor) -> Tensor:
-    """The derivative of the gradient as clamped: t/p² + (1-t)/(1-p)² where it is not."""
-    variance = p * (1 - p)
-    curvature = (t * (1 - p) ** 2 + (1 - t) * p**2) / variance**2
-    return torch.where(variance > smallest_variance(), curvature, 1 / smallest_variance())
+def probability_derivative(p: Tensor, t: Tensor, by_input: int, by_target: int) -> Tensor:
+    """A higher derivative of the loss, whose first is clamped: it is linear in the target.
+
+    (n-1)! ((-1)^n t / p^n + (1 - t) / (1 - p)^n) by the input n times, where it is not clamped.
+    """
+    factorial = math.factorial(by_input - 1)
+    coefficients: list[tuple[Any, Any]] = [(t, 1 - t), (1.0, -1.0), (0.0, 0.0)]
+    left, right = coefficients[min(by_target, 2)]
+    clamped = {(2, 0): 1.0, (1, 1): -1.0}.get((by_input, by_target), 0.0) / smallest_variance()
+    inside = p * (1 - p) >= smallest_variance()
+    p = torch.where(inside, p, 0.5)
+    falling = product((-1) ** by_input * factorial * left, p**-by_input)
+    rising = product(factorial * right, (1 - p) ** -by_input)
+    return torch.where(inside, falling + rising, clamped)
 
 
 @rounded_once
@@ -458,7 +468,7 @@ def probability_double_backward_formula(
     """The gradients of the gradient by `input`: by `grad`, elementwise, and by `input`."""
     w = or_one(weight, input)
     first = w * _probability_input_derivative(input, target)
-    second = w * _probability_input_second_derivative(input, target)
+    second = w * probability_derivative(input, target, 2, 0)
     scaled = grad_grad * mean_factor(input, reduction)
     return scaled * first, scaled * grad * second
 
@@ -542,6 +552,9 @@ for _name, _formulas in _FORMULAS.items():
         ("", "_backward", "_double_backward"), _fakes, _formulas, strict=True
     ):
         _register(_name + _suffix, _fake, _formula)
+
+
+register_binary_family("binary_cross_entropy", probability_derivative)
 
 
 class _Loss(Function):

@@ -22,6 +22,7 @@ from fusedgrad.operations.shared import (
     autocast,
     prepare_out,
     product,
+    register_binary_family,
     register_family,
     rounded_once,
     save,
@@ -157,14 +158,6 @@ def derivative(x: Tensor, e: Tensor, by_input: int, by_exponent: int) -> Tensor:
 
 
 @rounded_once
-def derivative_formula(
-    grad: Tensor, input: Tensor, exponent: Tensor, by_input: int, by_exponent: int
-) -> Tensor:
-    """grad times the conjugate of a derivative of any order."""
-    return product(grad, derivative(input, exponent, by_input, by_exponent).conj())
-
-
-@rounded_once
 def backward_formula(
     grad: Tensor, input: Tensor, exponent: Tensor, output_mask: Sequence[bool]
 ) -> list[Tensor]:
@@ -223,11 +216,7 @@ register(
     lambda *operands: (*_two(*operands), _elementwise(*operands)),
     double_backward_formula,
 )
-register(
-    "pow_derivative",
-    lambda grad, input, exponent, by_input, by_exponent: _elementwise(grad, input, exponent),
-    derivative_formula,
-)
+register_binary_family("pow", derivative)
 
 
 class _PowScalar(Unary):

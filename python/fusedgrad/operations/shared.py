@@ -259,14 +259,39 @@ def register_family(name: str, overload: str, derivative: Callable[..., Tensor])
         ("double_backward", double_backward, 3),
         ("triple_backward", triple_backward, 4),
     ):
-        fake = functools.partial(_fake_products, operands)
+        fake = functools.partial(_fake_products, operands, operands - 1)
         operators.register(f"{name}_{kind}{suffix}", fake, formula)
     return Family(backward, double_backward, triple_backward)
 
 
-def _fake_products(count: int, *arguments: Any) -> Any:
-    result = operators._elementwise(*arguments[:count])
-    others = [torch.empty_like(result) for _ in range(count - 2)]
+def register_binary_family(name: str, derivative: Callable[..., Tensor]) -> None:
+    """The same for the derivatives of a function of two tensors: of them, by each so many times."""
+
+    @rounded_once
+    def product_with(
+        grad: Tensor, input: Tensor, second: Tensor, by_input: int, by_second: int
+    ) -> Tensor:
+        return product(grad, derivative(input, second, by_input, by_second).conj())
+
+    @rounded_once
+    def backward(
+        grad_grad: Tensor, grad: Tensor, input: Tensor, second: Tensor, i: int, j: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        along = grad_grad.conj() * grad
+        return (
+            product(grad_grad, derivative(input, second, i, j)),
+            product(along, derivative(input, second, i + 1, j).conj()),
+            product(along, derivative(input, second, i, j + 1).conj()),
+        )
+
+    three, four = functools.partial(_fake_products, 3, 1), functools.partial(_fake_products, 4, 3)
+    operators.register(f"{name}_derivative", three, product_with)
+    operators.register(f"{name}_derivative_backward", four, backward)
+
+
+def _fake_products(inputs: int, outputs: int, *arguments: Any) -> Any:
+    result = operators._elementwise(*arguments[:inputs])
+    others = [torch.empty_like(result) for _ in range(outputs - 1)]
     return (result, *others) if others else result
 
 
