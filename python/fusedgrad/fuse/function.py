@@ -301,7 +301,7 @@ class Fused:
             ],
             tuple([float(call.recorder.numbers[i]) for i in program.parameters]),
             references,
-            again if program.replayed or recorder.equal_shapes else None,
+            again if program.replayed or program.sums or recorder.equal_shapes else None,
             of_node,
         )
 
@@ -542,8 +542,8 @@ class Fused:
             again.run(self._name, function, arguments, keywords)
             raise FuseTypeError(f"{self._name}(): {wrong.error}") from None
         if self._reduction != "none" and (call.structure is not None or program.places != [0]):
-            returned = "a tuple"
-            if call.structure is None:
+            returned = "a tuple" if not program.sums else "what it makes of means and sums"
+            if call.structure is None and not program.sums:
                 returned = f"a tensor of {recorder.nodes[call.outputs[0]].dtype}"
             raise FuseTypeError(
                 f"{self._name}() returns {returned}, expected one tensor of floats to take the "
@@ -592,7 +592,10 @@ class Fused:
         self, program: Program, recorder: Recorder
     ) -> tuple[list[Tensor], dict[int, Tensor]]:
         """The kernel's operands, and what PyTorch computed for them and the outputs."""
-        values = replay(recorder, program) if program.replayed else {}
+        values: dict[int, Tensor] = {}
+        if program.replayed:
+            with torch.no_grad():
+                values = replay(recorder, program.replayed, {})
         if recorder.equal_shapes:
             _check_shapes(recorder, self._name)
         nodes = recorder.nodes
@@ -607,15 +610,15 @@ class Fused:
         graph = program.graph
         computed: Sequence[Tensor] = ()
         tensors, values = self._inputs(program, recorder)
-        if graph is not None:
-            parameters = tuple([float(recorder.numbers[i]) for i in program.parameters])
-            if program.requires_grad and not torch.is_grad_enabled():
-                with torch.enable_grad():
-                    computed = self._computed(program, graph, tensors, parameters)
-            else:
+        enables = program.requires_grad and not torch.is_grad_enabled()
+        with torch.enable_grad() if enables else nullcontext():
+            if graph is not None:
+                parameters = tuple([float(recorder.numbers[i]) for i in program.parameters])
                 computed = self._computed(program, graph, tensors, parameters)
-            if self._reduction != "none":
-                return computed[0]
+                if self._reduction != "none":
+                    return computed[0]
+            if program.sums:
+                values = _following(program, recorder, computed, values)
         leaves = list(call.leaves)
         for i, node, place in zip(call.tensors, call.outputs, program.places, strict=True):
             if place is not None:
@@ -633,6 +636,8 @@ class Fused:
     ) -> Sequence[Tensor]:
         if program.number is None and graph.reads_all and not graph.interpreted:
             program.number = autograd.recording_kernel(graph, tensors)
+        if program.sums:
+            return _sums(graph, tensors, parameters, program.dtypes)
         how = self._how(program)
         if how == "none":
             if (
@@ -815,8 +820,11 @@ class Fused:
         return generate.source_of(graph, backend, self._name)
 
     def __str__(self) -> str:
-        """The expression, in Python's notation."""
-        text = generate.expression_text(self._example())
+        """The expression, in Python's notation; of what has none, the name and why."""
+        try:
+            text = generate.expression_text(self._example())
+        except FuseError as error:
+            return f"{self!r}: {error}"
         if self._reduction == "none":
             return text
         call, expression = text.split(" = ", 1)
@@ -1285,3 +1293,45 @@ def _outputs(
         results = autograd.apply(part, parameters, [dtypes[i] for i in indices], operands)
         outputs.update(zip(indices, results, strict=True))
     return tuple(outputs[i] for i in range(len(outputs)))
+
+
+def _sums(
+    graph: Graph,
+    tensors: Sequence[Tensor],
+    parameters: tuple[float, ...],
+    dtypes: Sequence[torch.dtype],
+) -> tuple[Tensor, ...]:
+    """The sums of the outputs, each over its own shape: by one kernel for each shape."""
+    by_name = dict(zip(graph.inputs, tensors, strict=True))
+    by_shape: dict[torch.Size, list[int]] = {}
+    for i, shape in enumerate(_output_shapes(graph, tensors)):
+        by_shape.setdefault(shape, []).append(i)
+    sums: dict[int, Tensor] = {}
+    for shape, indices in by_shape.items():
+        part = graph.part(tuple(indices))
+        operands = [by_name[name] for name in part.inputs]
+        dims = ((1 << len(shape)) - 1,) * len(indices) if shape else ()
+        own = [dtypes[i] for i in indices]
+        for i, total in zip(
+            indices, autograd.apply(part, parameters, own, operands, dims), strict=True
+        ):
+            sums[i] = total.reshape(())
+    return tuple(sums[i] for i in range(len(dtypes)))
+
+
+def _following(
+    program: Program, recorder: Recorder, computed: Sequence[Tensor], values: dict[int, Tensor]
+) -> dict[int, Tensor]:
+    """What the function makes of means and sums."""
+    shapes = recorder.shapes()
+    known = dict(values)
+    for node, place in program.sums:
+        (of,), ((_, (reduction,)),), dtype = cast(Any, recorder.rows[node])[1:4]
+        if place is None:
+            known[node] = (values[of] if of in values else recorder.nodes[of]).sum()
+            continue
+        total = computed[place]
+        if reduction == "mean":
+            total = total / shapes[of].numel()
+        known[node] = total.to(dtype)
+    return replay(recorder, program.following, known)

@@ -65,6 +65,10 @@ class Program:
     dtypes: tuple[torch.dtype, ...]  # of the kernel's outputs
     requires_grad: bool
     reduction: str = "none"  # of the only output
+    # Means and sums that the outputs are made of, by the rows that follow, and of which of the
+    # kernel's outputs, or None
+    sums: list[tuple[int, int | None]] = field(default_factory=list)
+    following: list[int] = field(default_factory=list)
     number: int | None = None  # of a kernel that reads all tensors, for CPU tensors of any shape
     graphs: dict[Any, Any] = field(default_factory=dict)
 
@@ -319,33 +323,42 @@ def compiled(
     requires_grad = any(
         (row[5] if (row := recorder.rows[n]) is not None else False) for n in outputs
     )
+    sums, following = _sums_of(recorder, outputs)
     reduction = "none"
-    if any(n in recorder.reduced for n in outputs):
-        if len(outputs) > 1:
-            raise FuseTypeError(f"{name}() returns more than one tensor, expected the mean or sum")
-        ((of,), ((_, (reduction,)),)) = cast(Any, recorder.rows[outputs[0]])[1:3]
-        outputs = [of]
-    builder.build(outputs)
+    if sums == list(outputs) and len(sums) == 1 and recorder.nodes[sums[0]].is_floating_point():
+        ((of,), ((_, (reduction,)),)) = cast(Any, recorder.rows[sums[0]])[1:3]
+        sums, outputs = [], [of]
+    elif sums:
+        if whole:
+            raise FuseTypeError(
+                f"{name}() returns what it makes of means and sums, of which PyTorch takes the "
+                "derivative: call backward() or torch.autograd.grad"
+            )
+        if not recorder.reduced.issuperset(outputs):
+            raise FuseTypeError(f"{name}() returns a mean or a sum beside a tensor of elements")
+    wanted = [cast(Any, recorder.rows[n])[1][0] for n in sums] or outputs
+    builder.build(wanted)
     places: list[int | None] = []
     made: list[int] = []
-    for n in outputs:
-        row = recorder.rows[n]
-        is_taken = whole or reduced or reduction != "none" if row is None else row[0] in OPAQUE
-        if is_taken and recorder.nodes[n].dtype.is_floating_point:
-            builder.expressions[n] = builder.operand(n)
-            places.append(len(made))
-            made.append(n)
-        elif row is not None and recorder.nodes[n].dtype.is_floating_point:
-            if recorder.nodes[n].dtype not in operators.KERNEL_DTYPES:
-                raise FuseTypeError(
-                    f"{name}() has a result of dtype {recorder.nodes[n].dtype}, for which there is "
-                    "no kernel"
-                )
-            places.append(len(made))
-            made.append(n)
-        else:
+    for n in wanted:
+        row, dtype = recorder.rows[n], recorder.nodes[n].dtype
+        is_added = bool(sums) or reduction != "none"
+        is_taken = whole or reduced or is_added if row is None else row[0] in OPAQUE
+        counts = is_added and builder.in_kernel[n]
+        if not (dtype.is_floating_point and (is_taken or row is not None)) and not counts:
             places.append(None)
             builder.replay(n)
+            continue
+        if is_taken and dtype.is_floating_point:
+            builder.expressions[n] = builder.operand(n)
+        elif counts:
+            builder.expressions[n] = as_number(builder.expressions[n])
+        elif dtype not in operators.KERNEL_DTYPES:
+            raise FuseTypeError(
+                f"{name}() has a result of dtype {dtype}, for which there is no kernel"
+            )
+        places.append(len(made))
+        made.append(n)
     graph = None
     if made:
         if whole:
@@ -385,11 +398,36 @@ def compiled(
         order,
         sorted(parameters),
         sorted(builder.replayed),
-        places,
-        tuple(recorder.nodes[n].dtype for n in made),
+        [None for _ in outputs] if sums else places,
+        tuple(_dtype_of_sum(recorder, n) if sums else recorder.nodes[n].dtype for n in made),
         requires_grad,
         reduction,
+        list(zip(sums, places, strict=True)) if sums else [],
+        following,
     )
+
+
+def _sums_of(recorder: Recorder, outputs: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The means and sums that the outputs are made of, and the rows that make them of these."""
+    sums: set[int] = set()
+    following: set[int] = set()
+    stack = [n for n in outputs if n in recorder.reduced]
+    while stack:
+        n = stack.pop()
+        row = cast(Any, recorder.rows[n])
+        if row[0] == "reduced":
+            sums.add(n)
+        elif n not in following:
+            following.add(n)
+            used = (*row[1], *(value for _, value in row[2]))
+            stack += [v for v in used if type(v) is int and v in recorder.reduced]
+    return sorted(sums), sorted(following)
+
+
+def _dtype_of_sum(recorder: Recorder, node: int) -> torch.dtype:
+    """In which a kernel adds up: a count exactly, and floats for what is made of their sums."""
+    dtype = recorder.nodes[node].dtype
+    return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else torch.float64
 
 
 def _reaches(builder: _Builder, operand: int) -> bool:
@@ -397,9 +435,9 @@ def _reaches(builder: _Builder, operand: int) -> bool:
     return any(operand in builder.shapes[node] for node, _ in builder.inputs)
 
 
-def replay(recorder: Recorder, program: Program) -> dict[int, Tensor]:
-    """What PyTorch computes before the kernel, by the recorded calls."""
-    values: dict[int, Tensor] = {n: recorder.nodes[n] for n in recorder.operands}
+def replay(recorder: Recorder, rows: Sequence[int], known: dict[int, Tensor]) -> dict[int, Tensor]:
+    """What PyTorch computes by the recorded calls, and what was `known`."""
+    values = {**{n: recorder.nodes[n] for n in recorder.operands}, **known}
     positions: list[int] = []
     position = 0
     for row in recorder.rows:
@@ -407,24 +445,23 @@ def replay(recorder: Recorder, program: Program) -> dict[int, Tensor]:
         if row is not None:
             taken = (*row[1], *(v for _, v in row[2]))
             position += sum(v is float or v is int for v in taken)
-    with torch.no_grad():
-        for n in program.replayed:
-            row = recorder.rows[n]
-            assert row is not None
-            at = positions[n]
-            made: list[Any] = []
-            for value in (*row[1], *(v for _, v in row[2])):
-                if type(value) is int:
-                    made.append(values[value])
-                elif value is float or value is int:
-                    made.append(recorder.numbers[at])
-                    at += 1
-                else:
-                    made.append(value[0])
-            count = len(row[1])
-            keys = {key: m for (key, _), m in zip(row[2], made[count:], strict=True)}
-            call = recorder.calls[n]
-            if (rule := RULES.get(call)) is not None and rule.in_place:
-                made[0] = made[0].clone()
-            values[n] = call(*made[:count], **keys)
+    for n in rows:
+        row = recorder.rows[n]
+        assert row is not None
+        at = positions[n]
+        made: list[Any] = []
+        for value in (*row[1], *(v for _, v in row[2])):
+            if type(value) is int:
+                made.append(values[value])
+            elif value is float or value is int:
+                made.append(recorder.numbers[at])
+                at += 1
+            else:
+                made.append(value[0])
+        count = len(row[1])
+        keys = {key: m for (key, _), m in zip(row[2], made[count:], strict=True)}
+        call = recorder.calls[n]
+        if (rule := RULES.get(call)) is not None and rule.in_place:
+            made[0] = made[0].clone()
+        values[n] = call(*made[:count], **keys)
     return values

@@ -238,7 +238,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
         self.kinds: list[Any] = []  # of each node, what the dtype of a result depends on
         self.shared: set[int] = set()  # nodes whose memory another one has
         self.equal_shapes: list[tuple[int, int]] = []  # nodes that must have one shape
-        self.reduced: set[int] = set()  # nodes that are the mean or the sum of another
+        self.reduced: set[int] = set()  # means and sums of all elements, and what is made of them
         self.meta = False  # whether arguments are on the meta device, as tokens
         self.originals: dict[int, Tensor] = {}  # of tokens in the place of arguments
         self.grad = torch.is_grad_enabled()  # the mode that the function has set
@@ -359,12 +359,13 @@ class Recorder(torch.overrides.TorchFunctionMode):
         before, given = len(self.numbers), args
         reduction, called = "none", func
         if rule.name == "reduced":
-            if len(args) != 1 or kwargs or not args[0].is_floating_point():
+            mean = func.__name__ == "mean"
+            if len(args) != 1 or kwargs or (mean and not args[0].is_floating_point()):
                 raise self.refuse(
                     f"{name_of(func)} of a dimension, of integers or in another dtype cannot be "
                     "fused: fuse the part before it"
                 )
-            return self._reduced(args[0], "mean" if func.__name__ == "mean" else "sum")
+            return self._reduced(args[0], "mean" if mean else "sum")
         if rule.unreduced is not None:
             try:
                 args, kwargs, reduction = rule.unreduced(args, kwargs or {})
@@ -385,6 +386,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
             if kwargs.pop("inplace", False):
                 rule = dataclasses.replace(rule, in_place=True)
             keywords = tuple([(key, self._spec(value)) for key, value in kwargs.items()])
+        follows = self._follows_sums(func, rule, _used((*specs, *(spec for _, spec in keywords))))
         if rule.in_place:
             self._check_in_place(func, args[0])
         if rule.name in OF_ONE_SHAPE:
@@ -456,10 +458,12 @@ class Recorder(torch.overrides.TorchFunctionMode):
                 "requires a gradient: pass it detached"
             )
         is_plain = numbers is None and state is None and passes != "none" and args is given
-        is_plain = is_plain and called is func and not is_rounded
+        is_plain = is_plain and called is func and not is_rounded and not follows
         if is_plain and not (keywords or rule.same or rule.in_place or rule.name in _BY_MORE):
             _plain_results[(func, grad, *kinds[0])] = rule.name, dtype, scalar, requires_grad
         row = (rule.name, specs, keywords, dtype, scalar, requires_grad, passes)
+        if follows:
+            self.reduced.add(len(self.rows))
         self._add(token, row, called)
         return token if reduction == "none" else self._reduced(token, reduction)
 
@@ -476,21 +480,47 @@ class Recorder(torch.overrides.TorchFunctionMode):
         self.nodes.append(node)
         self.calls.append(called)
         scalar, requires_grad = (node.dim() == 0, node.requires_grad) if row is None else row[4:6]
-        self.kinds.append((node.dtype, scalar, requires_grad, node.is_inference()))
+        kind = (
+            node.dtype,
+            scalar,
+            requires_grad,
+            node.is_inference(),
+            len(self.rows) - 1 in self.reduced,
+        )
+        self.kinds.append(kind)
 
     def _reduced(self, tensor: Tensor, reduction: str) -> Tensor:
         """A token of the mean or the sum of all elements."""
         node = self._spec(tensor)
         passes = self._passes()
-        if passes != "all" and self.grad:
-            raise self.refuse("a mean or a sum under no_grad inside a fused function")
+        if node in self.reduced or (passes != "all" and self.grad):
+            raise self.refuse("a mean or a sum of another, or under no_grad, in a fused function")
         requires_grad = tensor.requires_grad and passes == "all"
-        token = _token(tensor.dtype, True, requires_grad)
+        dtype = tensor.dtype if tensor.is_floating_point() else torch.int64
+        token = _token(dtype, True, requires_grad)
         self.reduced.add(len(self.rows))
         keywords = (("reduction", (reduction,)),)
-        self._add(token, ("reduced", (node,), keywords, tensor.dtype, True, requires_grad, passes))
-        self.kinds[-1] = None  # no operation may go on with it
+        self._add(token, ("reduced", (node,), keywords, dtype, True, requires_grad, passes))
         return token
+
+    def _follows_sums(self, func: Any, rule: Rule, used: list[int]) -> bool:
+        """Whether an operation is of means and sums: of numbers then, and nothing else."""
+        if not self.reduced.intersection(used):
+            return False
+        elements = [n for n in used if n not in self.reduced]
+        others = any(self.rows[n] is not None or self.nodes[n].dim() > 0 for n in elements)
+        if (
+            others
+            or rule.in_place
+            or rule.unreduced is not None
+            or (self._passes() != "all" and self.grad)
+        ):
+            raise self.refuse(
+                f"{name_of(func)} takes a mean or a sum beside elements, in place or under "
+                "no_grad: a fused function may return what it makes of means and sums, and do "
+                "nothing else with them"
+            )
+        return True
 
     def _along_channels(self, input: Any, weight: Any) -> tuple[Any, Any]:
         """The operands of prelu, whose weight belongs to the second dimension of its input."""
@@ -506,11 +536,6 @@ class Recorder(torch.overrides.TorchFunctionMode):
         kind = type(value)
         if kind is Tensor or kind is Parameter:
             found = self._known.get(id(value))
-            if found in self.reduced:
-                raise self.refuse(
-                    "a mean or a sum is what a fused function may return, and nothing it may go on "
-                    "with: do the rest outside of it"
-                )
             return self._operand(value) if found is None else found
         if kind is float or kind is int:
             if kind is int and abs(value) > _LARGEST:
