@@ -17,7 +17,7 @@ CUDA_LIB := $(CURDIR)/build/cuda/lib
 COMPANIONS_VENV := .venv-companions
 COMPANIONS_BIN := $(COMPANIONS_VENV)/bin
 
-.PHONY: help build demo examples dist test-dist test test-slow matrix test-sanitized test-companions check-aarch64 lint format bench accuracy cuda-build test-cuda-build gpu clean
+.PHONY: help build demo examples dist test-dist test test-slow matrix test-sanitized test-companions check-aarch64 check-clang lint format bench accuracy cuda-build test-cuda-build gpu clean
 
 help:
 	@echo "make demo       the derivatives of the two notebooks, two trainings, a picture"
@@ -92,6 +92,14 @@ test-companions: build $(COMPANIONS_VENV)/installed
 # The baseline of csrc/cpu for 64-bit Arm; needs a cross compiler (Debian's g++-aarch64-linux-gnu).
 check-aarch64:
 	for source in csrc/cpu/*.cpp; do aarch64-linux-gnu-g++ -std=c++20 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Werror -Icsrc -c $$source -o /dev/null || exit 1; done
+
+# Everything but csrc/cuda with clang++, and fused functions too; needs clang++ and its libomp
+# (Debian's clang-19 and libomp-19-dev). Fused functions are held to their exact values.
+CLANG ?= clang++-19
+check-clang: $(VENV)/installed
+	mkdir -p build/clang
+	CXX=$(CLANG) FUSEDGRAD_CUDA=0 FUSEDGRAD_WERROR=1 $(BIN)/python setup.py --quiet build --build-base build/clang --build-platlib build/clang/lib >build/clang/log 2>&1 || { cat build/clang/log; exit 1; }
+	CXX=$(CLANG) PYTHONPATH=build/clang/lib $(BIN)/python -m pytest $(IN_PARALLEL) tests/test_functional.py tests/test_fuse_functions.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check $(PY_SOURCES)

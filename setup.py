@@ -7,6 +7,7 @@ there is none. FUSEDGRAD_WERROR=1 makes an error of every warning of the compile
 """
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -22,6 +23,10 @@ OLDEST_GCC = 12
 OLDEST_TOOLKIT = (12, 8)  # which has cudaLibraryLoadData, and nvcc -compress-mode
 # What has an image of its own, if nvcc knows it, beside what torch was built for.
 CUDA_ARCHITECTURES = {(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (11, 0), (12, 0)}
+# It warns of what is meant, and takes the width of vectors for the file as a whole.
+CLANG = ["-Wno-bitwise-instead-of-logical", "-Wno-bitwise-conditional-parentheses"]
+if platform.machine() == "x86_64":
+    CLANG.append("-mprefer-vector-width=512")
 ROOT = Path(__file__).parent
 
 
@@ -56,21 +61,31 @@ if TORCH < OLDEST_TORCH:
     stop(f"torch {torch.__version__} is installed, it needs {dotted(OLDEST_TORCH)} or newer.")
 
 
+def compiler() -> str:
+    return os.environ.get("CXX", "c++")
+
+
+def compiler_macros() -> str:
+    """What tells a compiler from another; nothing where there is none."""
+    command = compiler().split()
+    if shutil.which(command[0]) is None:
+        return ""
+    asked = [*command, "-dM", "-E", "-xc++", os.devnull]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+
+
+def is_clang() -> bool:
+    return "__clang__" in compiler_macros()
+
+
 def check_compiler() -> None:
     """Stop where there is none, or where it is too old."""
-    command = os.environ.get("CXX", "c++")
     needed = f"install g++ {OLDEST_GCC} or newer, or set CXX to yours."
-    if shutil.which(command.split()[0]) is None:
-        stop(f"the C++ compiler '{command}' is not on PATH; {needed}")
-    macros = subprocess.run(
-        [*command.split(), "-dM", "-E", "-xc++", os.devnull],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
-    found = re.search(r"#define __GNUC__ (\d+)", macros)  # clang's is 4
-    if found and int(found[1]) < OLDEST_GCC and "__clang__" not in macros:
-        stop(f"the C++ compiler '{command}' is g++ {found[1]}; {needed}")
+    if shutil.which(compiler().split()[0]) is None:
+        stop(f"the C++ compiler '{compiler()}' is not on PATH; {needed}")
+    found = re.search(r"#define __GNUC__ (\d+)", compiler_macros())  # clang's is 4
+    if found and int(found[1]) < OLDEST_GCC and not is_clang():
+        stop(f"the C++ compiler '{compiler()}' is g++ {found[1]}; {needed}")
 
 
 def cuda_toolkit() -> Path | None:
@@ -174,6 +189,7 @@ def extension() -> Extension:
         "-ffp-contract=off",
         *("-fno-math-errno", "-fno-trapping-math"),
         "-fopenmp",  # at::parallel_for is a header, and serial without it
+        *(CLANG if is_clang() else ()),
         *map(system_include, [*cpp_extension.include_paths(), pybind11.get_include()]),
     ]
     nvcc = ["-std=c++20", "-O3", "-fmad=false", "-Xcompiler=-fvisibility=hidden"]
@@ -204,6 +220,8 @@ def extension() -> Extension:
         library_dirs=library_dirs,
         libraries=libraries,
         extra_compile_args={"cxx": cxx, "nvcc": nvcc},
+        # clang has a run time of OpenMP of its own; GCC's comes with torch.
+        extra_link_args=["-fopenmp"] if is_clang() else [],
         language="c++",
     )
 

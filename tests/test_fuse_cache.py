@@ -1,6 +1,7 @@
 """Compiling a fused function, and keeping the result on disk, when things go wrong."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from fusedgrad.fuse import compile as compilation
 from fusedgrad.fuse import kernel
 
 ROOT = Path(__file__).parents[1]
+
+CLANG = shutil.which("clang++-19") or shutil.which("clang++")
 
 # Says whether the first call was right.
 PROGRAM = """
@@ -87,6 +90,41 @@ def test_second_process_compiles_nothing(cache: Path) -> None:
     no_compiler = {"CXX": "/usr/bin/false"}  # other flags, so that the entry must not be found
     assert is_right(start(cache, **no_compiler))
     assert [(path, path.stat().st_mtime_ns) for path in entries(cache)] == before
+
+
+@pytest.mark.parametrize(("name", "refused"), [("Debian clang version 19.1.7", 2), ("g++ 12", 0)])
+def test_clang_is_not_given_what_it_refuses(tmp_path: Path, name: str, refused: int) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\n[ "$*" = --version ] && echo "{name}"\n')
+    compiler.chmod(0o755)
+    flags = (*compilation.FLAGS, *compilation._TARGETS["avx512"])
+    command, *left = compilation._understood((str(compiler), *flags))
+    assert command == str(compiler)
+    assert len(flags) - len(left) == refused
+    assert any("sched" in flag for flag in left) is (refused == 0)
+
+
+# What a function and its gradients are, to the bit.
+BITS = """
+import torch, fusedgrad
+f = fusedgrad.fuse(lambda x, z: fusedgrad.sigmoid(x**2 + z) * torch.erf(z) + torch.sin(x - z))
+x, z = torch.linspace(-9, 9, 1003), torch.linspace(4, -3, 1003)
+value, partials = f.value_and_grad(x, z)
+print([tensor.view(torch.int32).tolist() for tensor in (value, *partials)])
+"""
+
+
+@pytest.mark.skipif(CLANG is None, reason="there is no clang++ on this machine")
+def test_clang_compiles_to_the_same_bits(tmp_path: Path) -> None:
+    compilers = {"g++": "g++", "clang": str(CLANG)}
+    started = {
+        name: start(tmp_path / name, BITS, PYTHONWARNINGS="error", CXX=command)
+        for name, command in compilers.items()
+    }
+    bits = {name: process.communicate(timeout=120) for name, process in started.items()}
+    assert bits["clang"] == bits["g++"]
+    assert bits["clang"][0].count("[") == 4
+    assert all(list((tmp_path / name).glob("*.so")) for name in compilers)
 
 
 def test_processes_may_compile_the_same_function_at_once(cache: Path) -> None:

@@ -8,6 +8,14 @@
 
 #include "math/platform.h"
 
+// Before a loop that carries nothing from one pass to the next, as far as memory goes.
+#if defined(__clang__)
+#define FUSEDGRAD_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#pragma clang diagnostic ignored "-Wpass-failed"  // said of each that stays scalar
+#else
+#define FUSEDGRAD_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 namespace fusedgrad::cpu {
 
 inline constexpr int kMaxOperands = 32;
@@ -68,7 +76,7 @@ FUSEDGRAD_HOST_DEVICE void block_body(const Functor functor, T* const* outputs,
     for (; begin + tile <= n; begin += tile) {
       // Stored together at the end, since no load may pass a store that it cannot be told from.
       T results[sizeof...(Out)][tile];
-#pragma GCC ivdep
+      FUSEDGRAD_INDEPENDENT
       for (int64_t k = 0; k < tile; ++k) {
         const auto result = functor(in[In][begin + k]...);
         ((results[Out][k] = ResultsOf<Functor, T>::get(result, Out)), ...);
@@ -76,8 +84,8 @@ FUSEDGRAD_HOST_DEVICE void block_body(const Functor functor, T* const* outputs,
       (__builtin_memcpy(out[Out] + begin, results[Out], sizeof(results[Out])), ...);
     }
   }
-// An output that is an input is the same element: nothing is carried from one k to the next.
-#pragma GCC ivdep
+  // An output that is an input is the same element: nothing is carried from one k to the next.
+  FUSEDGRAD_INDEPENDENT
   for (int64_t k = begin; k < n; ++k) {
     const auto result = functor(in[In][k]...);
     ((out[Out][k] = ResultsOf<Functor, T>::get(result, Out)), ...);
@@ -95,7 +103,7 @@ FUSEDGRAD_HOST_DEVICE void two_loops(const Functor functor, T* const* out, const
   for (int64_t k = 0; k < n; ++k) {
     between[k] = functor.template first<kOrdinary>(in[In][begin + k]...);
   }
-#pragma GCC ivdep
+  FUSEDGRAD_INDEPENDENT
   for (int64_t k = 0; k < n; ++k) {
     const auto result = functor.template second<kOrdinary>(between[k], in[In][begin + k]...);
     ((out[Out][begin + k] = ResultsOf<Functor, T>::get(result, Out)), ...);

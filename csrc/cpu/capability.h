@@ -8,17 +8,18 @@
 
 // A loop is written once, as an always-inlined body, and compiled once for each of these targets:
 // GCC inlines the default-target mathematics into a function of a richer target and vectorises it
-// there. 512-bit vectors must be asked for, or GCC prefers 256. `flatten` inlines the whole call
-// tree, so that nothing of a richer target is emitted where a baseline machine could call it. GCC
-// schedules only where 32 registers leave it room: block.h says what for.
+// there. 512-bit vectors must be asked for, or GCC prefers 256; of clang setup.py asks them by a
+// flag. `flatten` inlines the whole call tree, so that nothing of a richer target is emitted where
+// a baseline machine could call it. GCC schedules only where 32 registers leave it room: block.h
+// says what for.
 #if defined(__x86_64__)
 #if defined(__clang__)
-#define FUSEDGRAD_SCHEDULE
+#define FUSEDGRAD_TARGET_AVX512 __attribute__((target("arch=x86-64-v4"), flatten))
 #else
-#define FUSEDGRAD_SCHEDULE optimize("schedule-insns"),
+#define FUSEDGRAD_TARGET_AVX512                                                                \
+  __attribute__((optimize("schedule-insns"), target("arch=x86-64-v4,prefer-vector-width=512"), \
+                 flatten))
 #endif
-#define FUSEDGRAD_TARGET_AVX512 \
-  __attribute__((FUSEDGRAD_SCHEDULE target("arch=x86-64-v4,prefer-vector-width=512"), flatten))
 #define FUSEDGRAD_TARGET_AVX2 __attribute__((target("arch=x86-64-v3"), flatten))
 #else
 #define FUSEDGRAD_TARGET_AVX512 __attribute__((flatten))

@@ -170,7 +170,7 @@ template <class T>
 FUSEDGRAD_HOST_DEVICE void add_body(const T* values, char* sums, int64_t stride, int64_t n) {
   if (stride == sizeof(double)) {
     double* const side_by_side = reinterpret_cast<double*>(sums);
-#pragma GCC ivdep
+    FUSEDGRAD_INDEPENDENT
     for (int64_t k = 0; k < n; ++k) side_by_side[k] += static_cast<double>(values[k]);
   } else {
     for (int64_t k = 0; k < n; ++k) {

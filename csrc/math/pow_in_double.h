@@ -124,7 +124,7 @@ FUSEDGRAD_HOST_DEVICE double lower_power(double log, float e) {
 template <bool kOrdinary>
 FUSEDGRAD_HOST_DEVICE float pow_base_derivative(double lower, float x, float e) {
   // The zero makes +0 of a coefficient -0.
-  if constexpr (kOrdinary) return static_cast<float>(fma(lower, e, 0.0));
+  if constexpr (kOrdinary) return static_cast<float>(fma(lower, static_cast<double>(e), 0.0));
   float value = static_cast<float>(lower * finite_exponent(e));
   value = (abs(x) == 1) | (e == 1) ? e : value;
   return e == 0 ? 0.0f : with_sign(value, x, e, is_even(e));

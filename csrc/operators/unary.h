@@ -52,18 +52,17 @@ class Family {
   }
 
   // Of f(x), and of its products with one factor or two, which stand before x
-  static constexpr Rule kRule = {
-      Operations::kNode, 1,
-      [](const Tensor& grad, const variable_list& operands, const Parameters& parameters,
-         const std::vector<bool>& mask) -> variable_list {
-        const Tensor& x = operands.back();
-        const int64_t order = parameters.order;
-        if constexpr (sizeof...(Number) == 0) {
-          return Family::gradients(grad, operands, x, mask, order);
-        } else {
-          return Family::gradients(grad, operands, x, mask, order, parameters.number);
-        }
-      }};
+  static variable_list derivative(const Tensor& grad, const variable_list& operands,
+                                  const Parameters& parameters, const std::vector<bool>& mask) {
+    const Tensor& x = operands.back();
+    const int64_t order = parameters.order;
+    if constexpr (sizeof...(Number) == 0) {
+      return gradients(grad, operands, x, mask, order);
+    } else {
+      return gradients(grad, operands, x, mask, order, parameters.number);
+    }
+  }
+  static constexpr Rule kRule = {Operations::kNode, 1, derivative};
 
  private:
   static std::string name(const char* suffix) {

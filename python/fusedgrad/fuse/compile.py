@@ -31,6 +31,7 @@ _TARGETS = {
     "avx2": ("-march=x86-64-v3",),
     "baseline": (),
 }
+_UNKNOWN_TO_CLANG = frozenset({"-fschedule-insns", "-fsched-pressure"})
 _loads = itertools.count()
 
 
@@ -135,6 +136,15 @@ def _folder() -> Iterator[Path]:
         yield Path(name)
 
 
+@functools.cache
+def _understood(command: tuple[str, ...]) -> tuple[str, ...]:
+    """The command without the flags that its compiler refuses."""
+    asked = [*command[: command.index(FLAGS[0])], "--version"]
+    told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    refused = _UNKNOWN_TO_CLANG if "clang" in told else frozenset()
+    return tuple(part for part in command if part not in refused)
+
+
 def _compiled(command: tuple[str, ...], source: str) -> bytes:
     """The shared object."""
     with _folder() as folder:
@@ -142,7 +152,7 @@ def _compiled(command: tuple[str, ...], source: str) -> bytes:
         try:
             path.write_text(source)
             done = subprocess.run(
-                [*command, f"-I{include_folder()}", str(path), "-o", str(library)],
+                [*_understood(command), f"-I{include_folder()}", str(path), "-o", str(library)],
                 capture_output=True,
                 text=True,
                 check=False,
