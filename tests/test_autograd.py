@@ -620,3 +620,36 @@ def test_second_derivative_of_a_mean_in_half_types_is_rounded_once(dtype: torch.
     (grad,) = torch.autograd.grad(value, x, create_graph=True)
     (second,) = torch.autograd.grad(grad[0] * 2.0**14, x)
     assert second[0].item() == pytest.approx(0.25 * 2.0**14 / n, rel=2**-8)
+
+
+@pytest.mark.parametrize("dtype", HALF_DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("function", "exact"),
+    [
+        (fusedgrad.pow, torch.pow),
+        (lambda x, y: fusedgrad.pow(y, x), lambda x, y: torch.pow(y, x)),
+        (
+            lambda x, y: fusedgrad.binary_cross_entropy(x, x, y, reduction="none"),
+            lambda x, y: -y * (x * x.log() + (1 - x) * (1 - x).log()),
+        ),
+        (
+            lambda x, y: fusedgrad.binary_cross_entropy_with_logits(
+                x, x, pos_weight=y, reduction="none"
+            ),
+            lambda x, y: (1 - x) * x + (1 + (y - 1) * x) * torch.log1p(torch.exp(-x)),
+        ),
+    ],
+)
+def test_gradients_of_a_broadcast_half_are_summed_before_they_are_rounded(
+    function: Function, exact: Function, dtype: torch.dtype
+) -> None:
+    n = 4096
+    x = torch.linspace(0.25, 0.75, n).to(dtype)
+    y = torch.tensor([1.5], dtype=dtype, requires_grad=True)
+    # Terms that all but cancel; in float16 some are beyond its largest number.
+    grad = torch.where(torch.arange(n) % 2 == 0, 60000.0, -59968.0).to(dtype)
+    wide = y.detach().double().requires_grad_()
+    (got,) = torch.autograd.grad(function(x, y), y, grad)
+    (want,) = torch.autograd.grad(exact(x.double(), wide), wide, grad.double())
+    # Half a unit in the last place, and what float32 loses in adding up terms of 60,000
+    assert abs(got.double() - want) <= 0.51 * torch.finfo(dtype).eps * abs(want) + 2**-18 * 6e4

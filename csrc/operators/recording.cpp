@@ -2,6 +2,7 @@
 // it costs more than the rest of a call on a small tensor.
 #include "operators/recording.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/SavedTensorHooks.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
@@ -10,6 +11,7 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -29,6 +31,26 @@ Tensor summed_to(const Tensor& tensor, c10::SymIntArrayRef sizes) {
   return tensor.sym_sizes() == sizes ? tensor : tensor.sum_to_size_symint(sizes);
 }
 
+bool is_half(const Tensor& tensor) {
+  return tensor.defined() && at::isReducedFloatingType(tensor.scalar_type());
+}
+
+Tensor widened(const Tensor& tensor) { return is_half(tensor) ? tensor.to(at::kFloat) : tensor; }
+
+// Whether a gradient of a half type is summed over the elements that share its operand. Rounded
+// before, the terms would lose the sum's digits, or make it NaN where infinities meet.
+bool sums_halves(const Tensor& grad, const variable_list& operands, const std::vector<bool>& mask) {
+  if (!std::any_of(operands.begin(), operands.end(), is_half)) return false;
+  c10::SymDimVector sizes(grad.sym_sizes().begin(), grad.sym_sizes().end());
+  for (const Tensor& operand : operands) {
+    if (operand.defined()) sizes = at::infer_size_symdimvector(sizes, operand.sym_sizes());
+  }
+  for (size_t i = 0; i < operands.size(); ++i) {
+    if (mask[i] && is_half(operands[i]) && operands[i].sym_sizes() != sizes) return true;
+  }
+  return false;
+}
+
 // The gradients that `mask` asks for, of their operands' shapes
 variable_list differentiate(const Rule& rule, const Tensor& grad, const variable_list& operands,
                             const Parameters& parameters, const std::vector<bool>& mask) {
@@ -38,12 +60,16 @@ variable_list differentiate(const Rule& rule, const Tensor& grad, const variable
       std::none_of(operands.begin(), operands.end(), has_tangent)) {
     guard.emplace();
   }
-  variable_list results = rule.backward(grad, operands, parameters, mask);
+  const bool wide = sums_halves(grad, operands, mask);
+  variable_list taken = operands;
+  if (wide) std::transform(operands.begin(), operands.end(), taken.begin(), widened);
+  variable_list results = rule.backward(wide ? widened(grad) : grad, taken, parameters, mask);
   for (size_t i = 0; i < results.size(); ++i) {
     if (!mask[i]) {
       results[i] = Tensor();
     } else if (results[i].defined()) {
       results[i] = summed_to(results[i], operands[i].sym_sizes());
+      if (wide) results[i] = results[i].to(operands[i].scalar_type());
     }
   }
   return results;
