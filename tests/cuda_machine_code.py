@@ -4,7 +4,6 @@
 """
 
 import functools
-import hashlib
 import os
 import re
 import subprocess
@@ -14,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from cuda_emulator.compile import default_cache, find_nvcc
+from cuda_backend import library
+from cuda_emulator.compile import alone, find_nvcc
 
-CSRC = Path(__file__).parents[1] / "csrc"
 SOURCES = ("sigmoid", "tanh", "pow", "logistic_loss")
 ARCHITECTURES = ("80", "90", "100", "120")
-FLAGS = ("-std=c++20", "-O3", "-fmad=false", "-cubin", "-Xptxas", "-v")
+FLAGS = ("-cubin", "-Xptxas", "-v")
 
 _BYTES = {"d": 8, "f": 4, "6__half": 2, "13__nv_bfloat16": 2}
 _DTYPES = {"d": "float64", "f": "float32", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}
@@ -127,28 +126,35 @@ class Kernel:
     def _longest(self, start: int, end: int | None) -> tuple[Instruction, ...] | None:
         """From an instruction to another (to an EXIT, if None) without going back."""
         code = self.instructions
-
-        @functools.cache
-        def longest(at: int, wide: bool) -> tuple[int, ...] | None:
+        # From an instruction, which a wide access came before or not: how long the longest path
+        # is, and where it goes next.
+        paths: dict[tuple[int, bool], tuple[int, tuple[int, bool] | None]] = {}
+        for at in range(len(code) - 1, start - 1, -1):
             instruction = code[at]
             if instruction.narrow:
-                return None
-            wide = wide or instruction.wide
+                continue
             exits = instruction.base == "EXIT" and not instruction.guard
-            if at == end or (end is None and exits):
-                return (at,) if wide else None
             following = [at + 1] if instruction.target is None or instruction.guard else []
             if instruction.target is not None:
                 following.append(self.labels[instruction.target])
-            rests = [longest(n, wide) for n in following if at < n < len(code)]
-            return max(((at, *r) for r in rests if r is not None), key=len, default=None)
-
-        # The recursion is one call for each instruction: from the end, it needs no depth.
-        for at in range(len(code) - 1, start, -1):
-            longest(at, False)
-            longest(at, True)
-        found = longest(start, False)
-        return None if found is None else tuple(code[at] for at in found)
+            for before in (False, True):
+                wide = before or instruction.wide
+                if at == end or (end is None and exits):
+                    if wide:
+                        paths[at, before] = 1, None
+                    continue
+                rests = [(n, wide) for n in following if n > at and (n, wide) in paths]
+                if rests:
+                    best = max(rests, key=lambda rest: paths[rest][0])
+                    paths[at, before] = 1 + paths[best][0], best
+        place: tuple[int, bool] | None = (start, False)
+        if place not in paths:
+            return None
+        path = []
+        while place is not None:
+            path.append(code[place[0]])
+            place = paths[place][1]
+        return tuple(path)
 
 
 def parse(disassembly: str, resources: str) -> list[Kernel]:
@@ -182,28 +188,20 @@ def find_nvdisasm() -> Path:
     raise FileNotFoundError("no nvdisasm: pip install nvidia-cuda-nvdisasm")
 
 
-def _compile(source: str, architecture: str) -> list[Kernel]:
-    digest = hashlib.sha256(" ".join((source, architecture, *FLAGS)).encode())
-    for path in sorted(CSRC.rglob("*")):
-        if path.suffix in (".cu", ".cuh", ".h") and path.parent.name in ("csrc", "cuda", "math"):
-            digest.update(path.read_bytes())
-    folder = default_cache() / f"sass-{digest.hexdigest()[:24]}"
-    disassembly, resources = folder / "disassembly", folder / "resources"
-    if not resources.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        work = folder / f"{os.getpid()}.cubin"
-        target = (
-            f"-arch=sm_{architecture}",
-            f"-I{CSRC}",
-            CSRC / "cuda" / f"{source}.cu",
-            "-o",
-            work,
-        )
-        log = _run([find_nvcc(), *FLAGS, *target])
-        disassembly.write_text(_run([find_nvdisasm(), "-c", work]))
-        work.unlink()
-        resources.write_text(log)
-    return parse(disassembly.read_text(), resources.read_text())
+@functools.cache
+def kernels_of(source: str, architecture: str) -> list[Kernel]:
+    """What ptxas makes of the PTX that the emulated device runs; kept beside it."""
+    (ptx,) = library(source, architecture).ptx
+    disassembly, resources = (ptx.with_suffix(f".{kind}") for kind in ("sass", "resources"))
+    with alone(ptx):
+        if not resources.is_file():
+            cubin = ptx.with_suffix(".cubin")
+            log = _run([find_nvcc(), *FLAGS, f"-arch=sm_{architecture}", ptx, "-o", cubin])
+            disassembly.write_text(_run([find_nvdisasm(), "-c", cubin]))
+            cubin.unlink()
+            resources.write_text(log)
+    found = parse(disassembly.read_text(), resources.read_text())
+    return [kernel for kernel in found if kernel.parts]
 
 
 def _run(command: Sequence[str | Path]) -> str:
@@ -216,14 +214,16 @@ def _run(command: Sequence[str | Path]) -> str:
     return done.stdout
 
 
-def compiled(architectures: Iterable[str] = ARCHITECTURES) -> dict[str, list[Kernel]]:
+def compiled(
+    architectures: Iterable[str] = ARCHITECTURES, sources: Sequence[str] = SOURCES
+) -> dict[str, list[Kernel]]:
     """Every kernel that walks elements, by architecture."""
-    jobs = [(source, architecture) for architecture in architectures for source in SOURCES]
+    jobs = [(source, architecture) for architecture in architectures for source in sources]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda job: _compile(*job), jobs)
+        found = pool.map(lambda job: kernels_of(*job), jobs)
     kernels: dict[str, list[Kernel]] = {}
     for (_, architecture), some in zip(jobs, found, strict=True):
-        kernels.setdefault(architecture, []).extend(each for each in some if each.parts)
+        kernels.setdefault(architecture, []).extend(some)
     return kernels
 
 

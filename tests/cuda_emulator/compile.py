@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -66,6 +68,15 @@ def default_cache() -> Path:
     return Path(os.environ.get("CUDA_EMULATOR_CACHE") or Path(home) / "cuda_emulator")
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """No other process or thread makes what lies there: it waits, and finds it made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _digest(parts: Sequence[str], files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for part in parts:
@@ -95,19 +106,15 @@ def compile_library(
     runtime = str(runtime_library())
     key = _digest([str(nvcc), runtime, arch, *FLAGS, *extra_flags], [*sources, *headers])
     folder = (cache_dir or default_cache()) / key
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # built aside and renamed, so that two processes may compile the same library at once
-        work = Path(tempfile.mkdtemp(dir=folder.parent))
-        try:
-            _build(nvcc, sources, include_dirs, arch, extra_flags, work)
+    with alone(folder):
+        if not folder.is_dir():
+            # built aside and renamed, so that what is there is whole
+            work = Path(tempfile.mkdtemp(dir=folder.parent))
             try:
+                _build(nvcc, sources, include_dirs, arch, extra_flags, work)
                 work.rename(folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
     return CompiledLibrary(folder / "library.so", tuple(sorted(folder.glob("*/*.ptx"))), arch)
 
 
