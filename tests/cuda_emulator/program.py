@@ -81,7 +81,8 @@ class Program:
         self.registers["%carry"] = carry
         self.kernel.registers["%carry"] = "u32"
         self.storage = self._storage()
-        self.initial = [np.zeros(1, dtype) for dtype in self.storage]
+        zeros = {dtype: np.zeros(1, dtype) for dtype in self.storage}
+        self.initial = [zeros[dtype] for dtype in self.storage]
         sizes = [
             SIZES[i.types[-1]]
             for i in kernel.instructions
@@ -94,6 +95,15 @@ class Program:
         self._liveness()
         for block in self.blocks:
             _Translator(self, block).translate()
+        # What was translated: of a large kernel, most of the memory.
+        kernel.instructions.clear()
+        kernel.labels.clear()
+        kernel.registers.clear()
+        self.registers.clear()
+        self.storage.clear()
+        self.live_after.clear()
+        for block in self.blocks:
+            del block.instructions[1:]  # the first tells where a thread stands
 
     def _storage(self) -> list[np.dtype[Any]]:
         """The numpy type of each register.

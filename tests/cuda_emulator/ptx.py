@@ -119,6 +119,9 @@ def align(offset: int, alignment: int) -> int:
 
 def split_operands(text: str) -> tuple[str, ...]:
     """Split at the commas outside brackets."""
+    if not any(bracket in text for bracket in "{[("):
+        plain = tuple(part.strip() for part in text.split(","))
+        return plain if plain[-1] else plain[:-1]
     parts, depth, start = [], 0, 0
     for i, character in enumerate(text):
         if character in "{[(":
@@ -168,7 +171,6 @@ class Module:
         self.variables: dict[str, ModuleVariable] = {}
         self.shared: dict[str, tuple[int, int]] = {}  # name -> (alignment, size); 0 is dynamic
         self._read_variables("\n".join(outside))
-        self._kernels: dict[str, Kernel] = {}
         # what the interpreter made of a kernel, by its name and the way it was translated
         self.programs: dict[tuple[str, str | None], object] = {}
 
@@ -178,10 +180,8 @@ class Module:
         return [name for name, function in self.functions.items() if function.kind == "entry"]
 
     def kernel(self, name: str) -> Kernel:
-        """The parsed kernel of that name."""
-        if name not in self._kernels:
-            self._kernels[name] = _Parser(self, name).kernel
-        return self._kernels[name]
+        """The kernel of that name, parsed anew: its instructions take much memory."""
+        return _Parser(self, name).kernel
 
     def body(self, name: str) -> str:
         """The text between the braces of a function."""
