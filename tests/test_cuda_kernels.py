@@ -3,7 +3,6 @@ torch's CPU and CUDA devices, through the operators."""
 
 import functools
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 import torch
 
 from cuda_backend import (
-    CSRC,
     DTYPES,
     ON_CUDA,
     Backend,
@@ -32,6 +30,7 @@ from cuda_backend import (
     source_of,
     spaced,
 )
+from cuda_mutation import copied
 from cuda_oracles import (
     HALF_INTEGERS,
     OPERATIONS,
@@ -532,17 +531,16 @@ def _of(arch: str) -> Emulated:
 
 def test_offsets_beyond_32_bits_are_launched_in_parts(tmp_path: Path) -> None:
     """With the limit brought down to what a small tensor exceeds."""
-    small = tmp_path / "csrc"
-    shutil.copytree(CSRC, small)
+    small = copied(tmp_path)
     tuning = small / "cuda" / "tuning.h"
     text = tuning.read_text()
     assert "kMaxOffset = INT32_MAX" in text
     tuning.write_text(text.replace("kMaxOffset = INT32_MAX", "kMaxOffset = 1000"))
     parts, whole = Emulated(csrc=small), Emulated()
-    name = "sigmoid_backward"
+    name = "sigmoid_double_backward"
     for kind in ("permuted", "flipped"):
         inputs = inputs_of(name, torch.float32, SHAPE, LAYOUTS[kind])
-        assert equal(parts.elementwise(name, inputs), whole.elementwise(name, inputs))
+        assert equal(results(parts, name, inputs), results(whole, name, inputs))
     assert len(parts.device.launches) > len(whole.device.launches)
 
     sums = sum_inputs("binary_cross_entropy_with_logits_sum", torch.float32, SHAPE, misaligned)

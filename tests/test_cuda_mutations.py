@@ -1,7 +1,5 @@
 """Kernels broken on purpose: the checks of test_cuda_kernels.py must notice every one."""
 
-import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +8,9 @@ import pytest
 import torch
 
 import test_cuda_kernels as suite
-from cuda_backend import CSRC, Emulated, LaunchError, misaligned
+from cuda_backend import Emulated, LaunchError, misaligned
 from cuda_emulator import EmulationError
-from cuda_mutation import Mutation
-
-# What is compiled of csrc: enough of its operations for the checks below.
-LAUNCHERS = {
-    "sigmoid": {"sigmoid_double_backward"},
-    "logistic_loss": {"binary_cross_entropy_with_logits_sum", "binary_cross_entropy_weighted_sum"},
-}
+from cuda_mutation import Mutation, copied
 
 
 def _elementwise(backend: Emulated) -> None:
@@ -46,10 +38,6 @@ class KernelMutation(Mutation):
     """With the checks that must notice it."""
 
     checks: Callable[[Emulated], None] = _elementwise
-
-    @property
-    def source(self) -> str:
-        return "sigmoid" if self.checks is _elementwise else "logistic_loss"
 
 
 MUTATIONS = (
@@ -163,52 +151,16 @@ MUTATIONS = (
 )
 
 
-# What a file of a function of one tensor says in a macro, for one launcher
-ONE_OF_UNARY = """namespace fusedgrad::cuda {{
-cudaError_t {}(DType dtype, const Elements& elements, double order, cudaStream_t stream) {{
-  return detail::double_backward<math::Sigmoid>(dtype, elements, order, stream);
-}}
-}}"""
-
-
-def _copy(folder: Path, source: str) -> Path:
-    """csrc with what the checks call of one source: few launchers, in float32."""
-    csrc = folder / "csrc"
-    shutil.copytree(CSRC, csrc)
-    path = csrc / "cuda" / f"{source}.cu"
-    kept = LAUNCHERS[source]
-    text = path.read_text()
-    if "FUSEDGRAD_UNARY_LAUNCHERS" in text:
-        (kept_one,) = kept
-        text = re.sub(r"FUSEDGRAD_UNARY_LAUNCHERS\(.*\)", ONE_OF_UNARY.format(kept_one), text)
-    text = re.sub(
-        r"^FUSEDGRAD_\w+\((\w+),[^)]*\)\n",
-        lambda found: found.group(0) if found.group(1) in kept else "",
-        text,
-        flags=re.M,
-    )
-    assert len(re.findall("|".join(kept), text)) == len(kept)
-    path.write_text(text)
-    elements = csrc / "cuda" / "elementwise.cuh"
-    others = r"    case DType::(?!Float32)\w+:\n.*\n"
-    text, removed = re.subn(others, "", elements.read_text())
-    assert removed == 3
-    elements.write_text(text)
-    return csrc
-
-
-@pytest.mark.parametrize(
-    ("source", "checks"), [("sigmoid", _elementwise), ("logistic_loss", _sums)]
-)
+@pytest.mark.parametrize("checks", [_elementwise, _sums])
 def test_the_checks_pass_unbroken_kernels(
-    tmp_path: Path, source: str, checks: Callable[[Emulated], None]
+    tmp_path: Path, checks: Callable[[Emulated], None]
 ) -> None:
-    checks(Emulated(csrc=_copy(tmp_path, source)))
+    checks(Emulated(csrc=copied(tmp_path)))
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.title)
 def test_a_broken_kernel_is_noticed(tmp_path: Path, mutation: KernelMutation) -> None:
-    csrc = _copy(tmp_path, mutation.source)
+    csrc = copied(tmp_path)
     mutation.apply(csrc)
     with pytest.raises((AssertionError, EmulationError, LaunchError)):
         mutation.checks(Emulated(csrc=csrc))
