@@ -5,6 +5,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from fusedgrad.fuse import compile as compilation
+from fusedgrad.fuse import kernel
+
 
 @pytest.fixture(autouse=True)
 def _settings() -> Iterator[None]:
@@ -15,3 +18,22 @@ def _settings() -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
     torch.set_warn_always(False)
+
+
+@pytest.fixture
+def compiled_fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kernels are compiled with few optimisations, in a sixth of the time, and kept apart.
+
+    For tests of what a generated function computes: no optimisation that is left out may change a
+    bit of it. Vector instructions, and the errors of the optimised code, have tests of their own.
+    """
+    flags = tuple("-O1" if flag == "-O3" else flag for flag in compilation.FLAGS)
+    assert flags != compilation.FLAGS
+    monkeypatch.setattr(compilation, "FLAGS", flags)
+    monkeypatch.setattr(kernel, "_kernels", {})
+    caches = (compilation._target, compilation._command)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
