@@ -37,6 +37,7 @@ from benchmarks.report import (
     DOCS,
     README,
     Journal,
+    conditions,
     machine,
     progress_bar,
     write_between_markers,
@@ -278,6 +279,13 @@ def printed_by(page: Path) -> str:
     return f"```text\n{done.stdout}```"
 
 
+def write_limits() -> None:
+    """Put what the page's block prints here into the page."""
+    page = DOCS / "speed.md"
+    text = f"{printed_by(page)}\n\nMeasured on {conditions(machine())}."
+    write_between_markers("limits", text, page)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if options.source:
@@ -294,8 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_between_markers("speed", short_table(report), README)
         write_between_markers("speed", long_tables(report), DOCS / "speed.md")
     if options.write and not options.source:
-        page = DOCS / "speed.md"
-        write_between_markers("limits", printed_by(page), page)
+        write_limits()
 
 
 if __name__ == "__main__":
