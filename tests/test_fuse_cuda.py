@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -331,6 +332,19 @@ def test_an_error_of_others_is_neither_blamed_on_the_kernels_nor_forgotten() -> 
         assert dll["cudaGetLastError"]() == invalid_device
 
 
+def test_the_first_call_may_stand_inside_a_stream_capture() -> None:
+    inputs = [contiguous(values, torch.float32) for values in _values(2)]
+    device = FusedEmulated()
+    with device.device.capturing():
+        with device.device.loaded(library("fused")) as dll:
+            assert dll["cudaMalloc"](ctypes.byref(ctypes.c_void_p()), 16) == 900
+            assert dll["cudaGetLastError"]() == 900
+        _check(device, _scaled(), inputs, PARAMETERS)
+        with device.device.loaded(library("fused")) as dll:  # what was allowed is so no more
+            assert dll["cudaMalloc"](ctypes.byref(ctypes.c_void_p()), 16) == 900
+            assert dll["cudaGetLastError"]() == 900
+
+
 def test_the_launcher_asks_little_of_the_runtime() -> None:
     """So that it synchronises nothing, allocates nothing and may be captured in a graph."""
     printed = subprocess.run(
@@ -344,6 +358,7 @@ def test_the_launcher_asks_little_of_the_runtime() -> None:
         "cudaLaunchKernel",
         "cudaLibraryGetKernel",
         "cudaLibraryLoadData",
+        "cudaThreadExchangeStreamCaptureMode",
     }
 
 
@@ -680,6 +695,30 @@ def test_more_operands_than_a_kernel_takes_run_one_by_one(added: list[tuple[Any,
     total = fusedgrad.fuse(lambda *x: functools.reduce(torch.mul, x))
     assert total(*_meta(*[torch.float32] * _C.max_operands)).shape == (4,)
     assert added == []
+
+
+def test_a_kernel_is_loaded_on_the_device_of_its_tensors(
+    added: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current, loaded = ["none"], []
+
+    @contextmanager
+    def device_of(tensor: Tensor) -> Iterator[None]:
+        current.append(tensor.device.type)
+        yield
+        current.pop()
+
+    def add(*_: Any) -> int:
+        loaded.append(current[-1])
+        return 10**6 + len(loaded)
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(_C, "add_fused_cuda_kernel", add)
+    GATE(*_meta(torch.float32, torch.float32))
+    assert loaded == ["meta"]
+    with nvrtc.on_device_of([torch.ones(()), *_meta(torch.float32)]):
+        assert current == ["none", "meta"]
+    assert current == ["none"]
 
 
 @dataclass

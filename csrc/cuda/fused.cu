@@ -47,12 +47,16 @@ cudaError_t with_operands(int operands, const Body& body, std::integer_sequence<
 }  // namespace
 
 cudaError_t load_fused(const void* code, bool mixed, FusedKernel* kernel) {
+  // The first call may stand inside a stream capture, where by default nothing may be loaded.
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  cudaThreadExchangeStreamCaptureMode(&mode);
   cudaLibrary_t library;
   cudaError_t error = cudaLibraryLoadData(&library, code, nullptr, nullptr, 0, nullptr, nullptr, 0);
   if (error == cudaSuccess) error = cudaLibraryGetKernel(&kernel->strided, library, "strided");
   if (error == cudaSuccess && !mixed) {
     error = cudaLibraryGetKernel(&kernel->contiguous, library, "contiguous");
   }
+  cudaThreadExchangeStreamCaptureMode(&mode);
   return forgotten(error);
 }
 

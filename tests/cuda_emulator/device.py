@@ -143,6 +143,16 @@ class Device:
     # ------------------------------------------------------------------ launches
 
     @contextmanager
+    def capturing(self) -> Iterator[None]:
+        """As inside a stream capture, where nothing may be loaded or allocated by default."""
+        state = runtime()
+        state.capture(True)
+        try:
+            yield
+        finally:
+            state.capture(False)
+
+    @contextmanager
     def loaded(self, library: CompiledLibrary) -> Iterator[ctypes.CDLL]:
         """The library's launchers, with this device as the current one."""
         state = runtime()

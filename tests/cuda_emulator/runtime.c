@@ -172,12 +172,29 @@ API cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void
 
 /* ---- libraries loaded at run time, of PTX ---- */
 
+/* ---- stream captures: all there is of them is what they forbid ---- */
+
+static int capturing;
+static _Thread_local enum cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+
+API void emulator_capture(int begins) { capturing = begins; }
+
+API cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode* mode) {
+  enum cudaStreamCaptureMode before = capture_mode;
+  capture_mode = *mode;
+  *mode = before;
+  return cudaSuccess;
+}
+
+static int is_forbidden(void) { return capturing && capture_mode != cudaStreamCaptureModeRelaxed; }
+
 API cudaError_t cudaLibraryLoadData(cudaLibrary_t* library, const void* code,
                                     enum cudaJitOption* options, void** values, unsigned count,
                                     enum cudaLibraryOption* library_options, void** library_values,
                                     unsigned library_count) {
   (void)options, (void)values, (void)library_options, (void)library_values;
   if (code == NULL || count || library_count) return note(cudaErrorInvalidValue);
+  if (is_forbidden()) return note(cudaErrorStreamCaptureUnsupported);
   if (memcmp(code,
              "\x7f"
              "ELF",
@@ -347,6 +364,7 @@ API cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const
 /* ---- memory ---- */
 
 API cudaError_t cudaMalloc(void** pointer, size_t size) {
+  if (is_forbidden()) return note(cudaErrorStreamCaptureUnsupported);
   return note(device.allocate(pointer, size));
 }
 

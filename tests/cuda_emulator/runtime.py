@@ -118,6 +118,10 @@ class Runtime:
                 self._modules[number] = Modules(modules)
         return self._loaded[path]
 
+    def capture(self, begins: bool) -> None:
+        """A stream capture begins, or ends."""
+        self._library.emulator_capture(int(begins))
+
     def module(self, number: int, name: str) -> Module:
         """The PTX module that defines a name."""
         return self._modules[number].defining(name)

@@ -187,7 +187,8 @@ def cuda_kernel_of(
         _check_dtypes(graph, tensors)
         own = [*dtypes, *(tensors[i].dtype for i in read)]
         wide = computed(tensors) is torch.float64
-        number = plans.kernels[key, read] = _compiled_for_cuda(graph, read, own, wide, target)
+        with nvrtc.on_device_of(tensors):
+            number = plans.kernels[key, read] = _compiled_for_cuda(graph, read, own, wide, target)
     return number, read
 
 

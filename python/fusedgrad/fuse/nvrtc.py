@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from importlib import metadata
 from typing import Any
 
@@ -50,6 +50,15 @@ def target_of(tensors: Sequence[Tensor]) -> str | None:
         return None
     (device,) = devices
     return _target_of_device(device) if device.type == "cuda" else None
+
+
+def on_device_of(tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
+    """A context in which the tensors' device is the current one, for what loads a kernel.
+
+    The driver makes a context of the current device, which may be another that nobody uses.
+    """
+    device_of: Callable[[Tensor], AbstractContextManager[None]] = torch.cuda.device_of
+    return device_of(next((x for x in tensors if not x.is_cpu), tensors[0]))
 
 
 @functools.cache

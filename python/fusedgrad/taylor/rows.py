@@ -71,7 +71,8 @@ class Rows:
         if target is None:
             return None
         own = [*self._of_outputs(dtypes), *(operand.dtype for operand in operands)]
-        return kernel._compiled_for_cuda(self.graph, read, own, wide, target)
+        with nvrtc.on_device_of(operands):
+            return kernel._compiled_for_cuda(self.graph, read, own, wide, target)
 
     def operands(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The inputs of the graph."""
