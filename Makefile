@@ -17,7 +17,7 @@ CUDA_LIB := $(CURDIR)/build/cuda/lib
 COMPANIONS_VENV := .venv-companions
 COMPANIONS_BIN := $(COMPANIONS_VENV)/bin
 
-.PHONY: help build demo examples dist test-dist test test-slow matrix test-sanitized test-companions check-aarch64 check-clang lint format bench accuracy cuda-build test-cuda-build gpu clean
+.PHONY: help build demo examples dist test-dist test test-slow matrix test-sanitized test-companions check-aarch64 check-clang lint format bench accuracy cuda-build test-cuda-build gpu gpu-rehearsal gpu-build clean
 
 help:
 	@echo "make demo       the derivatives of the two notebooks, two trainings, a picture"
@@ -29,6 +29,7 @@ help:
 	@echo "make bench      speed beside torch, torch.compile and the floor"
 	@echo "make dist       a wheel and a source distribution in dist; make test-dist checks them"
 	@echo "make gpu        tests and benchmark on this machine's GPU, reported in benchmarks/results"
+	@echo "make gpu-build  a build to carry to a GPU: PYTHON_VERSION=3.12 TORCH=2.11.0+cu130 ARCH=9.0"
 	@echo "make matrix     builds and tests PAIRS, such as 2.11.0:3.12, of PyTorch and Python"
 	@echo "make accuracy   largest errors beside torch's, in ULP"
 
@@ -137,10 +138,25 @@ test-cuda-build: cuda-build build
 	PYTHONPATH=$(CUDA_LIB) $(BIN)/python tests/check_cuda_build.py
 	$(CUDA_BIN)/python -m pytest -q tests/test_functional.py tests/test_operators.py tests/test_nn.py tests/test_errors.py tests/test_notebooks.py tests/test_accuracy.py
 
+# On this machine's GPU, without the network: by PYTHON if it has torch with CUDA, else by an
+# environment of its own from the registry. With a build that was carried along, if it fits.
 gpu:
-	@nvidia-smi --list-gpus 2>/dev/null || { echo "make gpu: no GPU on this machine (nvidia-smi lists none); nothing was run."; exit 1; }
-	$(MAKE) cuda-build
-	$(CUDA_BIN)/python -m benchmarks.gpu
+	@if $(PYTHON) -c 'import sys, torch; sys.exit(torch.version.cuda is None)' 2>/dev/null; \
+	then $(PYTHON) -m benchmarks.gpu $(GPU_FLAGS); \
+	elif nvidia-smi --list-gpus 2>/dev/null; \
+	then $(MAKE) $(CUDA_VENV)/installed && $(CUDA_BIN)/python -m benchmarks.gpu $(GPU_FLAGS); \
+	else echo "make gpu: no GPU on this machine (nvidia-smi lists none); nothing was run."; exit 1; fi
+
+# What `make gpu` does, with the emulated device in the GPU's place.
+gpu-rehearsal: build
+	$(BIN)/python -m benchmarks.gpu --rehearse
+
+# A build to carry to a machine with a GPU, in build/gpu/lib.
+PYTHON_VERSION ?= 3.12
+TORCH ?= 2.11.0+cu130
+ARCH ?= 9.0
+gpu-build: $(VENV)/installed
+	$(BIN)/python -m tools.gpu_build --python $(PYTHON) --python-version $(PYTHON_VERSION) --torch $(TORCH) --arch '$(ARCH)'
 
 clean:
 	rm -rf build python/fusedgrad/*.so

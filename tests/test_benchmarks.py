@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -528,34 +529,78 @@ def test_gpu_refuses_where_there_is_none(
     assert "nothing was run" in capsys.readouterr().out
 
 
-def test_gpu_report_holds_every_job_and_its_verdict(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def rehearsed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str
+) -> tuple[int, dict[str, dict[str, object]], str]:
+    """The exit status and the report of parts that are these programs."""
+    commands = {name: [sys.executable, "-c", program] for name, program in programs.items()}
+    monkeypatch.setattr(gpu, "commands", lambda rehearse: commands)
+    monkeypatch.setattr(gpu, "SECONDS", dict.fromkeys(programs, 2.0))
+    status = gpu.measure(SimpleNamespace(rehearse=True, results=folder))  # type: ignore[arg-type]
+    path = folder / "emulated-device.md"
+    return status, json.loads(path.with_suffix(".json").read_text())["parts"], path.read_text()
+
+
+def test_a_gpus_report_keeps_what_a_part_that_is_stopped_has_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB")
-    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
-    monkeypatch.setattr("benchmarks.gpu.shutil.which", lambda name: None)
-    commands: list[list[str]] = []
-
-    def run(title: str, command: list[str]) -> tuple[str, bool]:
-        commands.append(command)
-        return f"## {title}: done", title != "Tests"
-
-    monkeypatch.setattr(gpu, "run", run)
-    assert gpu.report() == 1
-    path = tmp_path / "nvidia-h100-80gb.md"
-    assert capsys.readouterr().out == f"{path}\n"
-    text = path.read_text()
-    assert "## Tests: done" in text
-    assert "## Speed: done" in text
-    assert "compute-sanitizer: not on PATH" in text
-    speed.parse(commands[-1][3:])  # the options exist
-    assert commands[-1][-1] == str(tmp_path / "nvidia-h100-80gb.json")
+    row = "print('{\"copy, GB/s\": 4000}', flush=True)"
+    status, parts, page = rehearsed(
+        tmp_path,
+        monkeypatch,
+        Speed=f"import time; {row}; time.sleep(60)",
+        Checks="raise SystemExit('a bit differs')",
+    )
+    assert status == 1
+    assert parts["Speed"]["verdict"] == "stopped after 2 s"
+    assert parts["Speed"]["rows"] == [{"copy, GB/s": 4000}]
+    assert parts["Checks"]["verdict"] == "failed with exit status 1"
+    assert parts["Checks"]["text"] == "a bit differs"
+    assert "| copy, GB/s |\n| --- |\n| 4000 |" in page
+    assert "a bit differs" in page
+    assert "Not run" not in page
 
 
-@pytest.mark.parametrize("command", [gpu.TESTS, gpu.SANITIZED], ids=["tests", "sanitized"])
-def test_gpu_runs_tests_of_the_device_and_no_others(command: list[str]) -> None:
+def test_a_gpus_report_is_written_after_each_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "emulated-device.md"
+    second = f"print('\\n'.join('so far ' + l for l in open({str(page)!r}).read().splitlines()))"
+    _, parts, _ = rehearsed(tmp_path, monkeypatch, Checks="print('bits')", Tests=second)
+    assert "so far bits" in str(parts["Tests"]["text"])
+    assert "so far Not run: Tests." in str(parts["Tests"]["text"])
+
+
+def test_a_gpus_report_counts_tests_and_has_their_messages(tmp_path: Path) -> None:
+    test = tmp_path / "test_it.py"
+    test.write_text(
+        "import pytest, time\n"
+        "@pytest.mark.parametrize('device', ['cuda'])\n"
+        "@pytest.mark.parametrize('n', range(5))\n"
+        "def test(device, n):\n"
+        "    if n == 3: pytest.skip()\n"
+        "    if n == 4: time.sleep(60)\n"
+        "    assert n < 2, 'a bit differs'\n"
+    )
+    part = gpu.tests([sys.executable, *gpu.PYTEST, str(test)], 6, os.environ)
+    counts = [part[name] for name in ("passed", "failed", "error", "skipped")]
+    assert counts == [2, 1, 0, 1]
+    assert part["verdict"] == "stopped after 6 s"
+    assert "FAILED" in part["text"]
+    assert "AssertionError: a bit differs" in part["text"]
+    assert "test[0-cuda] PASSED" not in part["text"]
+
+
+@pytest.mark.parametrize("part", ["Tests", "compute-sanitizer"])
+def test_gpu_runs_tests_of_the_device_and_no_others(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.gpu.shutil.which", lambda name: name)
+    command = gpu.commands(rehearse=False)[part][1:]
+    if part == "compute-sanitizer":
+        command = command[command.index(sys.executable) + 1 :]
     listed = subprocess.run(
-        [sys.executable, *command, "--collect-only", "-p", "no:xdist"],
+        [sys.executable, *command, "--collect-only", "-qq"],
         cwd=first_call.ROOT,
         check=True,
         stdout=subprocess.PIPE,
@@ -563,7 +608,48 @@ def test_gpu_runs_tests_of_the_device_and_no_others(command: list[str]) -> None:
     ).stdout
     chosen = [line for line in listed.splitlines() if "::" in line]
     assert all("[cuda" in line for line in chosen)
-    assert {line.split("::")[0] for line in chosen} == set(gpu.FILES)
+    files = gpu.FILES[1:] if part == "compute-sanitizer" else gpu.FILES
+    assert {line.split("::")[0] for line in chosen} == set(files)
+
+
+def test_a_build_is_taken_along_if_it_is_of_this_source_torch_python_and_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "LIB", tmp_path)
+    assert not gpu.carried("9.0")
+    note = {**gpu.made_of(), "architectures": "8.0;9.0+PTX"}
+    (tmp_path / "made-of.json").write_text(json.dumps(note))
+    assert gpu.carried("9.0")
+    assert gpu.carried("8.0")
+    assert not gpu.carried("12.0")
+    for name in ("torch", "python", "source"):
+        (tmp_path / "made-of.json").write_text(json.dumps({**note, name: "another"}))
+        assert not gpu.carried("9.0"), name
+
+
+def test_the_pages_say_what_gpus_have_run_it() -> None:
+    for path in gpu.PAGES:
+        said = f"<!-- gpu:begin -->\n{gpu.summaries()}\n<!-- gpu:end -->"
+        assert said in path.read_text(), "python -m benchmarks.gpu --write"
+
+
+def test_the_pages_have_a_reports_figures(tmp_path: Path) -> None:
+    assert gpu.summaries(tmp_path) == gpu.NO_REPORT
+    tests = {"verdict": "passed", "seconds": 61.2, "passed": 700, "failed": 0, "rows": []}
+    ratio = {"work": "tanh", "dtype": "bfloat16", "torch / ours, forward": 1.01}
+    speeds = {"verdict": "passed", "seconds": 9.0, "rows": [{"copy, GB/s": 4100}, ratio]}
+    about = {"device": "H200", "driver": "580.1", "torch": "2.11", "python": "3.12", "day": "now"}
+    report = {"machine": about, "parts": {"Tests": tests, "Speed": speeds}}
+    (tmp_path / "h200.json").write_text(json.dumps(report))
+    said = gpu.summaries(tmp_path)
+    for part in (
+        "H200",
+        "driver 580.1",
+        "700 passed",
+        "moves 4100 GB/s",
+        "| tanh | bfloat16 | 1.01 |",
+    ):
+        assert part in said
 
 
 # --------------------------------------------------------------------------------------- accuracy

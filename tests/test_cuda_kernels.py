@@ -36,6 +36,7 @@ from cuda_oracles import (
     OPERATIONS,
     SUMS,
     Parameter,
+    bound,
     errors,
     largest_error,
     numbers,
@@ -62,21 +63,6 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     found: torch.dtype = request.param
     return found
-
-
-def bound(name: str, dtype: torch.dtype) -> float:
-    """The largest error in ulps that an operation is allowed.
-
-    Half types are computed in float and rounded once. An upstream gradient, a weight and a scale
-    add a rounding each.
-    """
-    if dtype in (torch.float16, torch.bfloat16):
-        return 0.51
-    if name == "sigmoid":
-        return 2.5  # 2.481 at -0x1.0a2bd8p+4 in float32
-    if name in ("tanh", "pow", "pow_scalar"):
-        return 2.2
-    return 6.5 if "double" in name or "triple" in name or "derivative" in name else 4.5
 
 
 def results(
