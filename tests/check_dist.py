@@ -1,10 +1,12 @@
-"""Checks what `make dist` made: complete, and the wheel works in an environment of its own.
+"""Checks what `make dist` made, and the README's ways to install, in environments of their own.
 
-Run by `make test-dist`. torch is taken from the environment this runs in.
+Run by `make test-dist`. torch is taken from the environment this runs in. The compiler of the
+installations compiles nothing: what it links is the library that `make build` made here.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -100,6 +102,67 @@ def check_installed(wheel: Path) -> None:
         assert 0 < before < kernels(), "fused functions were not compiled"
 
 
+# What is asked without an output, as its version, a real compiler answers.
+COMPILER = """#!/bin/sh
+for argument; do
+  case $before in -o) output=$argument ;; esac
+  before=$argument
+done
+case $output in
+  "") exec c++ "$@" ;;
+  *.so) cp {library} "$output" ;;
+  *) : >"$output" ;;
+esac
+"""
+# As the README has them, in the folder of the source.
+INSTALLATIONS = (
+    "pip install .",
+    "uv pip install --no-build-isolation .",
+    "pip install --no-build-isolation -e .",
+)
+
+
+def check_installation(command: str) -> None:
+    """It installs a package that computes, and fuses what it was not told before."""
+    assert f"\n{command} " in (ROOT / "README.md").read_text(), command
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = folder / "source"
+        for path in tracked():
+            (source / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, source / path)
+        venv.create(folder / "venv")
+        binary = folder / "venv" / "bin"
+        (site_packages,) = folder.glob("venv/lib/python*/site-packages")
+        # First, since the tools are not to be older than those that are pinned.
+        found = f"import sys; sys.path.insert(0, {sysconfig.get_path('purelib')!r})"
+        (site_packages / "torch.pth").write_text(found)
+        compiler = folder / "compiler"
+        (library,) = (ROOT / "python" / "fusedgrad").glob("_C*.so")
+        compiler.write_text(COMPILER.format(library=library))
+        compiler.chmod(0o755)
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        environment |= {
+            "PATH": f"{binary}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "VIRTUAL_ENV": str(binary.parent),
+            "FUSEDGRAD_CACHE_DIR": str(folder / "cache"),
+        }
+        install = [*command.split(), "--quiet", "--no-deps"]
+        if install[0] == "pip":
+            install[:1] = [str(binary / "python"), "-m", "pip"]
+        linked = {"CXX": str(compiler), "FUSEDGRAD_CUDA": "0"}
+        subprocess.run(install, cwd=source, env=environment | linked, check=True)
+        empty = folder / "empty"
+        empty.mkdir()
+        python = [str(binary / "python"), "-W", "error", "-c", FUSE]
+        done = subprocess.run(
+            python, cwd=empty, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+        where = source if "-e" in install else binary.parent
+        assert f"from {where}/" in done.stdout, done.stdout
+        print(f"{command}: {done.stdout.strip()}")
+
+
 def main() -> None:
     version_file = (ROOT / "python" / "fusedgrad" / "version.py").read_text()
     (version,) = re.findall(r'^__version__ = "(.+)"$', version_file, re.MULTILINE)
@@ -107,6 +170,8 @@ def main() -> None:
     check_source(source, version)
     check_wheel(wheel, version)
     check_installed(wheel)
+    for command in INSTALLATIONS:
+        check_installation(command)
     for path in (source, wheel):
         print(f"{path.name}: {path.stat().st_size / 2**20:.2f} MiB")
 

@@ -119,6 +119,24 @@ def test_what_is_missing(tmp_path: Path, before: str, said: str) -> None:
     assert said in sentence(build(tmp_path, before=before))
 
 
+@pytest.mark.parametrize(("version", "status"), [("65.5.0", 1), ("77.0.1", 0)])
+def test_an_old_setuptools(tmp_path: Path, version: str, status: int) -> None:
+    (tmp_path / "setuptools").mkdir()
+    (tmp_path / "setuptools" / "__init__.py").write_text(f"__version__ = {version!r}\n")
+    (tmp_path / "setuptools" / "build_meta.py").write_text("")
+    (tmp_path / "torch.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-c", "import build_backend"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT / 'tools'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    if status:
+        assert f"setuptools {version} is installed, it needs 77 or newer" in sentence(done)
+
+
 def test_a_compiler_that_is_too_old(tmp_path: Path) -> None:
     compiler = fake_compiler(tmp_path, "#define __GNUC__ 11")
     said = sentence(build(tmp_path, CXX=compiler))

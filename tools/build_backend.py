@@ -8,9 +8,19 @@ requirement is the build's own.
 
 import importlib.util
 import site
+import sys
 
 if importlib.util.find_spec("torch") is None:
     for folder in site.getsitepackages():
         site.addsitedir(folder)
 
-from setuptools.build_meta import *  # noqa: F403
+import setuptools
+
+OLDEST_SETUPTOOLS = 77  # as pyproject.toml, which nobody reads with --no-build-isolation
+if int(setuptools.__version__.partition(".")[0]) < OLDEST_SETUPTOOLS:
+    sys.exit(
+        f"fusedgrad cannot be built: setuptools {setuptools.__version__} is installed, it needs "
+        f"{OLDEST_SETUPTOOLS} or newer; pip install -U setuptools."
+    )
+
+from setuptools.build_meta import *  # noqa: E402, F403
