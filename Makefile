@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PY_SOURCES := setup.py python tests benchmarks demo examples tools
 # One process a core, each of which takes tests from the others when it has none left.
 IN_PARALLEL := -n auto --dist worksteal
+EXAMPLES := $(addprefix examples/,notebook.py logistic_regression.py recurrent.py differential_equations.py)
 CXX_SOURCES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' '*.c')
 
 # The CUDA build stands apart: torch with CUDA in its own environment, fusedgrad in build/cuda.
@@ -17,13 +18,14 @@ CUDA_LIB := $(CURDIR)/build/cuda/lib
 COMPANIONS_VENV := .venv-companions
 COMPANIONS_BIN := $(COMPANIONS_VENV)/bin
 
-.PHONY: help build demo examples dist test-dist test test-slow matrix test-sanitized test-companions check-aarch64 check-clang lint format bench accuracy cuda-build test-cuda-build gpu gpu-rehearsal gpu-build clean
+.PHONY: help build demo examples $(EXAMPLES) dist test-dist test test-slow matrix test-sanitized test-companions check-aarch64 check-clang lint format bench accuracy cuda-build test-cuda-build gpu gpu-rehearsal gpu-build clean
 
 help:
 	@echo "make demo       the derivatives of the two notebooks, two trainings, a picture"
 	@echo "make examples   a notebook, regression, a recurrent network, differential equations"
 	@echo "make test       every test but the slow ones"
-	@echo "make test-slow  the slow ones: every float32 input, 10^8 losses"
+	@echo "make test-slow  the slow ones, 20 minutes on 2 cores: every float32 input, 1,000 random"
+	@echo "                programs, 10^8 losses, all machine code, the worked example"
 	@echo "make test-companions  models of transformers, lightning, captum, opacus, backpack and ONNX"
 	@echo "make lint       ruff, mypy --strict, clang-format"
 	@echo "make bench      speed beside torch, torch.compile and the floor"
@@ -47,11 +49,10 @@ build: $(VENV)/installed
 demo: build
 	$(BIN)/python -m demo
 
-examples: build
-	$(BIN)/python examples/notebook.py
-	$(BIN)/python examples/logistic_regression.py
-	$(BIN)/python examples/recurrent.py
-	$(BIN)/python examples/differential_equations.py
+examples: $(EXAMPLES)
+
+$(EXAMPLES): build
+	$(BIN)/python $@
 
 test: build
 	$(BIN)/python -m pytest $(IN_PARALLEL)
@@ -77,7 +78,7 @@ matrix: $(VENV)/installed
 
 # The operators under AddressSanitizer and UndefinedBehaviorSanitizer.
 test-sanitized: build
-	sh tests/sanitized.sh -q
+	sh tests/sanitized.sh -q $(IN_PARALLEL)
 
 $(COMPANIONS_VENV)/installed: requirements.txt requirements-companions.txt
 	$(PYTHON) -m venv $(COMPANIONS_VENV)
@@ -136,7 +137,7 @@ cuda-build: $(CUDA_VENV)/installed
 test-cuda-build: cuda-build build
 	$(CUDA_BIN)/python tests/check_cuda_build.py
 	PYTHONPATH=$(CUDA_LIB) $(BIN)/python tests/check_cuda_build.py
-	$(CUDA_BIN)/python -m pytest -q tests/test_functional.py tests/test_operators.py tests/test_nn.py tests/test_errors.py tests/test_notebooks.py tests/test_accuracy.py
+	$(CUDA_BIN)/python -m pytest -q $(IN_PARALLEL) tests/test_functional.py tests/test_operators.py tests/test_nn.py tests/test_errors.py tests/test_notebooks.py tests/test_accuracy.py
 
 # On this machine's GPU, without the network: by PYTHON if it has torch with CUDA, else by an
 # environment of its own from the registry. With a build that was carried along, if it fits.

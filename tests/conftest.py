@@ -1,17 +1,18 @@
-"""Fixtures of every test: a fixed seed, and global settings put back."""
+"""Fixtures of every test: a fixed seed, and global settings put back.
+
+They import what they need: the process of pytest-xdist that runs no test then loads no PyTorch.
+"""
 
 from collections.abc import Iterator
 
 import pytest
-import torch
-
-from fusedgrad.fuse import compile as compilation
-from fusedgrad.fuse import kernel
 
 
 @pytest.fixture(autouse=True)
 def _settings() -> Iterator[None]:
     """Random numbers repeat; threads, default dtype and warnings are put back after each test."""
+    import torch
+
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.manual_seed(0)
     yield
@@ -27,6 +28,9 @@ def compiled_fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     For tests of what a generated function computes: no optimisation that is left out may change a
     bit of it. Vector instructions, and the errors of the optimised code, have tests of their own.
     """
+    from fusedgrad.fuse import compile as compilation
+    from fusedgrad.fuse import kernel
+
     flags = tuple("-O1" if flag == "-O3" else flag for flag in compilation.FLAGS)
     assert flags != compilation.FLAGS
     monkeypatch.setattr(compilation, "FLAGS", flags)
