@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arithmetic as ar
-from .errors import OutOfBoundsError, UnsupportedInstructionError
+from .errors import OutOfBoundsError, UninitializedReadError, UnsupportedInstructionError
 from .memory import LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW
 from .ptx import Instruction
 from .threads import Group
@@ -84,6 +84,14 @@ class Load(Access):
             words = _rows(batch.shared.bytes.view(self.word), self.count)[places >> self.shift]
         elif space == "local":
             places = local_places(self, group, offsets)
+            fresh = batch.local_written[places[:, None] + np.arange(self.bytes)].min(axis=1) == 0
+            if fresh.any():
+                lane = int(np.flatnonzero(fresh)[0])
+                raise UninitializedReadError(
+                    f"read of {self.bytes} bytes of local memory that nothing has written, byte "
+                    f"{int(group.spread(offsets)[lane])}",
+                    group.place(self.instruction, lane),
+                )
             words = _rows(batch.local.view(self.word), self.count)[places >> self.shift]
         else:
             limit = len(launch.parameters)
@@ -154,6 +162,7 @@ class Store(Access):
         elif space == "local":
             places = local_places(self, group, offsets)
             _rows(batch.local.view(self.word), self.count)[places >> self.shift] = data
+            batch.local_written[places[:, None] + np.arange(self.bytes)] = 1
         else:
             raise UnsupportedInstructionError(f"store to {space} memory: `{self.instruction.text}`")
 
@@ -181,7 +190,8 @@ ATOMICS: dict[str, Callable[[Array, Array], Array]] = {
 
 
 class Atomic(Access):
-    """atom, red: returns the old words. Threads take turns in the order of their numbers."""
+    """atom, red: returns the old words. Threads take turns in the order of their numbers, or in
+    the opposite one."""
 
     noun = "atomic operation"
 
@@ -232,6 +242,7 @@ class Atomic(Access):
         elif space == "shared":
             places = batch.shared.locate(self, group, offsets)
             batch.shared.record(self, group, places, atomic=True)
+            launch.shared_atomic = group.place(self.instruction, 0)
             rows = places >> self.shift
             content = batch.shared.bytes.view(self.dtype)
         else:
@@ -239,7 +250,7 @@ class Atomic(Access):
                 f"atomic in {space} memory: `{self.instruction.text}`"
             )
         old = np.empty(len(rows), self.dtype)
-        for turn in _turns(rows):
+        for turn in _turns(rows, launch.backwards):
             where = rows[turn]
             before = content[where]
             old[turn] = before
@@ -249,8 +260,11 @@ class Atomic(Access):
         return old
 
 
-def _turns(rows: Array) -> list[Array]:
-    """Positions in rounds: no row occurs twice in one, the n-th has the n-th occurrences."""
+def _turns(rows: Array, backwards: bool) -> list[Array]:
+    """Positions in rounds: no row occurs twice in one, the n-th has the n-th occurrences, counted
+    from the last of the threads if backwards."""
+    if backwards:
+        return [len(rows) - 1 - turn for turn in _turns(rows[::-1], backwards=False)]
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]
     first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])

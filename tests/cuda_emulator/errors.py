@@ -83,7 +83,16 @@ class SharedMemoryRaceError(EmulationError):
 
 
 class GlobalMemoryRaceError(EmulationError):
-    """Two blocks touch one global location, one writing, with nothing that orders them."""
+    """Two threads touch one global location, one writing, with nothing that orders them: between
+    blocks fences and atomics, in a block a barrier."""
+
+
+class NonCoherentReadError(EmulationError):
+    """A read through the non-coherent cache (ld.global.nc) of bytes that the same launch writes."""
+
+
+class OrderDependenceError(EmulationError):
+    """Atomic operations leave other bits where blocks and threads come in another order."""
 
 
 class BarrierError(EmulationError):

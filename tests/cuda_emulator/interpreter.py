@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import synchronization as sync
-from .errors import BarrierError, EmulationError, WarpSyncError, WatchdogError
+from .errors import (
+    BarrierError,
+    EmulationError,
+    OrderDependenceError,
+    Place,
+    WarpSyncError,
+    WatchdogError,
+)
 from .memory import GlobalMemory, GlobalRaces
 from .program import Block, Program
 from .threads import Batch, Group, Index3
@@ -48,9 +55,15 @@ class Launch:
         if self.dynamic_shared:
             static = -(-static // 16) * 16
         self.shared_bytes = static + self.dynamic_shared
+        self.backwards = False
+        self.shared_atomic: Place | None = None  # where one was done last
+        self.start()
+        self._constants: dict[tuple[int, np.dtype[Any]], Array] = {}
+
+    def start(self) -> None:
+        """Nothing has happened yet."""
         self.races = GlobalRaces(self.memory)
         self.ticks = 0
-        self._constants: dict[tuple[int, np.dtype[Any]], Array] = {}
 
     def parameter(self, offset: int, dtype: np.dtype[Any]) -> Array:
         """A word of the parameters, the same for all threads."""
@@ -78,8 +91,38 @@ class Launch:
                 for block in self.only_blocks:
                     _Scheduler(Batch(self, block % blocks, 1)).run()
                 return
-            for first in range(0, blocks, step):
-                _Scheduler(Batch(self, first, min(step, blocks - first))).run()
+            # Without atomic operations a kernel that has no races cannot depend on the order.
+            if self.program.atomics and self.check_races:
+                self._run_in_two_orders(blocks, step)
+            else:
+                self._run_all(blocks, step)
+
+    def _run_all(self, blocks: int, step: int) -> None:
+        firsts = range(0, blocks, step)
+        for first in reversed(firsts) if self.backwards else firsts:
+            _Scheduler(Batch(self, first, min(step, blocks - first))).run()
+
+    def _run_in_two_orders(self, blocks: int, step: int) -> None:
+        """Run the grid, and from where it began once more, the last block and thread first."""
+        before = self.memory.contents()
+        self._run_all(blocks, step)
+        first = self.memory.contents()
+        self.memory.restore(before)
+        self.backwards = True
+        self.start()
+        self._run_all(blocks, step)
+        for allocation, (content, _) in first.items():
+            different = np.flatnonzero(content != self.memory.read(allocation))
+            if different.size:
+                places = self.races.atomics
+                place = places.get(allocation) or next(iter(places.values()), None)
+                where = self.memory.describe(allocation.start + int(different[0]))
+                raise OrderDependenceError(
+                    f"{different.size} bytes differ where the last block and thread come first, "
+                    f"the first at {where}",
+                    place or self.shared_atomic,
+                )
+        self.memory.restore(first)
 
 
 class _Scheduler:
@@ -202,7 +245,7 @@ class _Scheduler:
         assert instruction is not None
         identity, count = self.barrier_operands(group)
         if group.complete and count is None and not instruction.has("arrive"):
-            self.batch.shared.block_barrier(np.arange(self.batch.block_count))
+            self.batch.meetings.block_barrier(np.arange(self.batch.block_count))
             return group
         for number in np.unique(identity).tolist():
             part = group
@@ -237,11 +280,11 @@ class _Scheduler:
         complete = np.bincount(blocks, minlength=self.batch.block_count) >= needed
         if not complete.any():
             return
-        shared = self.batch.shared
+        meetings = self.batch.meetings
         if needed == self.batch.threads:
-            shared.block_barrier(np.flatnonzero(complete))
+            meetings.block_barrier(np.flatnonzero(complete))
         else:
-            shared.named_barrier(slots[complete[blocks]], number)
+            meetings.named_barrier(slots[complete[blocks]], number)
         if number in self.arrived:
             rest = np.concatenate(self.arrived[number])
             self.arrived[number] = [rest[~complete[rest // self.batch.padded]]]

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from .errors import (
     GlobalMemoryRaceError,
     MisalignedAddressError,
+    NonCoherentReadError,
     OutOfBoundsError,
+    Place,
     SharedMemoryRaceError,
     UninitializedReadError,
 )
@@ -128,6 +130,20 @@ class GlobalMemory:
         """The bytes of an allocation (a view)."""
         return self.bytes[allocation.start : allocation.end]
 
+    def contents(self) -> dict[Allocation, tuple[Array, Array]]:
+        """Copies of the bytes, and of which are written, of all that a kernel may write."""
+        return {
+            a: (self.read(a).copy(), self.shadow[a.start : a.end].copy())
+            for a in self._allocations
+            if not a.freed and not a.constant
+        }
+
+    def restore(self, contents: dict[Allocation, tuple[Array, Array]]) -> None:
+        """Put them back."""
+        for allocation, (content, written) in contents.items():
+            self.read(allocation)[:] = content
+            self.shadow[allocation.start : allocation.end] = written
+
     def unwritten(self, allocation: Allocation) -> Array:
         """Offsets of the bytes of an allocation that nothing has written."""
         if allocation.written:
@@ -141,7 +157,7 @@ class GlobalMemory:
         if size > 1 and int(np.bitwise_or.reduce(offsets)) & (size - 1):
             lane = int(np.flatnonzero(offsets & (size - 1))[0])
             raise MisalignedAddressError(
-                f"misaligned {access.noun} of {size} bytes at {self._describe(int(offsets[lane]))}",
+                f"misaligned {access.noun} of {size} bytes at {self.describe(int(offsets[lane]))}",
                 group.place(access.instruction, lane),
             )
         found = self.find(first)
@@ -157,12 +173,12 @@ class GlobalMemory:
             lane = int(np.flatnonzero(bad)[0])
             raise OutOfBoundsError(
                 f"{access.noun} of {size} bytes outside any allocation, at "
-                f"{self._describe(int(offsets[lane]))}, by {int(bad.sum())} threads",
+                f"{self.describe(int(offsets[lane]))}, by {int(bad.sum())} threads",
                 group.place(access.instruction, lane),
             )
         return [self._allocations[i] for i in np.unique(index)]
 
-    def _describe(self, offset: int) -> str:
+    def describe(self, offset: int) -> str:
         """An address, and where it lies relative to the nearest allocation."""
         text = f"address {(offset + self.base) % (1 << 64):#x}"
         before = self.find(offset)
@@ -193,9 +209,15 @@ class GlobalMemory:
             lane = int(np.flatnonzero(bad)[0])
             raise UninitializedReadError(
                 "read of global memory that nothing has written, at "
-                f"{self._describe(int(rows[lane]) * access.bytes)}, by {int(bad.sum())} threads",
+                f"{self.describe(int(rows[lane]) * access.bytes)}, by {int(bad.sum())} threads",
                 group.place(access.instruction, lane),
             )
+
+
+def _learn(known: dict[int, int], more: dict[int, int]) -> None:
+    """Blocks, and until when what they wrote is known."""
+    for block, until in more.items():
+        known[block] = max(until, known.get(block, until))
 
 
 @dataclass
@@ -205,6 +227,10 @@ class _Footprint:
     granule: int
     writer: Array
     reader: Array
+    stamp: Array | None = None  # when it was written, where fences count
+    cached: Array | None = None  # read through the cache that stores do not reach
+    touches: Touches | None = None  # of the threads of one batch, once one of them has written
+    reads: list[tuple[Array, Array, int, int]] = field(default_factory=list)  # before that
 
     @classmethod
     def of(cls, allocation: Allocation, granule: int) -> _Footprint:
@@ -213,38 +239,54 @@ class _Footprint:
         return cls(granule, fresh, fresh.copy())
 
     def refined(self, granule: int) -> _Footprint:
-        """The same with smaller elements."""
+        """The same with smaller elements; what the threads of a batch did is forgotten."""
         times = self.granule // granule
-        return _Footprint(granule, np.repeat(self.writer, times), np.repeat(self.reader, times))
+        fine = _Footprint(granule, np.repeat(self.writer, times), np.repeat(self.reader, times))
+        fine.stamp = None if self.stamp is None else np.repeat(self.stamp, times)
+        fine.cached = None if self.cached is None else np.repeat(self.cached, times)
+        return fine
 
 
 @dataclass
 class GlobalRaces:
-    """Races between the blocks of a launch.
+    """Races in global memory: between the blocks of a launch, and between the threads of a block.
 
-    Nothing orders two blocks, except that a block which made its writes visible (a fence) and then
-    did an atomic operation comes before a block that did an atomic operation on the same address
-    later.
+    Nothing orders two blocks, except that what a block wrote before a fence, after which it did an
+    atomic operation, comes before what another block does after a fence of its own that follows an
+    atomic operation on the same address. Threads of a block are ordered by barriers.
     """
 
     memory: GlobalMemory
     footprints: dict[Allocation, _Footprint] = field(default_factory=dict)
-    seen: dict[int, int] = field(default_factory=dict)  # block -> bit set of the blocks before it
-    published: dict[int, int] = field(default_factory=dict)  # atomic address -> the same
-    fenced: set[int] = field(default_factory=set)
+    now: int = 0  # counts accesses and fences
+    fenced: dict[int, int] = field(default_factory=dict)  # block -> when it last made a fence
+    # Of each block the blocks before it, and until when what they wrote is seen
+    seen: dict[int, dict[int, int]] = field(default_factory=dict)
+    met: dict[int, dict[int, int]] = field(default_factory=dict)  # seen after its next fence
+    published: dict[int, dict[int, int]] = field(default_factory=dict)  # atomic address -> the same
+    atomics: dict[Allocation, Place] = field(default_factory=dict)  # where one was done
+    batch: Batch | None = None  # whose threads' touches are known
 
     def fence(self, blocks: Array) -> None:
-        """The blocks' writes so far are visible to whoever synchronises with them."""
-        self.fenced.update(np.unique(blocks).tolist())
+        """What the blocks wrote is visible to whoever synchronises with them, and they see what
+        those had made visible that they have met."""
+        self.now += 1
+        for block in np.unique(blocks).tolist():
+            self.fenced[block] = self.now
+            _learn(self.seen.setdefault(block, {}), self.met.pop(block, {}))
 
-    def synchronize(self, block: int, offset: int) -> None:
-        """An atomic operation of a block: acquire, and release if the block made a fence."""
-        if block in self.fenced or offset in self.published:
-            known = self.published.get(offset, 0)
-            if known:
-                self.seen[block] = self.seen.get(block, 0) | known
-            if block in self.fenced:
-                self.published[offset] = known | self.seen.get(block, 0) | (1 << block)
+    def synchronize(self, access: Access, block: int, offset: int) -> None:
+        """An atomic operation of a block."""
+        known = self.published.get(offset)
+        if access.instruction.has("release", "acq_rel"):
+            self.fenced[block] = self.now
+        if known:
+            acquires = access.instruction.has("acquire", "acq_rel")
+            _learn((self.seen if acquires else self.met).setdefault(block, {}), known)
+        if block in self.fenced:
+            known = self.published.setdefault(offset, {})
+            _learn(known, self.seen.get(block, {}))
+            _learn(known, {block: self.fenced[block]})
 
     def _rows(
         self, access: Access, allocation: Allocation, offsets: Array
@@ -261,33 +303,41 @@ class GlobalRaces:
             access.bytes // footprint.granule,
         )
 
-    def _ordered(self, before: int, block: int) -> bool:
-        return before >= 0 and bool(self.seen.get(block, 0) >> before & 1)
-
     def _raise(
-        self, access: Access, group: Group, offsets: Array, bad: Array, others: Array, how: str
+        self,
+        access: Access,
+        group: Group,
+        offsets: Array,
+        bad: Array,
+        others: Array,
+        stamps: Array,
+        how: str,
     ) -> None:
         blocks = group.blocks
         for lane in np.flatnonzero(bad):
-            other = others[lane]
-            candidates = np.atleast_1d(other)
             mine = int(blocks[lane])
-            for one in candidates.tolist():
-                if one in (NOBODY, mine) or self._ordered(one, mine):
+            for one, stamp in zip(others[lane].tolist(), stamps[lane].tolist(), strict=True):
+                if one in (NOBODY, mine) or self.seen.get(mine, {}).get(one, -1) >= stamp:
                     continue
                 who = (
                     "several blocks" if one == SEVERAL else f"block {group.batch.block_index(one)}"
                 )
                 raise GlobalMemoryRaceError(
                     f"{access.noun} of {access.bytes} bytes that {who} {how} in the same launch, "
-                    f"at {self.memory._describe(int(offsets[lane]))}",
+                    f"at {self.memory.describe(int(offsets[lane]))}",
                     group.place(access.instruction, int(lane)),
                 )
 
     def record(
         self, access: Access, group: Group, allocations: list[Allocation], offsets: Array
     ) -> None:
-        """Note who loads or stores, and raise on a conflict with another block."""
+        """Note who loads or stores, and raise on a conflict with another block or thread."""
+        self.now += 1
+        if group.batch is not self.batch:
+            self.batch = group.batch
+            for footprint in self.footprints.values():
+                footprint.touches = None
+                footprint.reads.clear()
         for allocation in allocations:
             if allocation.constant:
                 continue
@@ -315,9 +365,13 @@ class GlobalRaces:
                 everywhere[lanes] = bad
                 all_owners = np.full((len(offsets), wide), NOBODY)
                 all_owners[lanes] = owners.reshape(-1, wide)
-                self._raise(access, group, offsets, everywhere, all_owners, how)
+                stamps = np.zeros((len(offsets), wide), np.int64)
+                if footprint.stamp is not None and how == "writes":
+                    stamps[lanes] = footprint.stamp.reshape(-1, wide)[rows]
+                self._raise(access, group, offsets, everywhere, all_owners, stamps, how)
 
         complain(writer[rows], "writes")
+        self._record_cached(access, group, footprint, offsets, rows, lanes)
         if access.noun == "read":
             before = reader[rows]
             foreign = (before != NOBODY) & (before != me)
@@ -327,46 +381,128 @@ class GlobalRaces:
                 reader[rows] = np.where(mixed, SEVERAL, reader[rows])
         else:
             complain(reader[rows], "reads")
+            if footprint.stamp is None and group.batch.launch.program.fences:
+                footprint.stamp = np.zeros(len(footprint.writer), np.int64)
+            if footprint.stamp is not None:
+                footprint.stamp.reshape(shape)[rows] = self.now
             writer[rows] = me
             complain(writer[rows], "writes")
+        self._record_threads(access, group, footprint, offsets, rows, lanes)
+
+    def _record_cached(
+        self,
+        access: Access,
+        group: Group,
+        footprint: _Footprint,
+        offsets: Array,
+        rows: Array,
+        lanes: Any,
+    ) -> None:
+        """What a kernel reads through the non-coherent cache it may not write."""
+        wide = access.bytes // footprint.granule
+        if access.noun == "read" and not access.instruction.has("nc"):
+            return
+        if access.noun == "read":
+            if footprint.cached is None:
+                footprint.cached = np.zeros(len(footprint.writer), bool)
+            footprint.cached.reshape(-1, wide)[rows] = True
+            other, how = footprint.writer != NOBODY, "writes"
+        elif footprint.cached is None:
+            return
+        else:
+            other, how = footprint.cached, "reads through its non-coherent cache"
+        bad = other.reshape(-1, wide)[rows].any(axis=1)
+        if bad.any():
+            lane = int(np.arange(len(offsets))[lanes][np.flatnonzero(bad)[0]])
+            through = "through the non-coherent cache " if access.noun == "read" else ""
+            raise NonCoherentReadError(
+                f"{access.noun} of {access.bytes} bytes {through}that the same launch {how}, at "
+                f"{self.memory.describe(int(offsets[lane]))}",
+                group.place(access.instruction, lane),
+            )
+
+    def _record_threads(
+        self,
+        access: Access,
+        group: Group,
+        footprint: _Footprint,
+        offsets: Array,
+        rows: Array,
+        lanes: Any,
+    ) -> None:
+        """Races between the threads of a block. Most memory is either read or written: touches are
+        looked at once both are."""
+        meetings = group.batch.meetings
+        slots = group.slots[lanes]
+        wide = access.bytes // footprint.granule
+        if footprint.touches is None:
+            if access.noun == "read":
+                footprint.reads.append((slots, rows, wide, meetings.clock))
+                return
+            footprint.touches = Touches(meetings, len(footprint.writer))
+            for readers, read, many, time in footprint.reads:
+                for step in range(many):
+                    footprint.touches.read(readers, read * many + step, time)
+            footprint.reads.clear()
+        touches = footprint.touches
+
+        def complain(bad: Array, others: Array, did: str) -> None:
+            if not bad.any():
+                return
+            at = int(np.flatnonzero(bad)[0])
+            lane = int(np.arange(len(offsets))[lanes][at])
+            other = int(others[at])
+            who = f"thread {group.batch.thread_index(other)}" if other >= 0 else "other threads"
+            raise GlobalMemoryRaceError(
+                f"{access.noun} of {access.bytes} bytes that {who} of the block {did} with no "
+                f"barrier between, at {self.memory.describe(int(offsets[lane]))}",
+                group.place(access.instruction, lane),
+            )
+
+        for step in range(wide):
+            e = rows * wide + step
+            complain(*touches.written(slots, e), "wrote")
+            if access.noun == "read":
+                touches.read(slots, e, meetings.clock)
+            else:
+                complain(*touches.was_read(slots, e), "read")
+                complain(*touches.write(slots, e), "writes")
 
     def record_atomic(
         self, access: Access, group: Group, allocations: list[Allocation], offsets: Array
     ) -> None:
         """Note an atomic operation: a race only with plain accesses of other blocks."""
         blocks = group.blocks
-        if self.fenced or self.published:
-            for block, offset in zip(blocks.tolist(), offsets.tolist(), strict=True):
-                self.synchronize(block, offset)
+        self.now += 1
+        if group.batch.launch.program.fences:
+            turns = list(zip(blocks.tolist(), offsets.tolist(), strict=True))
+            for block, offset in reversed(turns) if group.batch.launch.backwards else turns:
+                self.synchronize(access, block, offset)
         for allocation in allocations:
             footprint, rows, wide = self._rows(access, allocation, offsets)
             inside = (offsets >= allocation.start) & (offsets < allocation.end)
+            self.atomics[allocation] = group.place(
+                access.instruction, int(np.flatnonzero(inside)[0])
+            )
             for owners, how in ((footprint.writer, "writes"), (footprint.reader, "reads")):
                 found = owners.reshape(-1, wide)[np.where(inside, rows, 0)]
                 bad = ((found != NOBODY) & (found != blocks[:, None])).any(axis=1) & inside
                 if bad.any():
-                    self._raise(access, group, offsets, bad, found, how)
+                    stamps = np.zeros(found.shape, np.int64)
+                    if footprint.stamp is not None and how == "writes":
+                        stamps = footprint.stamp.reshape(-1, wide)[np.where(inside, rows, 0)]
+                    self._raise(access, group, offsets, bad, found, stamps, how)
 
 
-class SharedMemory:
-    """Shared memory of the blocks of a batch, and who touched each element when.
+class Meetings:
+    """When the threads of a batch met at barriers.
 
     Times count barriers: an access is ordered after all accesses made before the last barrier of
     the block, and after those of its own warp made before the warp's last barrier.
     """
 
-    def __init__(self, batch: Batch, size: int, granule: int) -> None:
-        self.batch = batch
-        self.size = size
-        self.granule = granule
-        self.stride = -(-max(size, 1) // 16) * 16
-        self.bytes = np.full(batch.block_count * self.stride, 0xCD, np.uint8)
-        elements = batch.block_count * self.stride // granule
-        self.writer = np.full(elements, NOBODY, np.int64)  # slot of the last writer
-        self.write_time = np.full(elements, -1, np.int64)
-        self.reader = np.full(elements, NOBODY, np.int64)
-        self.reader_warp = np.full(elements, NOBODY, np.int64)
-        self.read_time = np.full(elements, -1, np.int64)
+    def __init__(self, batch: Batch) -> None:
+        self.padded = batch.padded
         self.clock = 1
         self.block_time = np.zeros(batch.block_count, np.int64)
         self.warp_time = np.zeros(batch.slots, np.int64)
@@ -389,6 +525,86 @@ class SharedMemory:
         self.named_time[slots] = self.clock
         self.named_number[slots] = number
 
+    def last(self, slots: Array, others: Array, warps: Array) -> Array:
+        """When each thread last met another, or (SEVERAL) all of the other warp's, at a barrier."""
+        block = self.block_time[slots // self.padded]
+        together = np.where(warps == slots // 32, self.warp_time[slots], 0)
+        met: Array = np.maximum(block, together)
+        if self.clock > 1 and (self.named_number >= 0).any():
+            known = np.where(others >= 0, others, slots)
+            same = (self.named_number[slots] == self.named_number[known]) & (others >= 0)
+            met = np.maximum(met, np.where(same, self.named_time[known], 0))
+        return met
+
+
+class Touches:
+    """Which threads of a batch touched the elements of a memory when. Of threads of other blocks
+    nothing is said here."""
+
+    def __init__(self, meetings: Meetings, elements: int) -> None:
+        self.meetings = meetings
+        self.writer = np.full(elements, NOBODY, np.int64)  # slot of the last writer
+        self.write_time = np.full(elements, -1, np.int64)
+        self.reader = np.full(elements, NOBODY, np.int64)
+        self.reader_warp = np.full(elements, NOBODY, np.int64)
+        self.reader_block = np.full(elements, NOBODY, np.int64)
+        self.read_time = np.full(elements, -1, np.int64)
+
+    def read(self, slots: Array, e: Array, time: int) -> None:
+        """These threads read an element each."""
+        warps, blocks = slots // 32, slots // self.meetings.padded
+        reader = self.reader[e]
+        met = self.meetings.last(slots, reader, self.reader_warp[e])
+        recent = (reader != NOBODY) & (reader != slots) & (self.read_time[e] >= met)
+        recent &= self.reader_block[e] == blocks
+        warp_before = self.reader_warp[e]
+        self.reader[e] = np.where(recent, SEVERAL, slots)
+        self.reader_warp[e] = np.where(recent & (warp_before != warps), SEVERAL, warps)
+        self.reader_block[e] = blocks
+        crowd = (self.reader[e] != slots) & (self.reader_block[e] == blocks)
+        if crowd.any():
+            several_warps = crowd & (self.reader_warp[e] != warps)
+            self.reader[e[crowd]] = SEVERAL
+            self.reader_warp[e[several_warps]] = SEVERAL
+        self.read_time[e] = time
+
+    def written(self, slots: Array, e: Array, atomic: bool = False) -> tuple[Array, Array]:
+        """Where another thread wrote with no barrier since, and which."""
+        writer = self.writer[e]
+        met = self.meetings.last(slots, writer, writer // 32)
+        bad = (writer != slots) & (self.write_time[e] >= met) & (writer != NOBODY)
+        if atomic:
+            bad &= writer != SEVERAL
+        padded = self.meetings.padded
+        return bad & ((writer < 0) | (writer // padded == slots // padded)), writer
+
+    def was_read(self, slots: Array, e: Array) -> tuple[Array, Array]:
+        """The same of reads."""
+        reader = self.reader[e]
+        met = self.meetings.last(slots, reader, self.reader_warp[e])
+        conflict = (reader != slots) & (reader != NOBODY) & (self.read_time[e] >= met)
+        return conflict & (self.reader_block[e] == slots // self.meetings.padded), reader
+
+    def write(self, slots: Array, e: Array, atomic: bool = False) -> tuple[Array, Array]:
+        """These threads write an element each; where another of their block does too."""
+        self.writer[e] = SEVERAL if atomic else slots
+        self.write_time[e] = self.meetings.clock
+        now = self.writer[e]
+        padded = self.meetings.padded
+        return (now != slots) & (now // padded == slots // padded) & (not atomic), now
+
+
+class SharedMemory:
+    """Shared memory of the blocks of a batch, and who touched each element when."""
+
+    def __init__(self, batch: Batch, size: int, granule: int) -> None:
+        self.batch = batch
+        self.size = size
+        self.granule = granule
+        self.stride = -(-max(size, 1) // 16) * 16
+        self.bytes = np.full(batch.block_count * self.stride, 0xCD, np.uint8)
+        self.touches = Touches(batch.meetings, batch.block_count * self.stride // granule)
+
     def locate(self, access: Access, group: Group, offsets: Array) -> Array:
         """Check alignment and bounds; byte offsets into `bytes`."""
         size = access.bytes
@@ -410,27 +626,13 @@ class SharedMemory:
             )
         return group.local_blocks * self.stride + offsets
 
-    def _last_meeting(self, slots: Array, others: Array, warps: Array) -> Array:
-        """When each thread last met another, or (SEVERAL) all of the other warp's, at a barrier."""
-        block = self.block_time[slots // self.batch.padded]
-        together = np.where(warps == slots // 32, self.warp_time[slots], 0)
-        met: Array = np.maximum(block, together)
-        if self.clock > 1 and (self.named_number >= 0).any():
-            known = np.where(others >= 0, others, slots)
-            same = (self.named_number[slots] == self.named_number[known]) & (others >= 0)
-            met = np.maximum(met, np.where(same, self.named_time[known], 0))
-        return met
-
     def record(self, access: Access, group: Group, places: Array, atomic: bool = False) -> None:
         """Note who touches the elements; raise on a race or a read of what nothing has written."""
-        slots = group.slots
-        warps = slots // 32
-        write = access.noun != "read"
+        slots, touches = group.slots, self.touches
         for step in range(0, access.bytes, self.granule):
             e = (places + step) // self.granule
-            writer, written = self.writer[e], self.write_time[e]
             if access.noun != "write":
-                fresh = written < 0
+                fresh = touches.write_time[e] < 0
                 if fresh.any():
                     lane = int(np.flatnonzero(fresh)[0])
                     where = int(places[lane]) % self.stride + step
@@ -439,39 +641,12 @@ class SharedMemory:
                         f"{self.batch.shared_name(where)}",
                         group.place(access.instruction, lane),
                     )
-            both_atomic = atomic & (writer == SEVERAL)
-            met = self._last_meeting(slots, writer, writer // 32)
-            self._complain(
-                access,
-                group,
-                places,
-                (writer != slots) & (written >= met) & ~both_atomic & (writer != NOBODY),
-                writer,
-                "wrote",
-            )
-            if write:
-                reader, read = self.reader[e], self.read_time[e]
-                met = self._last_meeting(slots, reader, self.reader_warp[e])
-                conflict = (reader != slots) & (reader != NOBODY) & (read >= met)
-                self._complain(access, group, places, conflict, reader, "read")
-                self.writer[e] = SEVERAL if atomic else slots
-                self.write_time[e] = self.clock
-                if not atomic:
-                    now = self.writer[e]
-                    self._complain(access, group, places, now != slots, now, "writes")
+            self._complain(access, group, places, *touches.written(slots, e, atomic), "wrote")
+            if access.noun == "read":
+                touches.read(slots, e, self.batch.meetings.clock)
             else:
-                reader = self.reader[e]
-                met_reader = self._last_meeting(slots, reader, self.reader_warp[e])
-                recent = (reader != NOBODY) & (reader != slots) & (self.read_time[e] >= met_reader)
-                warp_before = self.reader_warp[e]
-                self.reader[e] = np.where(recent, SEVERAL, slots)
-                self.reader_warp[e] = np.where(recent & (warp_before != warps), SEVERAL, warps)
-                crowd = self.reader[e] != slots
-                if crowd.any():
-                    several_warps = self.reader_warp[e] != warps
-                    self.reader[e[crowd]] = SEVERAL
-                    self.reader_warp[e[several_warps]] = SEVERAL
-                self.read_time[e] = self.clock
+                self._complain(access, group, places, *touches.was_read(slots, e), "read")
+                self._complain(access, group, places, *touches.write(slots, e, atomic), "writes")
 
     def _complain(
         self, access: Access, group: Group, places: Array, bad: Array, others: Array, did: str

@@ -95,6 +95,11 @@ class Program:
         self._liveness()
         for block in self.blocks:
             _Translator(self, block).translate()
+        self.atomics = any(i.opcode in ("atom", "red") for i in kernel.instructions)
+        self.fences = any(i.opcode in ("membar", "fence") for i in kernel.instructions) or any(
+            i.opcode == "atom" and i.has("acquire", "release", "acq_rel")
+            for i in kernel.instructions
+        )
         # What was translated: of a large kernel, most of the memory.
         kernel.instructions.clear()
         kernel.labels.clear()
@@ -711,7 +716,7 @@ class _Translator:
                 i.operands[0], f"{self.name(sync.barrier_reduce(i), 'f')}(group, {value})", kind
             )
         elif i.has("warp"):
-            self.lines.append("group.batch.shared.warp_barrier(group.slots)")
+            self.lines.append("group.batch.meetings.warp_barrier(group.slots)")
 
     do_barrier = do_bar
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import Place, demangled
-from .memory import SharedMemory
+from .memory import Meetings, SharedMemory
 from .ptx import Instruction
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Batch:
         )
         self.exited = np.zeros(self.slots, bool)
         kernel = launch.program.kernel
+        self.meetings = Meetings(self)
         self.shared = SharedMemory(self, launch.shared_bytes, launch.program.shared_granule)
         self.local_bytes = kernel.local_bytes
         self.local_stride = -(-kernel.local_bytes // 16) * 16
@@ -46,6 +47,11 @@ class Batch:
     @cached_property
     def local(self) -> Array:
         """Local memory of all slots, bytes."""
+        return np.zeros(self.slots * self.local_stride, np.uint8)
+
+    @cached_property
+    def local_written(self) -> Array:
+        """1 for each byte of it that was written."""
         return np.zeros(self.slots * self.local_stride, np.uint8)
 
     @cached_property

@@ -213,7 +213,7 @@ def test_atomic_operation(kind: str, name: str, cells: int, space: str) -> None:
     setp.ge.u32 %p0, %t, {cells}; @%p0 bra DONE;
     ld.{space}.{typed} {old}, [{"%rd3" if space == "global" else "%rd4"}];
     st.global.{typed} [%rd2], {old}; DONE:"""
-    device = Device()
+    device = Device(check_races=False)  # the old words depend on the order
     start = np.zeros(2 * THREADS, dtype)
     out = device.array(start, "out")
     launch(code, out, device.array(values, "in"))

@@ -450,6 +450,7 @@ __device__ void last_block_sum(float* out, const float* in, int n) {
     out[1 + blockIdx.x] = v;
     if (kFence) __threadfence();
     unsigned before = atomicInc(&counter, gridDim.x - 1);
+    if (kFence) __threadfence();
     last = before == gridDim.x - 1;
   }
   if (kSync) __syncthreads();

@@ -1,0 +1,152 @@
+// Kernels whose mistake gives the value of a right kernel in most runs, each beside a right one.
+// All are launched as <<<grid, block>>>(out, in, n).
+#include <cuda_runtime.h>
+
+namespace {
+
+constexpr int kHalf = 64;
+
+// ---- threads of a block, through global memory
+
+template <class Meet>
+__device__ void exchange(float* out, const float* in, int distance, Meet meet) {
+  const int i = threadIdx.x;
+  out[i] = 2 * in[i];
+  meet();
+  out[blockDim.x + i] = out[i ^ distance];
+}
+
+__global__ void exchange_in_block(float* out, const float* in, int n) {
+  exchange(out, in, kHalf, [] { __syncthreads(); });
+}
+__global__ void exchange_in_block_without_barrier(float* out, const float* in, int n) {
+  exchange(out, in, kHalf, [] {});
+}
+__global__ void exchange_in_block_with_warp_barrier(float* out, const float* in, int n) {
+  exchange(out, in, kHalf, [] { __syncwarp(); });
+}
+__global__ void exchange_in_warp(float* out, const float* in, int n) {
+  exchange(out, in, 1, [] { __syncwarp(); });
+}
+__global__ void exchange_in_warp_without_barrier(float* out, const float* in, int n) {
+  exchange(out, in, 1, [] {});
+}
+
+template <bool kBarrier>
+__device__ void reverse(float* out, const float* in, int n) {
+  const int i = threadIdx.x;
+  const float mine = out[n - 1 - i];
+  if (kBarrier) __syncthreads();
+  out[i] = mine + in[i];
+}
+__global__ void reverse_in_place(float* out, const float* in, int n) { reverse<true>(out, in, n); }
+__global__ void reverse_in_place_without_barrier(float* out, const float* in, int n) {
+  reverse<false>(out, in, n);
+}
+
+__global__ void one_place_for_a_block(float* out, const float* in, int n) { out[0] = in[0]; }
+
+// ---- blocks, through fences
+
+__device__ unsigned count;
+
+template <bool kBefore, bool kAfter, bool kReader>
+__device__ void last_adds(float* out, const float* in) {
+  if (threadIdx.x != 0) return;
+  if (kBefore) __threadfence();
+  out[1 + blockIdx.x] = in[blockIdx.x];
+  if (kAfter) __threadfence();
+  if (atomicInc(&count, gridDim.x - 1) != gridDim.x - 1) return;
+  if (kReader) __threadfence();
+  float sum = 0;
+  for (unsigned b = 0; b < gridDim.x; ++b) sum += out[1 + b];
+  out[0] = sum;
+}
+__global__ void fences(float* out, const float* in, int n) {
+  last_adds<false, true, true>(out, in);
+}
+__global__ void fence_before_the_write(float* out, const float* in, int n) {
+  last_adds<true, false, true>(out, in);
+}
+__global__ void reader_without_fence(float* out, const float* in, int n) {
+  last_adds<false, true, false>(out, in);
+}
+
+// ---- the non-coherent cache
+
+__device__ float cached(const float* address) {
+  float value;
+  asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(address) : "memory");
+  return value;
+}
+
+__global__ void cached_input(float* out, const float* in, int n) {
+  out[threadIdx.x] = cached(in + threadIdx.x);
+}
+__global__ void cached_output(float* out, const float* in, int n) {
+  out[threadIdx.x] = in[threadIdx.x];
+  out[n + threadIdx.x] = cached(out + threadIdx.x);
+}
+__global__ void cached_in_place(float* out, const float* in, int n) {
+  out[threadIdx.x] = 2 * cached(out + threadIdx.x);
+}
+
+// ---- local memory
+
+template <bool kAll>
+__device__ void local(float* out, const float* in, int n) {
+  volatile float values[8];
+  for (int k = 0; k < (kAll ? 8 : 7); ++k) values[k] = in[threadIdx.x];
+  out[threadIdx.x] = values[threadIdx.x % 8];
+}
+__global__ void local_written(float* out, const float* in, int n) { local<true>(out, in, n); }
+__global__ void local_not_written(float* out, const float* in, int n) { local<false>(out, in, n); }
+
+// ---- the order of blocks and threads
+
+__global__ void sum_of_integers(float* out, const float* in, int n) {
+  atomicAdd(reinterpret_cast<int*>(out),
+            static_cast<int>(in[blockIdx.x * blockDim.x + threadIdx.x]));
+}
+__global__ void sum_of_floats(float* out, const float* in, int n) {
+  atomicAdd(out, in[blockIdx.x * blockDim.x + threadIdx.x]);
+}
+__global__ void sum_of_floats_in_shared_memory(float* out, const float* in, int n) {
+  __shared__ float sum;
+  if (threadIdx.x == 0) sum = 0;
+  __syncthreads();
+  atomicAdd(&sum, in[threadIdx.x]);
+  __syncthreads();
+  if (threadIdx.x == 0) out[0] = sum;
+}
+__global__ void last_to_come(float* out, const float* in, int n) {
+  atomicExch(out, in[blockIdx.x]);
+}
+
+}  // namespace
+
+#define LAUNCHER(name)                                                                    \
+  extern "C" int launch_##name(float* out, const float* in, int n, int grid, int block) { \
+    name<<<grid, block>>>(out, in, n);                                                    \
+    return cudaGetLastError();                                                            \
+  }
+LAUNCHER(exchange_in_block)
+LAUNCHER(exchange_in_block_without_barrier)
+LAUNCHER(exchange_in_block_with_warp_barrier)
+LAUNCHER(exchange_in_warp)
+LAUNCHER(exchange_in_warp_without_barrier)
+LAUNCHER(reverse_in_place)
+LAUNCHER(reverse_in_place_without_barrier)
+LAUNCHER(one_place_for_a_block)
+LAUNCHER(fences)
+LAUNCHER(fence_before_the_write)
+LAUNCHER(reader_without_fence)
+LAUNCHER(cached_input)
+LAUNCHER(cached_output)
+LAUNCHER(cached_in_place)
+LAUNCHER(local_written)
+LAUNCHER(local_not_written)
+LAUNCHER(sum_of_integers)
+LAUNCHER(sum_of_floats)
+LAUNCHER(sum_of_floats_in_shared_memory)
+LAUNCHER(last_to_come)
