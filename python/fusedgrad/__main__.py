@@ -90,17 +90,21 @@ def differentiated(call: Callable[..., Tensor]) -> Function:
     return run
 
 
-def unary(name: str, call: Callable[[Tensor], Tensor], formula: str) -> Operation:
-    """A function of one tensor, and its name in `fusedgrad.reference`."""
+def of_reference(
+    name: str, call: Callable[..., Tensor], inputs: Sequence[Tensor], formula: str, *numbers: int
+) -> Operation:
+    """Of tensors and numbers; `formula` is its name in `fusedgrad.reference`."""
 
-    def exact(x: Tensor) -> Results:
-        value = getattr(reference, formula)(x)
-        grad, grad_grad = cotangent(value), cotangent(x)
-        first = getattr(reference, f"{formula}_backward")(grad, x)
-        _, second = getattr(reference, f"{formula}_double_backward")(grad_grad, grad, x)
-        return Results(value, [first], [second])
+    def exact(*inputs: Tensor) -> Results:
+        value = getattr(reference, formula)(*inputs, *numbers)
+        grad, grad_grad = cotangent(value), cotangent(inputs[0])
+        everything = [[True] * len(inputs)] if len(inputs) > 1 else []
+        firsts = getattr(reference, f"{formula}_backward")(grad, *inputs, *numbers, *everything)
+        double_backward = getattr(reference, f"{formula}_double_backward")
+        _, second = double_backward(grad_grad, grad, *inputs, *numbers)
+        return Results(value, firsts if everything else [firsts], [second])
 
-    return Operation(name, [LOGITS], differentiated(call), exact)
+    return Operation(name, inputs, differentiated(call), exact)
 
 
 def power_of_number(exponent: float) -> Operation:
@@ -128,23 +132,6 @@ def power() -> Operation:
     return Operation("pow(x, y)", [BASE, EXPONENT], differentiated(fusedgrad.pow), exact)
 
 
-def loss(
-    name: str, call: Callable[..., Tensor], formula: str, inputs: Sequence[Tensor], reduction: int
-) -> Operation:
-    """A loss of logits or probabilities, targets and weights."""
-
-    def exact(*inputs: Tensor) -> Results:
-        value = getattr(reference, formula)(*inputs, reduction)
-        grad, grad_grad = cotangent(value), cotangent(inputs[0])
-        everything = [True] * len(inputs)
-        firsts = getattr(reference, f"{formula}_backward")(grad, *inputs, reduction, everything)
-        double_backward = getattr(reference, f"{formula}_double_backward")
-        _, second = double_backward(grad_grad, grad, *inputs, reduction)
-        return Results(value, firsts, [second])
-
-    return Operation(name, inputs, differentiated(call), exact)
-
-
 def losses() -> Iterator[Operation]:
     """Both losses, with every weight, in every reduction, and as modules."""
     nn = fusedgrad.nn
@@ -160,21 +147,21 @@ def losses() -> Iterator[Operation]:
         def of_probabilities(p: Tensor, t: Tensor, w: Tensor, how: str = reduction) -> Tensor:
             return fusedgrad.binary_cross_entropy(p, t, w, reduction=how)
 
-        yield loss(f"{with_logits}, {reduction}", of_logits, with_logits, logits, code)
+        yield of_reference(f"{with_logits}, {reduction}", of_logits, logits, with_logits, code)
         name = "binary_cross_entropy"
-        yield loss(f"{name}, {reduction}", of_probabilities, name, probabilities, code)
-    yield loss(
+        yield of_reference(f"{name}, {reduction}", of_probabilities, probabilities, name, code)
+    yield of_reference(
         "nn.BCEWithLogitsLoss",
         lambda x, t, w, p: nn.BCEWithLogitsLoss(weight=w, pos_weight=p)(x, t),
-        with_logits,
         logits,
+        with_logits,
         reference.MEAN,
     )
-    yield loss(
+    yield of_reference(
         "nn.BCELoss",
         lambda p, t, w: nn.BCELoss(weight=w)(p, t),
-        "binary_cross_entropy",
         probabilities,
+        "binary_cross_entropy",
         reference.MEAN,
     )
 
@@ -230,10 +217,10 @@ def activation(name: str) -> Operation:
 
 def operations() -> Iterator[Operation]:
     """Everything that computes."""
-    yield unary("sigmoid", fusedgrad.sigmoid, "sigmoid")
-    yield unary("tanh", fusedgrad.tanh, "tanh")
-    yield unary("nn.Sigmoid", fusedgrad.nn.Sigmoid(), "sigmoid")
-    yield unary("nn.Tanh", fusedgrad.nn.Tanh(), "tanh")
+    yield of_reference("sigmoid", fusedgrad.sigmoid, [LOGITS], "sigmoid")
+    yield of_reference("tanh", fusedgrad.tanh, [LOGITS], "tanh")
+    yield of_reference("nn.Sigmoid", fusedgrad.nn.Sigmoid(), [LOGITS], "sigmoid")
+    yield of_reference("nn.Tanh", fusedgrad.nn.Tanh(), [LOGITS], "tanh")
     yield from map(power_of_number, (2, 3, 0.5, -1, 2.5))
     yield power()
     yield from losses()

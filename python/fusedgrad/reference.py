@@ -6,63 +6,30 @@ holomorphic, and its gradients follow PyTorch's convention: the gradient of y = 
 grad * conj(f'(z)).
 """
 
-from fusedgrad.operations.logistic_loss import (
-    MEAN,
-    NONE,
-    SUM,
-)
-from fusedgrad.operations.logistic_loss import (
-    logits_backward_formula as binary_cross_entropy_with_logits_backward,
-)
-from fusedgrad.operations.logistic_loss import (
-    logits_double_backward_formula as binary_cross_entropy_with_logits_double_backward,
-)
-from fusedgrad.operations.logistic_loss import (
-    logits_formula as binary_cross_entropy_with_logits,
-)
-from fusedgrad.operations.logistic_loss import (
-    probability_backward_formula as binary_cross_entropy_backward,
-)
-from fusedgrad.operations.logistic_loss import (
-    probability_double_backward_formula as binary_cross_entropy_double_backward,
-)
-from fusedgrad.operations.logistic_loss import (
-    probability_formula as binary_cross_entropy,
-)
-from fusedgrad.operations.pow import backward_formula as pow_backward
-from fusedgrad.operations.pow import double_backward_formula as pow_double_backward
-from fusedgrad.operations.pow import formula as pow
-from fusedgrad.operations.pow import scalar_backward_formula as pow_scalar_backward
-from fusedgrad.operations.pow import scalar_double_backward_formula as pow_scalar_double_backward
-from fusedgrad.operations.shared import HALF_DTYPES, Number
-from fusedgrad.operations.sigmoid import backward_formula as sigmoid_backward
-from fusedgrad.operations.sigmoid import double_backward_formula as sigmoid_double_backward
-from fusedgrad.operations.sigmoid import formula as sigmoid
-from fusedgrad.operations.tanh import backward_formula as tanh_backward
-from fusedgrad.operations.tanh import double_backward_formula as tanh_double_backward
-from fusedgrad.operations.tanh import formula as tanh
+from fusedgrad.operations import logistic_loss as _loss
+from fusedgrad.operations import pow as _pow
+from fusedgrad.operations import sigmoid as _sigmoid
+from fusedgrad.operations import tanh as _tanh
+from fusedgrad.operations.logistic_loss import MEAN as MEAN
+from fusedgrad.operations.logistic_loss import NONE as NONE
+from fusedgrad.operations.logistic_loss import SUM as SUM
+from fusedgrad.operations.shared import HALF_DTYPES as HALF_DTYPES
+from fusedgrad.operations.shared import Number as Number
 
-__all__ = [
-    "HALF_DTYPES",
-    "MEAN",
-    "NONE",
-    "SUM",
-    "Number",
-    "binary_cross_entropy",
-    "binary_cross_entropy_backward",
-    "binary_cross_entropy_double_backward",
-    "binary_cross_entropy_with_logits",
-    "binary_cross_entropy_with_logits_backward",
-    "binary_cross_entropy_with_logits_double_backward",
-    "pow",
-    "pow_backward",
-    "pow_double_backward",
-    "pow_scalar_backward",
-    "pow_scalar_double_backward",
-    "sigmoid",
-    "sigmoid_backward",
-    "sigmoid_double_backward",
-    "tanh",
-    "tanh_backward",
-    "tanh_double_backward",
-]
+binary_cross_entropy = _loss.probability_formula
+binary_cross_entropy_backward = _loss.probability_backward_formula
+binary_cross_entropy_double_backward = _loss.probability_double_backward_formula
+binary_cross_entropy_with_logits = _loss.logits_formula
+binary_cross_entropy_with_logits_backward = _loss.logits_backward_formula
+binary_cross_entropy_with_logits_double_backward = _loss.logits_double_backward_formula
+pow = _pow.formula
+pow_backward = _pow.backward_formula
+pow_double_backward = _pow.double_backward_formula
+pow_scalar_backward = _pow.scalar_backward_formula
+pow_scalar_double_backward = _pow.scalar_double_backward_formula
+sigmoid = _sigmoid.formula
+sigmoid_backward = _sigmoid.backward_formula
+sigmoid_double_backward = _sigmoid.double_backward_formula
+tanh = _tanh.formula
+tanh_backward = _tanh.backward_formula
+tanh_double_backward = _tanh.double_backward_formula

@@ -6,7 +6,7 @@ Of logits it is w (p t softplus(-x) + (1 - t) softplus(x)), p being pos_weight; 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, compiler
@@ -18,8 +18,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fusedgrad import _C, operators
 from fusedgrad.operations.shared import (
-    Function,
-    Gradients,
+    OfOperators,
     autocast,
     check_tensor,
     even_derivative,
@@ -27,10 +26,6 @@ from fusedgrad.operations.shared import (
     product,
     register_binary_family,
     rounded_once,
-    save,
-    spread,
-    those_wanted,
-    to_operands,
     traced,
     traced_function,
     wide,
@@ -93,32 +88,9 @@ def binary_cross_entropy(
         result = _C.binary_cross_entropy(input, target, reduction)
         if result is not NotImplemented:
             return cast(Tensor, result)
-    if has_torch_function_variadic(input, target, weight):
-        return handle_torch_function(
-            binary_cross_entropy,
-            (input, target, weight),
-            input,
-            target,
-            weight=weight,
-            size_average=size_average,
-            reduce=reduce,
-            reduction=reduction,
-        )
-    name = "binary_cross_entropy"
-    if autocasting():
-        input, target, weight = autocast(name, input, target, weight)
-    code = _reduction_code(name, reduction, size_average, reduce)
-    _check_target(name, input, target)
-    if target.dtype is not input.dtype:
-        raise RuntimeError(
-            f"{name}(): target has dtype {target.dtype}, expected the dtype of input, {input.dtype}"
-        )
-    _check_has_loss(name, input)
-    if weight is not None:
-        weight = _weight(name, "weight", weight, input)
-    if is_dynamo_compiling() or compiler._is_compiling_flag:
-        return traced(_TracedOfProbabilities, probability_formula, input, target, weight, code)
-    return cast(Tensor, _ops.binary_cross_entropy.default(input, target, weight, code))
+    weights = {"weight": weight}
+    how = {"size_average": size_average, "reduce": reduce, "reduction": reduction}
+    return _call(binary_cross_entropy, input, target, weights, how)
 
 
 def binary_cross_entropy_with_logits(
@@ -164,36 +136,43 @@ def binary_cross_entropy_with_logits(
         result = _C.binary_cross_entropy_with_logits(input, target, reduction)
         if result is not NotImplemented:
             return cast(Tensor, result)
-    if has_torch_function_variadic(input, target, weight, pos_weight):
-        return handle_torch_function(
-            binary_cross_entropy_with_logits,
-            (input, target, weight, pos_weight),
-            input,
-            target,
-            weight=weight,
-            size_average=size_average,
-            reduce=reduce,
-            reduction=reduction,
-            pos_weight=pos_weight,
-        )
-    name = "binary_cross_entropy_with_logits"
+    weights = {"weight": weight, "pos_weight": pos_weight}
+    how = {"size_average": size_average, "reduce": reduce, "reduction": reduction}
+    return _call(binary_cross_entropy_with_logits, input, target, weights, how)
+
+
+def _call(
+    function: Callable[..., Tensor],
+    input: Tensor,
+    target: Tensor,
+    weights: dict[str, Any],
+    how: dict[str, Any],
+) -> Tensor:
+    """A public function where it is not the short way of `_C` that takes the call."""
+    operands = input, target, *weights.values()
+    if has_torch_function_variadic(*operands):
+        return handle_torch_function(function, operands, input, target, **weights, **how)
+    name = function.__name__
     if autocasting():
-        input, target, weight, pos_weight = autocast(name, input, target, weight, pos_weight)
-    code = _reduction_code(name, reduction, size_average, reduce)
+        input, target, *cast_weights = autocast(name, *operands)
+        weights = dict(zip(weights, cast_weights, strict=True))
+    code = _reduction_code(name, how["reduction"], how["size_average"], how["reduce"])
     _check_target(name, input, target)
+    same = target.dtype is input.dtype
+    if not same and function is binary_cross_entropy:
+        raise RuntimeError(
+            f"{name}(): target has dtype {target.dtype}, expected the dtype of input, {input.dtype}"
+        )
     _check_has_loss(name, input)
-    if target.dtype is not input.dtype:
-        return _mixed_logits(name, input, target, weight, pos_weight, code)
-    if weight is not None:
-        weight = _weight(name, "weight", weight, input)
-    if pos_weight is not None:
-        pos_weight = _weight(name, "pos_weight", pos_weight, input)
+    if not same:
+        return _mixed_logits(name, input, target, weights, code)
+    rest = [
+        value if value is None else _weight(name, argument, value, input)
+        for argument, value in weights.items()
+    ]
     if is_dynamo_compiling() or compiler._is_compiling_flag:
-        return traced(_TracedOfLogits, logits_formula, input, target, weight, pos_weight, code)
-    return cast(
-        Tensor,
-        _ops.binary_cross_entropy_with_logits.default(input, target, weight, pos_weight, code),
-    )
+        return traced(*_TRACED[name], input, target, *rest, code)
+    return cast(Tensor, getattr(_ops, name).default(input, target, *rest, code))
 
 
 def _reduction_code(
@@ -254,30 +233,21 @@ def _broadcasts_to(shape: torch.Size, larger: torch.Size) -> bool:
 
 
 def _mixed_logits(
-    name: str,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    code: int,
+    name: str, input: Tensor, target: Tensor, weights: dict[str, Any], code: int
 ) -> Tensor:
     """The loss where target has another dtype than input: the result's is the target's."""
     if target.dtype.is_complex:
-        loss = logits_formula(input, target, weight, pos_weight, code)
-        return loss.to(target.dtype)
+        loss = logits_formula(input, target, *weights.values(), code)
+        return cast(Tensor, loss.to(target.dtype))
     if target.dtype not in operators.KERNEL_DTYPES:
         raise (_NoBoolArithmetic if target.dtype is torch.bool else RuntimeError)(
             f"{name}(): target has dtype {target.dtype}, expected a floating-point one: "
             "the result's dtype is the target's"
         )
     common = torch.promote_types(input.dtype, target.dtype)
-    return binary_cross_entropy_with_logits(
-        input.to(common),
-        target.to(common),
-        weight,
-        reduction=_NAMES[code],
-        pos_weight=pos_weight,
-    ).to(target.dtype)
+    input, wide_target = input.to(common), target.to(common)
+    loss = binary_cross_entropy_with_logits(input, wide_target, **weights, reduction=_NAMES[code])
+    return loss.to(target.dtype)
 
 
 def reduced(loss: Tensor, reduction: int) -> Tensor:
@@ -318,59 +288,6 @@ def _logits_target_derivative(x: Tensor, p: Tensor) -> Tensor:
 
 def _logits_pos_weight_derivative(x: Tensor, t: Tensor) -> Tensor:
     return product(t, (-x).clamp(min=0) + torch.log1p(exp_of_magnitude(x)))
-
-
-@rounded_once
-def logits_formula(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    reduction: int,
-) -> Tensor:
-    """The loss of logits, elementwise or reduced."""
-    loss = _logits_loss(input, target, or_one(pos_weight, input))
-    return reduced(loss if weight is None else product(weight, loss), reduction)
-
-
-@rounded_once
-def logits_backward_formula(
-    grad: Tensor,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    reduction: int,
-    output_mask: Sequence[bool],
-) -> list[Tensor]:
-    """The wanted gradients by input, target, weight and pos_weight."""
-    w, p = or_one(weight, input), or_one(pos_weight, input)
-    scaled = grad * mean_factor(input, reduction)
-    partials = (
-        lambda: scaled * (w * _logits_input_derivative(input, target, p)),
-        lambda: scaled * product(w, _logits_target_derivative(input, p)),
-        lambda: scaled * _logits_loss(input, target, p),
-        lambda: scaled * product(w, _logits_pos_weight_derivative(input, target)),
-    )
-    return those_wanted(partials, output_mask)
-
-
-@rounded_once
-def logits_double_backward_formula(
-    grad_grad: Tensor,
-    grad: Tensor,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    reduction: int,
-) -> tuple[Tensor, Tensor]:
-    """The gradients of the gradient by `input`: by `grad`, elementwise, and by `input`."""
-    w, p = or_one(weight, input), or_one(pos_weight, input)
-    first = w * _logits_input_derivative(input, target, p)
-    second = w * (1 - target + p * target) * even_derivative(exp_of_magnitude(input))
-    scaled = grad_grad * mean_factor(input, reduction)
-    return scaled * first, scaled * grad * second
 
 
 def _check_probabilities(input: Tensor, target: Tensor) -> None:
@@ -426,51 +343,73 @@ def probability_derivative(p: Tensor, t: Tensor, by_input: int, by_target: int) 
     return torch.where(inside, falling + rising, clamped)
 
 
-@rounded_once
-def probability_formula(
-    input: Tensor, target: Tensor, weight: Tensor | None, reduction: int
-) -> Tensor:
-    """The loss of probabilities, elementwise or reduced."""
-    _check_probabilities(input, target)
-    loss = _probability_loss(input, target)
-    return reduced(loss if weight is None else weight * loss, reduction)
+_Term = Callable[..., Tensor]  # of the weight, the input, the target and, of logits, pos_weight
 
 
-@rounded_once
-def probability_backward_formula(
-    grad: Tensor,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    reduction: int,
-    output_mask: Sequence[bool],
-) -> list[Tensor]:
-    """The wanted gradients by input, target and weight."""
-    w = or_one(weight, input)
-    scaled = grad * mean_factor(input, reduction)
-    partials = (
-        lambda: scaled * (w * _probability_input_derivative(input, target)),
-        lambda: scaled * (w * _probability_target_derivative(input)),
-        lambda: scaled * _probability_loss(input, target),
-    )
-    return those_wanted(partials, output_mask)
+def _formulas(
+    times: _Term,
+    partials: Sequence[_Term],
+    second: _Term,
+    check: Callable[[Tensor, Tensor], None] | None = None,
+) -> Sequence[Callable[..., Any]]:
+    """The loss, its wanted gradients by the operands, and those of the gradient by the input.
+
+    With the operators' arguments: the operands, and what else there is. Of the `partials` by each
+    operand, that by the weight is the loss without it.
+    """
+
+    def with_ones(input: Tensor, target: Tensor, *weights: Tensor | None) -> Sequence[Tensor]:
+        weight, *pos_weight = (or_one(each, input) for each in weights)
+        return weight, input, target, *pos_weight
+
+    @rounded_once
+    def formula(*arguments: Any) -> Tensor:
+        *operands, reduction = arguments
+        input, target, weight, *_ = operands
+        if check is not None:
+            check(input, target)
+        loss = partials[2](*with_ones(*operands))
+        return reduced(loss if weight is None else times(weight, loss), reduction)
+
+    @rounded_once
+    def backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
+        *operands, reduction, output_mask = arguments
+        scaled = grad * mean_factor(operands[0], reduction)
+        terms = with_ones(*operands)
+        wanted = (partial for partial, want in zip(partials, output_mask, strict=True) if want)
+        return [scaled * partial(*terms) for partial in wanted]
+
+    @rounded_once
+    def double_backward(grad_grad: Tensor, grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *operands, reduction = arguments
+        scaled = grad_grad * mean_factor(operands[0], reduction)
+        terms = with_ones(*operands)
+        return scaled * partials[0](*terms), scaled * grad * second(*terms)
+
+    return formula, backward, double_backward
 
 
-@rounded_once
-def probability_double_backward_formula(
-    grad_grad: Tensor,
-    grad: Tensor,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    reduction: int,
-) -> tuple[Tensor, Tensor]:
-    """The gradients of the gradient by `input`: by `grad`, elementwise, and by `input`."""
-    w = or_one(weight, input)
-    first = w * _probability_input_derivative(input, target)
-    second = w * probability_derivative(input, target, 2, 0)
-    scaled = grad_grad * mean_factor(input, reduction)
-    return scaled * first, scaled * grad * second
+logits_formula, logits_backward_formula, logits_double_backward_formula = _formulas(
+    product,
+    (
+        lambda w, x, t, p: w * _logits_input_derivative(x, t, p),
+        lambda w, x, t, p: product(w, _logits_target_derivative(x, p)),
+        lambda w, x, t, p: _logits_loss(x, t, p),
+        lambda w, x, t, p: product(w, _logits_pos_weight_derivative(x, t)),
+    ),
+    lambda w, x, t, p: w * (1 - t + p * t) * even_derivative(exp_of_magnitude(x)),
+)
+
+probability_formula, probability_backward_formula, probability_double_backward_formula = _formulas(
+    torch.mul,
+    (
+        lambda w, p, t: w * _probability_input_derivative(p, t),
+        lambda w, p, t: w * _probability_target_derivative(p),
+        lambda w, p, t: _probability_loss(p, t),
+    ),
+    lambda w, p, t: w * probability_derivative(p, t, 2, 0),
+    _check_probabilities,
+)
 
 
 def _fake_loss(deciding: int) -> Callable[..., Tensor]:
@@ -530,71 +469,34 @@ def _register(name: str, fake: Callable[..., Any], formula: Callable[..., Any]) 
     register(name, fake, formula, stacks="output_mask" not in names, batch=batch)
 
 
-_FAKES: dict[str, Callable[..., Any]] = {
-    "binary_cross_entropy_with_logits": _fake_loss(1),
-    "binary_cross_entropy": _fake_loss(0),
-}
-_FORMULAS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "binary_cross_entropy_with_logits": (
-        logits_formula,
-        logits_backward_formula,
-        logits_double_backward_formula,
+for _name, _deciding, _of_loss in (
+    (
+        "binary_cross_entropy_with_logits",
+        1,
+        (logits_formula, logits_backward_formula, logits_double_backward_formula),
     ),
-    "binary_cross_entropy": (
-        probability_formula,
-        probability_backward_formula,
-        probability_double_backward_formula,
+    (
+        "binary_cross_entropy",
+        0,
+        (probability_formula, probability_backward_formula, probability_double_backward_formula),
     ),
-}
-for _name, _formulas in _FORMULAS.items():
-    _fakes = _FAKES[_name], _fake_loss_backward, _fake_loss_double_backward
-    for _suffix, _fake, _formula in zip(
-        ("", "_backward", "_double_backward"), _fakes, _formulas, strict=True
-    ):
-        _register(_name + _suffix, _fake, _formula)
-
+):
+    _register(_name, _fake_loss(_deciding), _of_loss[0])
+    _register(f"{_name}_backward", _fake_loss_backward, _of_loss[1])
+    _register(f"{_name}_double_backward", _fake_loss_double_backward, _of_loss[2])
 
 register_binary_family("binary_cross_entropy", probability_derivative)
 
 
-class _Loss(Function):
+class _Loss(OfOperators):
     """Of an input, a target and weights that may be absent, and the code of a reduction."""
 
-    generate_vmap_rule = True
-    operators: ClassVar[tuple[Any, Any]]
-
     @classmethod
-    def forward(cls, *arguments: Any) -> Tensor:
-        """The operator."""
-        return cast(Tensor, cls.operators[0](*arguments))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Save the operands."""
-        *operands, ctx.reduction = inputs
-        save(ctx, *operands)
-
-    @classmethod
-    def backward(cls, ctx: Any, grad: Tensor) -> Gradients:
-        """The gradients that are needed, of the operands' shapes."""
-        operands, mask = ctx.saved_tensors, ctx.needs_input_grad[:-1]
-        partials = cls.operators[1](grad, *operands, ctx.reduction, mask)
-        return *to_operands(spread(partials, mask), operands), None
-
-    @classmethod
-    def push_forward(
-        cls, ctx: Any, inputs: Sequence[Tensor | None], *tangents: Tensor | None
-    ) -> Tensor:
-        """The sum of the gradients, each times its tangent."""
-        operands = [wide(operand) for operand in inputs]
-        terms: list[Tensor] = []
-        for i, tangent in enumerate(tangents[:-1]):
-            if tangent is not None:
-                mask = [i == j for j in range(len(operands))]
-                terms += cls.operators[1](wide(tangent), *operands, ctx.reduction, mask)
-        total = sum(terms[1:], start=terms[0])
-        reduced = total if ctx.reduction == NONE else total.sum()
-        return reduced.to(cast(Tensor, inputs[0]).dtype)
+    def push_forward(cls, ctx: Any, inputs: Sequence[Any], *tangents: Any) -> Tensor:
+        """The sum of the derivatives, each times its tangent, rounded once."""
+        total = super().push_forward(ctx, [*map(wide, inputs)], *map(wide, tangents))
+        reduced = total if ctx.others == (NONE,) else total.sum()
+        return reduced.to(inputs[0].dtype)
 
 
 class BinaryCrossEntropyWithLogits(_Loss):
@@ -645,5 +547,13 @@ class BinaryCrossEntropy(_Loss):
         return cls._apply_checked(input, target, weight, reduction)
 
 
-_TracedOfProbabilities = traced_function(3, probability_formula, probability_backward_formula)
-_TracedOfLogits = traced_function(4, logits_formula, logits_backward_formula)
+_TRACED = {
+    "binary_cross_entropy": (
+        traced_function(3, probability_formula, probability_backward_formula),
+        probability_formula,
+    ),
+    "binary_cross_entropy_with_logits": (
+        traced_function(4, logits_formula, logits_backward_formula),
+        logits_formula,
+    ),
+}

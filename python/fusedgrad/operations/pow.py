@@ -15,19 +15,14 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from fusedgrad import _C, operators
 from fusedgrad.operations.shared import (
-    Function,
-    Gradients,
     Number,
-    Unary,
+    OfOperators,
     autocast,
     prepare_out,
     product,
     register_binary_family,
     register_family,
     rounded_once,
-    save,
-    spread,
-    to_operands,
     traced,
     traced_function,
 )
@@ -219,57 +214,24 @@ register(
 register_binary_family("pow", derivative)
 
 
-class _PowScalar(Unary):
-    """input ** exponent for a Python number, in the dtype of the input."""
-
-    operators = _pow.Tensor_Scalar, _ops.pow_backward.Tensor_Scalar
-
-
-class Pow(Function):
+class Pow(OfOperators):
     """`Pow.apply(input, exponent)`: input ** exponent, either of them a tensor or a Python number.
 
     Differentiable in both; type promotion and broadcasting are those of torch.pow.
     """
 
-    generate_vmap_rule = True
+    operators = _pow, _ops.pow_backward
 
     @classmethod
     def apply(cls, *arguments: Tensor | Number) -> Any:
         """The power, in the dtype that torch.pow would give it."""
         input, exponent = arguments
         dtype = torch.result_type(input, exponent)
-        if not isinstance(exponent, Tensor):
-            return _PowScalar.apply(cast(Tensor, input).to(dtype), exponent)
-        if not isinstance(input, Tensor):
-            input = torch.scalar_tensor(input, dtype=dtype, device=exponent.device)
-        return cls._apply_checked(input.to(dtype), exponent.to(dtype))
-
-    @staticmethod
-    def forward(input: Tensor, exponent: Tensor) -> Tensor:
-        """The operator, for two tensors of one dtype."""
-        return cast(Tensor, _pow.Tensor_Tensor(input, exponent))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        """Save the inputs."""
-        save(ctx, *inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Gradients:
-        """grad e x^(e-1) and grad x^e ln(x), those of them that are needed."""
-        operands, mask = ctx.saved_tensors, ctx.needs_input_grad
-        partials = _ops.pow_backward.Tensor_Tensor(grad, *operands, mask)
-        return to_operands(spread(partials, mask), operands)
-
-    @staticmethod
-    def push_forward(ctx: Any, inputs: Sequence[Tensor], *tangents: Tensor | None) -> Tensor:
-        """The sum of the partial derivatives, each times its tangent."""
-        terms = [
-            _ops.pow_backward.Tensor_Tensor(tangent.conj(), *inputs, (i == 0, i == 1))[0].conj()
-            for i, tangent in enumerate(tangents)
-            if tangent is not None
-        ]
-        return cast(Tensor, sum(terms[1:], start=terms[0]))
+        if isinstance(exponent, Tensor):
+            if not isinstance(input, Tensor):
+                input = torch.scalar_tensor(input, dtype=dtype, device=exponent.device)
+            exponent = exponent.to(dtype)
+        return cls._apply_checked(cast(Tensor, input).to(dtype), exponent)
 
 
 _TracedScalar = traced_function(1, formula, _of_number.gradients)

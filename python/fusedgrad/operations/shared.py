@@ -80,11 +80,6 @@ def even_derivative(a: Tensor) -> Tensor:
     return a / ((1 + a) * (1 + a))
 
 
-def those_wanted(outputs: Sequence[Callable[[], Tensor]], mask: Sequence[bool]) -> list[Tensor]:
-    """The outputs whose entry of `mask` is set."""
-    return [output() for output, want in zip(outputs, mask, strict=True) if want]
-
-
 def sum_to(grad: Tensor, operand: Tensor) -> Tensor:
     """A gradient at the broadcast shape, at that of its operand."""
     # Ranks first: sizes of different dimensions compared are a guard of torch.export.
@@ -376,35 +371,49 @@ class Function(torch.autograd.Function):
         raise NotImplementedError
 
 
-class Unary(Function):
-    """Of one tensor, and perhaps a number: `operators` are those of the value and the backward."""
+class OfOperators(Function):
+    """Over two `operators`, of the value and of its gradients by the tensors, which come first.
+
+    The second takes a mask of those wanted, and returns a list, unless there is one tensor only.
+    """
 
     generate_vmap_rule = True
     operators: ClassVar[tuple[Any, Any]]
 
     @classmethod
-    def forward(cls, input: Tensor, *number: Number) -> Tensor:
+    def forward(cls, *arguments: Any) -> Tensor:
         """The operator."""
-        return cast(Tensor, cls.operators[0](input, *number))
+        return cast(Tensor, cls.operators[0](*arguments))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Save the input."""
-        input, *ctx.number = inputs
-        save(ctx, input)
+        """Save the tensors, some of which may be absent."""
+        operands = [value for value in inputs if value is None or isinstance(value, Tensor)]
+        ctx.others = inputs[len(operands) :]
+        save(ctx, *operands)
+
+    @classmethod
+    def _gradients(cls, ctx: Any, grad: Tensor, operands: Sequence[Any], mask: Any) -> Gradients:
+        found = cls.operators[1](grad, *operands, *ctx.others, *[mask][: len(operands) - 1])
+        return spread([found] if len(operands) == 1 else found, mask)
 
     @classmethod
     def backward(cls, ctx: Any, grad: Tensor) -> Gradients:
-        """The gradient times the derivative."""
-        grad = cls.operators[1](grad, *ctx.saved_tensors, *ctx.number)
-        return grad, *[None] * len(ctx.number)
+        """The gradients that are needed, of the operands' shapes."""
+        operands = ctx.saved_tensors
+        grads = cls._gradients(ctx, grad, operands, ctx.needs_input_grad[: len(operands)])
+        return *to_operands(grads, operands), *[None] * len(ctx.others)
 
     @classmethod
-    def push_forward(
-        cls, ctx: Any, inputs: Sequence[Tensor], tangent: Tensor, *number: None
-    ) -> Tensor:
-        """The derivative times the tangent."""
-        return cast(Tensor, cls.operators[1](tangent.conj(), *inputs, *ctx.number).conj())
+    def push_forward(cls, ctx: Any, inputs: Sequence[Any], *tangents: Any) -> Tensor:
+        """The sum of the derivatives, each times its tangent."""
+        terms: list[Tensor] = []
+        for i, tangent in enumerate(tangents[: len(inputs)]):
+            if tangent is not None:
+                mask = [i == j for j in range(len(inputs))]
+                term = cls._gradients(ctx, tangent.conj(), inputs, mask)[i]
+                terms.append(cast(Tensor, term).conj())
+        return sum(terms[1:], start=terms[0])
 
 
 def save(ctx: Any, *tensors: Tensor | None) -> None:

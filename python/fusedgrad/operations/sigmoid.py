@@ -13,7 +13,7 @@ from torch.compiler import is_dynamo_compiling
 
 from fusedgrad import _C
 from fusedgrad.operations.shared import (
-    Unary,
+    OfOperators,
     even_derivative,
     exp_of_magnitude,
     negative_half_plane,
@@ -77,7 +77,7 @@ _operation, _family = register_unary(sigmoid, formula, derivative)
 backward_formula, double_backward_formula = _family.backward, _family.double_backward
 
 
-class Sigmoid(Unary):
+class Sigmoid(OfOperators):
     """`Sigmoid.apply(input)`: 1 / (1 + exp(-input)), for floating-point and complex tensors."""
 
     operators = _ops.sigmoid.default, _ops.sigmoid_backward.default

@@ -12,11 +12,7 @@ from torch.compiler import is_dynamo_compiling
 
 from fusedgrad import _C
 from fusedgrad.operations import sigmoid
-from fusedgrad.operations.shared import (
-    Unary,
-    register_unary,
-    rounded_once,
-)
+from fusedgrad.operations.shared import OfOperators, register_unary, rounded_once
 from fusedgrad.operators import _ops
 
 
@@ -57,7 +53,7 @@ _operation, _family = register_unary(tanh, formula, derivative)
 backward_formula, double_backward_formula = _family.backward, _family.double_backward
 
 
-class Tanh(Unary):
+class Tanh(OfOperators):
     """`Tanh.apply(input)`: the hyperbolic tangent, for floating-point and complex tensors."""
 
     operators = _ops.tanh.default, _ops.tanh_backward.default
