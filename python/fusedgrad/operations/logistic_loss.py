@@ -88,9 +88,32 @@ def binary_cross_entropy(
         result = _C.binary_cross_entropy(input, target, reduction)
         if result is not NotImplemented:
             return cast(Tensor, result)
-    weights = {"weight": weight}
-    how = {"size_average": size_average, "reduce": reduce, "reduction": reduction}
-    return _call(binary_cross_entropy, input, target, weights, how)
+    if has_torch_function_variadic(input, target, weight):
+        return handle_torch_function(
+            binary_cross_entropy,
+            (input, target, weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+        )
+    name = "binary_cross_entropy"
+    if autocasting():
+        input, target, weight = autocast(name, input, target, weight)
+    code = _reduction_code(name, reduction, size_average, reduce)
+    _check_target(name, input, target)
+    if target.dtype is not input.dtype:
+        raise RuntimeError(
+            f"{name}(): target has dtype {target.dtype}, expected the dtype of input, {input.dtype}"
+        )
+    _check_has_loss(name, input)
+    if weight is not None:
+        weight = _weight(name, "weight", weight, input)
+    if is_dynamo_compiling() or compiler._is_compiling_flag:
+        return traced(_TracedOfProbabilities, probability_formula, input, target, weight, code)
+    return cast(Tensor, _ops.binary_cross_entropy.default(input, target, weight, code))
 
 
 def binary_cross_entropy_with_logits(
@@ -136,43 +159,36 @@ def binary_cross_entropy_with_logits(
         result = _C.binary_cross_entropy_with_logits(input, target, reduction)
         if result is not NotImplemented:
             return cast(Tensor, result)
-    weights = {"weight": weight, "pos_weight": pos_weight}
-    how = {"size_average": size_average, "reduce": reduce, "reduction": reduction}
-    return _call(binary_cross_entropy_with_logits, input, target, weights, how)
-
-
-def _call(
-    function: Callable[..., Tensor],
-    input: Tensor,
-    target: Tensor,
-    weights: dict[str, Any],
-    how: dict[str, Any],
-) -> Tensor:
-    """A public function where it is not the short way of `_C` that takes the call."""
-    operands = input, target, *weights.values()
-    if has_torch_function_variadic(*operands):
-        return handle_torch_function(function, operands, input, target, **weights, **how)
-    name = function.__name__
-    if autocasting():
-        input, target, *cast_weights = autocast(name, *operands)
-        weights = dict(zip(weights, cast_weights, strict=True))
-    code = _reduction_code(name, how["reduction"], how["size_average"], how["reduce"])
-    _check_target(name, input, target)
-    same = target.dtype is input.dtype
-    if not same and function is binary_cross_entropy:
-        raise RuntimeError(
-            f"{name}(): target has dtype {target.dtype}, expected the dtype of input, {input.dtype}"
+    if has_torch_function_variadic(input, target, weight, pos_weight):
+        return handle_torch_function(
+            binary_cross_entropy_with_logits,
+            (input, target, weight, pos_weight),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            reduce=reduce,
+            reduction=reduction,
+            pos_weight=pos_weight,
         )
+    name = "binary_cross_entropy_with_logits"
+    if autocasting():
+        input, target, weight, pos_weight = autocast(name, input, target, weight, pos_weight)
+    code = _reduction_code(name, reduction, size_average, reduce)
+    _check_target(name, input, target)
     _check_has_loss(name, input)
-    if not same:
-        return _mixed_logits(name, input, target, weights, code)
-    rest = [
-        value if value is None else _weight(name, argument, value, input)
-        for argument, value in weights.items()
-    ]
+    if target.dtype is not input.dtype:
+        return _mixed_logits(name, input, target, weight, pos_weight, code)
+    if weight is not None:
+        weight = _weight(name, "weight", weight, input)
+    if pos_weight is not None:
+        pos_weight = _weight(name, "pos_weight", pos_weight, input)
     if is_dynamo_compiling() or compiler._is_compiling_flag:
-        return traced(*_TRACED[name], input, target, *rest, code)
-    return cast(Tensor, getattr(_ops, name).default(input, target, *rest, code))
+        return traced(_TracedOfLogits, logits_formula, input, target, weight, pos_weight, code)
+    return cast(
+        Tensor,
+        _ops.binary_cross_entropy_with_logits.default(input, target, weight, pos_weight, code),
+    )
 
 
 def _reduction_code(
@@ -233,11 +249,16 @@ def _broadcasts_to(shape: torch.Size, larger: torch.Size) -> bool:
 
 
 def _mixed_logits(
-    name: str, input: Tensor, target: Tensor, weights: dict[str, Any], code: int
+    name: str,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    code: int,
 ) -> Tensor:
     """The loss where target has another dtype than input: the result's is the target's."""
     if target.dtype.is_complex:
-        loss = logits_formula(input, target, *weights.values(), code)
+        loss = logits_formula(input, target, weight, pos_weight, code)
         return cast(Tensor, loss.to(target.dtype))
     if target.dtype not in operators.KERNEL_DTYPES:
         raise (_NoBoolArithmetic if target.dtype is torch.bool else RuntimeError)(
@@ -245,9 +266,13 @@ def _mixed_logits(
             "the result's dtype is the target's"
         )
     common = torch.promote_types(input.dtype, target.dtype)
-    input, wide_target = input.to(common), target.to(common)
-    loss = binary_cross_entropy_with_logits(input, wide_target, **weights, reduction=_NAMES[code])
-    return loss.to(target.dtype)
+    return binary_cross_entropy_with_logits(
+        input.to(common),
+        target.to(common),
+        weight,
+        reduction=_NAMES[code],
+        pos_weight=pos_weight,
+    ).to(target.dtype)
 
 
 def reduced(loss: Tensor, reduction: int) -> Tensor:
@@ -547,13 +572,5 @@ class BinaryCrossEntropy(_Loss):
         return cls._apply_checked(input, target, weight, reduction)
 
 
-_TRACED = {
-    "binary_cross_entropy": (
-        traced_function(3, probability_formula, probability_backward_formula),
-        probability_formula,
-    ),
-    "binary_cross_entropy_with_logits": (
-        traced_function(4, logits_formula, logits_backward_formula),
-        logits_formula,
-    ),
-}
+_TracedOfProbabilities = traced_function(3, probability_formula, probability_backward_formula)
+_TracedOfLogits = traced_function(4, logits_formula, logits_backward_formula)
