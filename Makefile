@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PY_SOURCES := setup.py python tests benchmarks demo examples tools
 # One process a core, each of which takes tests from the others when it has none left.
 IN_PARALLEL := -n auto --dist worksteal
+# Warnings are errors with the pinned packages; what other versions and libraries warn of is theirs.
+OTHERS_WARN := -W default
 EXAMPLES := $(addprefix examples/,notebook.py logistic_regression.py recurrent.py differential_equations.py)
 CXX_SOURCES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' '*.c')
 
@@ -89,7 +91,7 @@ $(COMPANIONS_VENV)/installed: requirements.txt requirements-companions.txt
 
 # Losses and gradients of plain, patched and converted models in the hands of other libraries.
 test-companions: build $(COMPANIONS_VENV)/installed
-	$(COMPANIONS_BIN)/python -m pytest -q tests/check_companions.py
+	$(COMPANIONS_BIN)/python -m pytest -q $(OTHERS_WARN) tests/check_companions.py
 
 # The baseline of csrc/cpu for 64-bit Arm; needs a cross compiler (Debian's g++-aarch64-linux-gnu).
 check-aarch64:
@@ -137,7 +139,7 @@ cuda-build: $(CUDA_VENV)/installed
 test-cuda-build: cuda-build build
 	$(CUDA_BIN)/python tests/check_cuda_build.py
 	PYTHONPATH=$(CUDA_LIB) $(BIN)/python tests/check_cuda_build.py
-	$(CUDA_BIN)/python -m pytest -q $(IN_PARALLEL) tests/test_functional.py tests/test_operators.py tests/test_nn.py tests/test_errors.py tests/test_notebooks.py tests/test_accuracy.py
+	$(CUDA_BIN)/python -m pytest -q $(IN_PARALLEL) $(OTHERS_WARN) tests/test_functional.py tests/test_operators.py tests/test_nn.py tests/test_errors.py tests/test_notebooks.py tests/test_accuracy.py
 
 # On this machine's GPU, without the network: by PYTHON if it has torch with CUDA, else by an
 # environment of its own from the registry. With a build that was carried along, if it fits.

@@ -36,7 +36,10 @@ LIB = BUILD / "lib"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")
 NO_REPORT = "No GPU has run fusedgrad yet: `benchmarks/results/` holds no report."
 FILES = ("tests/test_gpu.py", "tests/test_cuda_kernels.py", "tests/test_fuse_cuda.py")
-PYTEST = ("-m", "pytest", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist")
+PYTEST = (
+    *("-m", "pytest", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist"),
+    *("-W", "default"),  # what this machine's versions warn of is no failure
+)
 # One kernel of each kind is enough: the sanitizer runs a kernel some hundred times slower.
 SANITIZED = "[cuda and (129 or reduction)"
 # What the parts import beside torch.

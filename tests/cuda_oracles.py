@@ -196,11 +196,13 @@ def _logits_double_backward(
 
 
 def _log(p: Array) -> Array:
-    return np.maximum(np.log(p), -100)
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log(p), -100)
 
 
 def _log_complement(p: Array) -> Array:
-    return np.maximum(np.log1p(-p), -100)
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log1p(-p), -100)
 
 
 def _probabilities(p: Array, t: Array, w: Array | float = 1) -> list[Result]:

