@@ -591,6 +591,22 @@ def test_a_gpus_report_counts_tests_and_has_their_messages(tmp_path: Path) -> No
     assert "test[0-cuda] PASSED" not in part["text"]
 
 
+@pytest.mark.slow
+def test_a_gpus_report_is_rehearsed_without_a_network(tmp_path: Path) -> None:
+    rehearse = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--results", str(tmp_path)]
+    alone = ["unshare", "--map-root-user", "--net"]
+    done = subprocess.run(
+        [*alone, *rehearse], cwd=first_call.ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    parts = json.loads((tmp_path / "emulated-device.json").read_text())["parts"]
+    assert list(parts) == ["Checks", "Tests", "Speed"]
+    assert all(part["verdict"] == "passed" for part in parts.values())
+    assert {row["dtype"] for row in parts["Checks"]["rows"]} == set(speed.DTYPES)
+    assert parts["Tests"]["passed"] > 1
+    assert [row["work"] for row in parts["Speed"]["rows"][1:]] == [*HEADLINES, *HEADLINES]
+
+
 @pytest.mark.parametrize("part", ["Tests", "compute-sanitizer"])
 def test_gpu_runs_tests_of_the_device_and_no_others(
     part: str, monkeypatch: pytest.MonkeyPatch
