@@ -345,3 +345,22 @@ def test_an_argument_named_inplace_changes_what_it_is_given() -> None:
         return F.elu(y, 1.0, True) + F.relu(y, True) + y
 
     torch.testing.assert_close(fusedgrad.fuse(function)(x), function(x))
+
+
+@pytest.mark.parametrize(
+    ("input", "target", "told"),
+    [(0.5, 2.0, "target"), (0.5, -1.0, "target"), (1.5, 1.0, "input"), (-0.5, 0.0, "input")],
+)
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("loss", [F.binary_cross_entropy, fusedgrad.binary_cross_entropy])
+def test_probabilities_out_of_bounds_are_pytorchs_error(
+    loss: Any, input: float, target: float, told: str, reduction: str
+) -> None:
+    fused = fusedgrad.fuse(lambda x, t: loss(x, t, reduction=reduction))
+    for _ in range(3):  # recorded, proved, served
+        inside = torch.full((3,), 0.5)
+        torch.testing.assert_close(
+            fused(inside, inside).mean().item(), 0.6931472, rtol=1e-6, atol=0
+        )
+        with pytest.raises(RuntimeError, match=f"all elements of {told} should be between 0 and 1"):
+            fused(torch.tensor([0.5, input]), torch.tensor([0.5, target]))

@@ -232,12 +232,13 @@ class Fused:
                 if entry.references
                 else entry.guards.hold()
             ):
-                return self._served(key, entry, arguments, keywords)
+                result = self._served(key, entry, arguments, keywords)
+                return _within_bounds(entry.program, result, function, arguments, keywords)
         call = self._recorded(function, arguments, keywords, derived=self._whole)
         program, _ = self._program(call, function, arguments, keywords, whole=self._whole)
         if key is not None:
             self._prove(key, call, program, function, arguments, keywords)
-        return self._run(program, call)
+        return _within_bounds(program, self._run(program, call), function, arguments, keywords)
 
     def _prove(
         self,
@@ -343,7 +344,8 @@ class Fused:
 
     def _make_ready(self, key: tuple[Any, ...], entry: _Entry) -> None:
         guards, number = entry.guards, entry.program.number
-        if number is not None and guards.are_simple() and not entry.references:
+        is_simple = guards.are_simple() and not (entry.references or entry.program.bounded)
+        if number is not None and is_simple:
             reads = guards.items, guards.attributes, MISSING
             calls = number, tuple(entry.sources), entry.parameters, tuple(entry.program.dtypes)
             self._ready[key] = *reads, *calls
@@ -1293,6 +1295,21 @@ def _outputs(
         results = autograd.apply(part, parameters, [dtypes[i] for i in indices], operands)
         outputs.update(zip(indices, results, strict=True))
     return tuple(outputs[i] for i in range(len(outputs)))
+
+
+def _within_bounds(
+    program: Program, result: Any, function: Any, arguments: Any, keywords: dict[str, Any]
+) -> Any:
+    """The result; where it has NaN, PyTorch is asked, which may refuse the values.
+
+    On the CPU: a kernel on a GPU can raise no error, here nor in PyTorch, which ends the process.
+    """
+    if program.bounded and not transforms_active():
+        tensors = [leaf for leaf in flattened(result)[0] if isinstance(leaf, Tensor)]
+        if any(tensor.is_cpu and bool(tensor.isnan().any()) for tensor in tensors):
+            with torch.no_grad():
+                function(*arguments, **keywords)
+    return result
 
 
 def _sums(

@@ -22,6 +22,7 @@ from fusedgrad.fuse.graph import Graph, input_named, parameter_named
 from fusedgrad.fuse.trace import Recorder, name_of, rounded
 from fusedgrad.fuse.vocabulary import (
     BLOCKING,
+    BOUNDED,
     BUILDERS,
     CHOSEN_BY,
     COMPARISONS,
@@ -69,6 +70,7 @@ class Program:
     # kernel's outputs, or None
     sums: list[tuple[int, int | None]] = field(default_factory=list)
     following: list[int] = field(default_factory=list)
+    bounded: bool = False  # whether there are values of which PyTorch refuses some
     number: int | None = None  # of a kernel that reads all tensors, for CPU tensors of any shape
     graphs: dict[Any, Any] = field(default_factory=dict)
 
@@ -404,6 +406,7 @@ def compiled(
         reduction,
         list(zip(sums, places, strict=True)) if sums else [],
         following,
+        any(row is not None and row[0] in BOUNDED for row in recorder.rows),
     )
 
 

@@ -427,7 +427,9 @@ def _binary_cross_entropy(input: Value, target: Value, weight: Value | None = No
     x, t = _number(input), _number(target)
     hit = apply("weighted", t, apply("log_of_probability", x))
     miss = apply("weighted", 1 - t, apply("log_of_probability", 1 - x))
-    return _weighted(weight, -(hit + miss))
+    # Outside PyTorch raises: the call asks it then (Fused._within_bounds).
+    inside = [_both(_is("greater_equal", v, 0), _is("less_equal", v, 1)) for v in (x, t)]
+    return _weighted(weight, where(_both(*inside), -(hit + miss), math.nan))
 
 
 def _mse_loss(input: Value, target: Value, weight: Value | None = None) -> Expression:
@@ -637,6 +639,8 @@ OF_ONE_SHAPE = {
     "l1_loss": ("weight",),
     "huber_loss": ("weight",),
 }
+# Of which PyTorch checks the values
+BOUNDED = frozenset(("binary_cross_entropy",))
 # Builders that take the result's dtype
 TYPED = frozenset(("nan_to_num",))
 # Through which no gradient goes
@@ -771,9 +775,9 @@ def _rules() -> dict[Any, Rule]:
     same_named = {"pow": _power_of, "sigmoid": _call("sigmoid"), "tanh": _call("tanh")}
     for name, build in same_named.items():
         rules[getattr(functional, name)] = Rule(name, build, asked=getattr(torch, name))
-    name = "binary_cross_entropy_with_logits"
-    own = getattr(_F, name)
-    rules[getattr(functional, name)] = replace(rules[own], asked=own)
+    for name in ("binary_cross_entropy", "binary_cross_entropy_with_logits"):
+        own = getattr(_F, name)
+        rules[getattr(functional, name)] = replace(rules[own], asked=own)
     return rules
 
 
