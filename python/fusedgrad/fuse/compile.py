@@ -139,7 +139,7 @@ def _folder() -> Iterator[Path]:
 @functools.cache
 def _understood(command: tuple[str, ...]) -> tuple[str, ...]:
     """The command without the flags that its compiler refuses."""
-    asked = [*command[: command.index(FLAGS[0])], "--version"]
+    asked = [*itertools.takewhile(lambda part: part not in FLAGS, command), "--version"]
     told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
     refused = _UNKNOWN_TO_CLANG if "clang" in told else frozenset()
     return tuple(part for part in command if part not in refused)
