@@ -12,7 +12,7 @@ import sys
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, cast, overload
 
@@ -636,10 +636,10 @@ class Fused:
     def _computed(
         self, program: Program, graph: Graph, tensors: list[Tensor], parameters: tuple[float, ...]
     ) -> Sequence[Tensor]:
-        if program.number is None and graph.reads_all and not graph.interpreted:
-            program.number = autograd.recording_kernel(graph, tensors)
         if program.sums:
             return _sums(graph, tensors, parameters, program.dtypes)
+        if program.number is None and graph.reads_all and not graph.interpreted:
+            program.number = autograd.recording_kernel(graph, tensors)
         how = self._how(program)
         if how == "none":
             if (
@@ -1284,17 +1284,24 @@ def _outputs(
     """The outputs, each at its own shape: by one kernel for each shape."""
     if graph.has_one_shape or len({tensor.shape for tensor in tensors}) == 1:
         return tuple(autograd.apply(graph, parameters, dtypes, tensors))
+    outputs: dict[int, Tensor] = {}
+    for _, indices, part, operands in _parts_of_one_shape(graph, tensors):
+        results = autograd.apply(part, parameters, [dtypes[i] for i in indices], operands)
+        outputs.update(zip(indices, results, strict=True))
+    return tuple(outputs[i] for i in range(len(outputs)))
+
+
+def _parts_of_one_shape(
+    graph: Graph, tensors: Sequence[Tensor]
+) -> Iterator[tuple[torch.Size, list[int], Graph, list[Tensor]]]:
+    """For each shape of an output the numbers of those that have it, their graph, its operands."""
     by_name = dict(zip(graph.inputs, tensors, strict=True))
     by_shape: dict[torch.Size, list[int]] = {}
     for i, shape in enumerate(_output_shapes(graph, tensors)):
         by_shape.setdefault(shape, []).append(i)
-    outputs: dict[int, Tensor] = {}
-    for indices in by_shape.values():
+    for shape, indices in by_shape.items():
         part = graph.part(tuple(indices))
-        operands = [by_name[name] for name in part.inputs]
-        results = autograd.apply(part, parameters, [dtypes[i] for i in indices], operands)
-        outputs.update(zip(indices, results, strict=True))
-    return tuple(outputs[i] for i in range(len(outputs)))
+        yield shape, indices, part, [by_name[name] for name in part.inputs]
 
 
 def _within_bounds(
@@ -1319,21 +1326,12 @@ def _sums(
     dtypes: Sequence[torch.dtype],
 ) -> tuple[Tensor, ...]:
     """The sums of the outputs, each over its own shape: by one kernel for each shape."""
-    by_name = dict(zip(graph.inputs, tensors, strict=True))
-    by_shape: dict[torch.Size, list[int]] = {}
-    for i, shape in enumerate(_output_shapes(graph, tensors)):
-        by_shape.setdefault(shape, []).append(i)
     sums: dict[int, Tensor] = {}
-    for shape, indices in by_shape.items():
-        part = graph.part(tuple(indices))
-        operands = [by_name[name] for name in part.inputs]
+    for shape, indices, part, operands in _parts_of_one_shape(graph, tensors):
         dims = ((1 << len(shape)) - 1,) * len(indices) if shape else ()
-        own = [dtypes[i] for i in indices]
-        for i, total in zip(
-            indices, autograd.apply(part, parameters, own, operands, dims), strict=True
-        ):
-            sums[i] = total.reshape(())
-    return tuple(sums[i] for i in range(len(dtypes)))
+        totals = autograd.apply(part, parameters, [dtypes[i] for i in indices], operands, dims)
+        sums.update(zip(indices, [total.reshape(()) for total in totals], strict=True))
+    return tuple(sums[i] for i in range(len(sums)))
 
 
 def _following(

@@ -427,7 +427,7 @@ def _binary_cross_entropy(input: Value, target: Value, weight: Value | None = No
     x, t = _number(input), _number(target)
     hit = apply("weighted", t, apply("log_of_probability", x))
     miss = apply("weighted", 1 - t, apply("log_of_probability", 1 - x))
-    # Outside PyTorch raises: the call asks it then (Fused._within_bounds).
+    # Outside PyTorch raises: a call whose result is NaN asks it (function._within_bounds).
     inside = [_both(_is("greater_equal", v, 0), _is("less_equal", v, 1)) for v in (x, t)]
     return _weighted(weight, where(_both(*inside), -(hit + miss), math.nan))
 
