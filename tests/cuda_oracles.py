@@ -425,8 +425,6 @@ def bound(name: str, dtype: torch.dtype) -> float:
     """
     if dtype in (torch.float16, torch.bfloat16):
         return 0.51
-    if name == "sigmoid":
-        return 2.5  # 2.481 at -0x1.0a2bd8p+4 in float32
-    if name in ("tanh", "pow", "pow_scalar"):
+    if name in ("sigmoid", "tanh", "pow", "pow_scalar"):
         return 2.2
     return 6.5 if "double" in name or "triple" in name or "derivative" in name else 4.5

@@ -8,12 +8,16 @@
 #include <type_traits>
 
 #include "cuda/tuning.h"
+#include "math/elementary.h"
 
 namespace fusedgrad::cuda {
 
 // Half types are computed in float and rounded once.
 template <class Element>
 using Compute = std::conditional_t<std::is_same_v<Element, double>, double, float>;
+// What the functors of csrc/math are called with: for half types a float that need not be exact.
+template <class Element>
+using Argument = std::conditional_t<sizeof(Element) == 2, math::Brief, Compute<Element>>;
 
 // One element as it lies in memory.
 template <class ElementType>

@@ -47,7 +47,7 @@ cudaError_t elementwise(DType dtype, const Elements& elements, cudaStream_t stre
   if (elements.numel == 0) return cudaSuccess;
   return with_element(dtype, [&](auto* type) {
     using Element = std::remove_pointer_t<decltype(type)>;
-    using T = Compute<Element>;
+    using T = Argument<Element>;
     const auto functor = make(T());
     using Call = Signature<std::remove_const_t<decltype(functor)>, T>;
     if (elements.operands != Call::kOutputs + Call::kInputs) return cudaErrorInvalidValue;

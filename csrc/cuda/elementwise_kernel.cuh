@@ -50,11 +50,19 @@ struct Signature {
   static constexpr int kOutputs = Results<Result>::kCount;
 };
 
-// functor(x[0][e], x[1][e], ...)
-template <class Functor, class T, int kInputs, int kElements, size_t... I>
+// functor(x[0][e], x[1][e], ...). Fused functions are called with floats for half types too: their
+// steps are not rounded to a half. A functor in two steps (math/pow_in_double.h) takes both.
+template <class Element, class Functor, class T, int kInputs, int kElements, size_t... I>
 __device__ auto call(const Functor& functor, const T (&x)[kInputs][kElements], int e,
                      std::index_sequence<I...>) {
-  return functor(x[I][e]...);
+  using A = Argument<Element>;
+  if constexpr (!requires { functor(A(x[I][e])...); }) {
+    return functor(x[I][e]...);
+  } else if constexpr (std::is_same_v<A, float> && requires { functor.ordinary(x[I][e]...); }) {
+    return functor.template second<false>(functor.template first<false>(x[I][e]...), x[I][e]...);
+  } else {
+    return functor(A(x[I][e])...);
+  }
 }
 
 // The functor's results for elements as they lie in memory.
@@ -68,9 +76,11 @@ __device__ void evaluate(const Functor& functor, const Raw (&inputs)[kInputs],
   for (int i = 0; i < kInputs; ++i) inputs[i].unpack(x[i]);
 #pragma unroll
   for (int e = 0; e < Raw::kElements; ++e) {
-    auto result = call(functor, x, e, std::make_index_sequence<kInputs>());
+    auto result = call<typename Raw::Element>(functor, x, e, std::make_index_sequence<kInputs>());
 #pragma unroll
-    for (int i = 0; i < kOutputs; ++i) y[i][e] = Results<decltype(result)>::get(result, i);
+    for (int i = 0; i < kOutputs; ++i) {
+      y[i][e] = static_cast<T>(Results<decltype(result)>::get(result, i));
+    }
   }
 #pragma unroll
   for (int i = 0; i < kOutputs; ++i) outputs[i] = Raw::pack(y[i]);

@@ -66,7 +66,8 @@ __device__ void add_results(const Functor& functor, const Raw (&inputs)[kInputs]
   for (int i = 0; i < kInputs; ++i) inputs[i].unpack(x[i]);
 #pragma unroll
   for (int e = 0; e < Raw::kElements; ++e) {
-    sum.add(call(functor, x, e, std::make_index_sequence<kInputs>()));
+    sum.add(static_cast<T>(
+        call<typename Raw::Element>(functor, x, e, std::make_index_sequence<kInputs>())));
   }
 }
 

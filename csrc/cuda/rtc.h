@@ -16,6 +16,8 @@ using uint64_t = unsigned long;
 
 #define __builtin_huge_val() __builtin_bit_cast(double, 0x7ff0000000000000)
 #define __builtin_nan(payload) __builtin_bit_cast(double, 0x7ff8000000000000)
+#define __builtin_nanf(payload) __builtin_bit_cast(float, 0x7fc00000)
+#define __builtin_truncf ::truncf
 #define __builtin_fmaf ::fmaf
 #define __builtin_fma ::fma
 #define __builtin_fabsf ::fabsf

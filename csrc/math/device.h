@@ -1,39 +1,83 @@
-// What a CUDA device spells differently in float, because it has an instruction for it: a
-// reciprocal within an ulp, and a maximum that keeps NaN. Everything else, and double, is the
-// shared templates.
+// Half types on a CUDA device: computed as Brief, a float of which a half keeps 11 digits or 8, so
+// that an approximate instruction and a rounding more do not show. Floats and doubles have the
+// shared templates there, and every bit of a host's.
 //
 // A quotient is right to half an ulp after one correction by its residual, which a fused
 // multiply-add leaves exact; so a numerator and a denominator that are rounded once each leave two
-// roundings and a half, and nothing needs the pairs that a host carries.
+// roundings and a half, and nothing needs the pairs that floats carry.
 #pragma once
 
-#include <concepts>
-
 #include "math/elementary.h"
+
+#if defined(__CUDACC__)
+
+namespace fusedgrad::math {
+
+struct Brief {
+  float value;
+
+  Brief() = default;
+  template <class Number>
+  FUSEDGRAD_HOST_DEVICE constexpr Brief(Number number) : value(static_cast<float>(number)) {}
+  template <class Number>
+  FUSEDGRAD_HOST_DEVICE explicit constexpr operator Number() const {
+    return static_cast<Number>(value);
+  }
+
+#define FUSEDGRAD_BRIEF(Result, op)                                             \
+  FUSEDGRAD_HOST_DEVICE friend constexpr Result operator op(Brief a, Brief b) { \
+    return a.value op b.value;                                                  \
+  }
+  FUSEDGRAD_BRIEF(Brief, +)
+  FUSEDGRAD_BRIEF(Brief, -)
+  FUSEDGRAD_BRIEF(Brief, *)
+  FUSEDGRAD_BRIEF(Brief, /)
+  FUSEDGRAD_BRIEF(bool, ==)
+  FUSEDGRAD_BRIEF(bool, !=)
+  FUSEDGRAD_BRIEF(bool, <)
+  FUSEDGRAD_BRIEF(bool, >)
+  FUSEDGRAD_BRIEF(bool, <=)
+  FUSEDGRAD_BRIEF(bool, >=)
+#undef FUSEDGRAD_BRIEF
+  FUSEDGRAD_HOST_DEVICE friend constexpr Brief operator-(Brief a) { return -a.value; }
+  FUSEDGRAD_HOST_DEVICE friend constexpr Brief& operator*=(Brief& a, Brief b) { return a = a * b; }
+};
+
+template <>
+struct Format<Brief> : Format<float> {};
+template <>
+constexpr float kInfinity<Brief> = kInfinity<float>;
+template <>
+constexpr float kRound<Brief> = kRound<float>;
+template <>
+struct Ranges<Brief> : Ranges<float> {};
+
+template <>
+struct Approximations<Brief> : Approximations<float> {
+  using Float = Approximations<float>;
+  FUSEDGRAD_HOST_DEVICE static Brief expm1(Brief r) { return Float::expm1(r.value); }
+  FUSEDGRAD_HOST_DEVICE static Brief exp2(Brief f) { return Float::exp2(f.value); }
+  FUSEDGRAD_HOST_DEVICE static Brief atanh(Brief z) { return Float::atanh(z.value); }
+  FUSEDGRAD_HOST_DEVICE static Brief log2(Brief z) { return Float::log2(z.value); }
+  FUSEDGRAD_HOST_DEVICE static Brief reciprocal(Brief d) { return d; }  // takes no estimate
+  FUSEDGRAD_HOST_DEVICE static Brief reciprocal_near_two(Brief d) { return d; }
+};
+
+FUSEDGRAD_HOST_DEVICE uint32_t to_bits(Brief x) { return to_bits(x.value); }
+FUSEDGRAD_HOST_DEVICE Brief fma(Brief x, Brief y, Brief z) {
+  return fma(x.value, y.value, z.value);
+}
+FUSEDGRAD_HOST_DEVICE Brief abs(Brief x) { return abs(x.value); }
+FUSEDGRAD_HOST_DEVICE Brief copysign(Brief x, Brief y) { return copysign(x.value, y.value); }
+FUSEDGRAD_HOST_DEVICE Brief sqrt(Brief x) { return sqrt(x.value); }
+
+}  // namespace fusedgrad::math
 
 #if defined(__CUDA_ARCH__)
 
 namespace fusedgrad::math {
 
 namespace device {
-
-__device__ __forceinline__ float approximate_reciprocal(float d) {
-  float result;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(d));
-  return result;
-}
-
-// The larger and the smaller of x and a number, NaN if x is.
-__device__ __forceinline__ float maximum(float x, float y) {
-#if __CUDA_ARCH__ >= 800
-  float result;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
-  return result;
-#else
-  return x < y ? y : x;
-#endif
-}
-__device__ __forceinline__ float minimum(float x, float y) { return -maximum(-x, -y); }
 
 // numerator / d, whose reciprocal is neither subnormal nor infinite
 __device__ __forceinline__ float quotient(float numerator, float d) {
@@ -120,47 +164,49 @@ __device__ __forceinline__ float logistic_density_slope(float y, float factor) {
 }  // namespace device
 
 // c / (c + c exp(-x)): with a small c the denominator is finite where the quotient is subnormal.
-__device__ __forceinline__ float sigmoid(float x) {
+__device__ __forceinline__ Brief sigmoid(Brief argument) {
+  const float x = argument.value;
   const float c = 0x1p-40f;
-  const float y = device::minimum(device::maximum(-x, -40.0f), 110.0f);
+  const float y = minimum(maximum(-x, -40.0f), 110.0f);
   const device::ScaledExp exp = device::scaled_exp(y, -40);
   const float d = fma(exp.mantissa, exp.power, c);
-  const float r = device::approximate_reciprocal(d);
+  const float r = approximate_reciprocal(d);
   return c * fma(fma(-r, d, 1.0f), r, r);
 }
 
-__device__ __forceinline__ float sigmoid_derivative(float x) {
-  return device::logistic_density(-abs(x), 1);
+__device__ __forceinline__ Brief sigmoid_derivative(Brief x) {
+  return device::logistic_density(-abs(x.value), 1);
 }
 
-__device__ __forceinline__ float sigmoid_second_derivative(float x) {
-  return -copysign(device::logistic_density_slope(-abs(x), 1), x);
+__device__ __forceinline__ Brief sigmoid_second_derivative(Brief x) {
+  return -copysign(device::logistic_density_slope(-abs(x.value), 1), x.value);
 }
 
-__device__ __forceinline__ float tanh(float x) {
-  return copysign(device::half_tanh(-device::expm1(-2 * abs(x))), x);
+__device__ __forceinline__ Brief tanh(Brief x) {
+  return copysign(device::half_tanh(-device::expm1(-2 * abs(x.value))), x.value);
 }
 
-__device__ __forceinline__ float tanh_derivative(float x) {
-  return device::logistic_density(-2 * abs(x), 4);
+__device__ __forceinline__ Brief tanh_derivative(Brief x) {
+  return device::logistic_density(-2 * abs(x.value), 4);
 }
 
-__device__ __forceinline__ float tanh_second_derivative(float x) {
-  return -2 * copysign(device::logistic_density_slope(-2 * abs(x), 4), x);
+__device__ __forceinline__ Brief tanh_second_derivative(Brief x) {
+  return -2 * copysign(device::logistic_density_slope(-2 * abs(x.value), 4), x.value);
 }
 
 namespace detail {
 
-__device__ __forceinline__ float softplus_tail(float x) {
-  return device::log1p(device::exp(-abs(x)));
+__device__ __forceinline__ Brief softplus_tail(Brief x) {
+  return device::log1p(device::exp(-abs(x.value)));
 }
 
 }  // namespace detail
 
 template <>
-__device__ __forceinline__ Reciprocal<float> reciprocal<float>(Pair<float> d, float) {
-  const float estimate = device::approximate_reciprocal(d.hi);
-  return {estimate, fma(-d.lo, estimate, fma(-d.hi, estimate, 1.0f))};
+__device__ __forceinline__ Reciprocal<Brief> reciprocal<Brief>(Pair<Brief> d, Brief) {
+  const float hi = d.hi.value;
+  const float estimate = approximate_reciprocal(hi);
+  return {estimate, fma(-d.lo.value, estimate, fma(-hi, estimate, 1.0f))};
 }
 
 namespace device {
@@ -186,7 +232,8 @@ __device__ __forceinline__ Pair<float> log2_of_positive(float x) {
 }  // namespace device
 
 template <>
-__device__ __forceinline__ Pair<float> log2<float>(float x) {
+__device__ __forceinline__ Pair<Brief> log2<Brief>(Brief argument) {
+  const float x = argument.value;
   const Pair<float> log = normalized(device::log2_of_positive(x));
   const bool finite = x < kInfinity<float>;
   return {x == 0 ? -kInfinity<float> : finite ? log.hi : x, (x != 0) & finite ? log.lo : 0.0f};
@@ -202,17 +249,18 @@ FUSEDGRAD_HOST_DEVICE T with_sign(T magnitude, T x, T e, bool odd);
 }  // namespace detail
 
 // A template, so that only who includes pow.h needs what it calls.
-template <std::same_as<float> T>
-__device__ __forceinline__ T pow(T x, T e) {
+template <std::same_as<Brief> T>
+__device__ __forceinline__ T pow(T base, T of) {
+  const float x = base.value, e = of.value;
   const float size = abs(x);
   const Pair<float> log = device::log2_of_positive(size);
   const bool finite = size < kInfinity<float>;
   const float log_hi = size == 0 ? -kInfinity<float> : finite ? log.hi : size;
   // An infinite exponent would make NaN of the logarithm of 1.
-  const float exponent = device::minimum(device::maximum(e, -0x1p126f), 0x1p126f);
+  const float exponent = minimum(maximum(e, -0x1p126f), 0x1p126f);
   const float product = exponent * log_hi;
   const float product_lo = fma(exponent, log.lo, fma(exponent, log_hi, -product));
-  const float hi = device::minimum(device::maximum(product, -250.0f), 250.0f);
+  const float hi = minimum(maximum(product, -250.0f), 250.0f);
   const float lo = hi == product ? product_lo : 0.0f;
   const float shifted = (hi + lo) + kRound<float>;
   const float f = (hi - (shifted - kRound<float>)) + lo;
@@ -227,8 +275,9 @@ __device__ __forceinline__ T pow(T x, T e) {
 }
 
 // The numerator is one fused multiply-add, so that it cancels no more than its terms' roundings.
-__device__ __forceinline__ float binary_cross_entropy_with_logits_input_derivative(float x,
-                                                                                   float t) {
+__device__ __forceinline__ Brief binary_cross_entropy_with_logits_input_derivative(Brief logit,
+                                                                                   Brief target) {
+  const float x = logit.value, t = target.value;
   const float a = device::exp(-abs(x));
   const float negative = 1 - t;
   const float positive = -t;
@@ -239,20 +288,22 @@ __device__ __forceinline__ float binary_cross_entropy_with_logits_input_derivati
 
 // A factor that is great needs digits of exp(-|x|) that are lost where it is subnormal, and a
 // quotient by a correction has no infinity.
-__device__ __forceinline__ float binary_cross_entropy_with_logits_input_derivative(
-    float x, float t, float pos_weight) {
+__device__ __forceinline__ Brief binary_cross_entropy_with_logits_input_derivative(Brief logit,
+                                                                                   Brief target,
+                                                                                   Brief weight) {
+  const float x = logit.value, t = target.value, pos_weight = weight.value;
   const float negative = 1 - t;
   const float positive = -pos_weight * t;
   const bool right = x >= 0;
   const float factor = right ? positive : negative;
   const float rest = right ? negative : positive;
-  const device::ScaledExp exp = device::scaled_exp(device::maximum(-abs(x), -110.0f), 64);
+  const device::ScaledExp exp = device::scaled_exp(maximum(-abs(x), -110.0f), 64);
   const float lifted = exp.mantissa * exp.power;
   const float a = lifted * 0x1p-64f;
   const bool great = abs(factor) > 1;
   float numerator = fma(great ? factor * 0x1p-64f : factor, great ? lifted : a, rest);
   if (abs(factor) > 0x1p20f) {  // a tail beyond 110 counts
-    const device::ScaledExp tail = device::scaled_exp(device::maximum(-abs(x), -174.0f), 126);
+    const device::ScaledExp tail = device::scaled_exp(maximum(-abs(x), -174.0f), 126);
     numerator = fma(tail.mantissa * tail.power, factor * 0x1p-126f, rest);
   }
   return abs(numerator) < kInfinity<float> ? device::quotient(numerator, 1 + a) : numerator;
@@ -261,3 +312,4 @@ __device__ __forceinline__ float binary_cross_entropy_with_logits_input_derivati
 }  // namespace fusedgrad::math
 
 #endif  // __CUDA_ARCH__
+#endif  // __CUDACC__

@@ -59,13 +59,16 @@ FUSEDGRAD_HOST_DEVICE T power_of_two(T rounded_biased) {
 
 // Added to the bits of a number, it leaves infinity's the greatest integer with a sign and makes a
 // NaN's wrap around to less than any other. Limits are then minima of integers: a comparison of
-// floats that keeps NaN costs a vector unit more.
+// floats that keeps NaN costs a vector unit more. A device has an instruction for it.
 template <class T>
 constexpr Bits<T> kBelowNan = (Bits<T>(1) << Format<T>::kMantissaBits) - 1;
 
 // |x|, or `limit` where that is less
 template <class T>
 FUSEDGRAD_HOST_DEVICE T magnitude_up_to(T limit, T x) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<T, float>) return minimum(abs(x), limit);
+#endif
   using Signed = std::make_signed_t<Bits<T>>;
   const Signed bits = static_cast<Signed>(to_bits(abs(x)) + kBelowNan<T>);
   const Signed most = static_cast<Signed>(to_bits(limit) + kBelowNan<T>);
@@ -76,6 +79,9 @@ FUSEDGRAD_HOST_DEVICE T magnitude_up_to(T limit, T x) {
 // x, or the limit that it lies beyond, low < 0 < high
 template <class T>
 FUSEDGRAD_HOST_DEVICE T between(T low, T high, T x) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<T, float>) return minimum(maximum(x, low), high);
+#endif
   using Signed = std::make_signed_t<Bits<T>>;
   const Signed bits = static_cast<Signed>(to_bits(x) + kBelowNan<T>);
   const Signed most = static_cast<Signed>(to_bits(high) + kBelowNan<T>);
@@ -125,7 +131,8 @@ FUSEDGRAD_HOST_DEVICE LiftedExp<T> scaled_exp_of_minus(T y, int scale) {
 // y <= 0
 template <class T>
 FUSEDGRAD_HOST_DEVICE LiftedExp<T> lifted_exp(T y) {
-  return scaled_exp_of_minus(magnitude_up_to(-Ranges<T>::kLeastExponent, y), Ranges<T>::kLiftBits);
+  return scaled_exp_of_minus(magnitude_up_to<T>(-Ranges<T>::kLeastExponent, y),
+                             Ranges<T>::kLiftBits);
 }
 
 // 1/d = estimate * (1 + residual)
@@ -148,7 +155,7 @@ struct Reciprocal {
 template <class T>
 FUSEDGRAD_HOST_DEVICE Reciprocal<T> reciprocal(Pair<T> d, [[maybe_unused]] T estimate) {
   if constexpr (sizeof(T) == sizeof(float)) {
-    estimate = 1 / d.hi;
+    estimate = inverse(d.hi);
   } else {
     const T error = fma(-d.hi, estimate, T(1));
     estimate = fma(estimate, fma(error, error, error), estimate);
@@ -190,9 +197,9 @@ struct Quotient {
 
 template <class T>
 FUSEDGRAD_HOST_DEVICE Quotient<T> divide(T numerator, Pair<T> denominator) {
-  const T reciprocal = 1 / denominator.hi;
+  const T reciprocal = inverse(denominator.hi);
   const T hi = numerator * reciprocal;
-  return {hi, fma(-hi, denominator.lo, fma(-hi, denominator.hi, numerator)), reciprocal};
+  return {hi, fma(hi, -denominator.lo, fma(hi, -denominator.hi, numerator)), reciprocal};
 }
 
 template <class T>

@@ -70,7 +70,6 @@ FUSEDGRAD_HOST_DEVICE double binary_cross_entropy_with_logits_input_derivative(d
   return numerator * reciprocal_of_one_plus<double>({a, 0}).value();
 }
 
-#if !defined(__CUDA_ARCH__)
 // The difference vanishes where sigmoid(x) = t: to keep its digits there it takes sigmoid(x) to
 // twice float's precision, as u / (u + v) from -x = n ln2 + r, b = r coth(r / 2): u = b - r and
 // v = 2^n (b + r), of which the greater power of two is taken out. Only floats are divided. A
@@ -96,7 +95,6 @@ FUSEDGRAD_HOST_DEVICE float binary_cross_entropy_with_logits_input_derivative(fl
   const double scale = abs(numerator) > 0x1p96 ? 0x1p-66 : 1;
   return static_cast<float>(numerator * scale) / static_cast<float>((u + v) * scale);
 }
-#endif
 
 // A device has a shorter form for floats.
 template <class T>
@@ -140,8 +138,7 @@ FUSEDGRAD_HOST_DEVICE T minus_log_complement(T p) {
 }
 
 // p (1 - p), which PyTorch keeps from 0
-template <class T>
-constexpr T kLeastVariance = T(1e-12);
+constexpr double kLeastVariance = 1e-12;
 
 }  // namespace detail
 
@@ -153,8 +150,9 @@ FUSEDGRAD_HOST_DEVICE T binary_cross_entropy(T p, T t) {
 
 template <class T>
 FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_input_derivative(T p, T t) {
+  constexpr T kLeast = T(detail::kLeastVariance);
   const T variance = p * (1 - p);
-  return (p - t) / (variance < detail::kLeastVariance<T> ? detail::kLeastVariance<T> : variance);
+  return (p - t) / (variance < kLeast ? kLeast : variance);
 }
 
 template <class T>
@@ -168,7 +166,8 @@ FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_input_second_derivative(T p, T t) {
   const T a = 1 / p;
   const T b = 1 / (1 - p);
   const T value = fma(t * a, a, (1 - t) * b * b);
-  return p * (1 - p) < detail::kLeastVariance<T> ? 1 / detail::kLeastVariance<T> : value;
+  constexpr T kLeast = T(detail::kLeastVariance);
+  return p * (1 - p) < kLeast ? 1 / kLeast : value;
 }
 
 struct BinaryCrossEntropyWithLogits {
@@ -306,7 +305,7 @@ class BinaryCrossEntropyDerivative {
 
   FUSEDGRAD_HOST_DEVICE BinaryCrossEntropyDerivative(S by_input, S by_target) : order_(by_input) {
     S factorial = 1;
-    for (S k = 2; k < by_input; ++k) factorial *= k;
+    for (int k = 2; k < static_cast<int>(by_input); ++k) factorial *= k;
     const S sign = static_cast<int>(by_input) % 2 == 0 ? factorial : -factorial;
     // The coefficients of p^-n and (1 - p)^-n are linear_ t + constant_.
     const bool of_target = by_target == 0;
@@ -314,7 +313,7 @@ class BinaryCrossEntropyDerivative {
     linear_[1] = of_target ? -factorial : S(0);
     constant_[0] = by_target == 1 ? sign : S(0);
     constant_[1] = of_target ? factorial : by_target == 1 ? -factorial : S(0);
-    const S inverse = 1 / detail::kLeastVariance<S>;
+    const S inverse = 1 / static_cast<S>(detail::kLeastVariance);
     clamped_ = by_input == 2 && by_target == 0   ? inverse
                : by_input == 1 && by_target == 1 ? -inverse
                                                  : S(0);
@@ -335,7 +334,7 @@ class BinaryCrossEntropyDerivative {
       left *= order_ > static_cast<S>(k) ? a : S(1);
       right *= order_ > static_cast<S>(k) ? b : S(1);
     }
-    const bool clamped = p * complement < detail::kLeastVariance<S>;
+    const bool clamped = p * complement < static_cast<S>(detail::kLeastVariance);
     return grad * (clamped ? clamped_ : left + right);
   }
 

@@ -1,8 +1,8 @@
 // pow(x, e) = x^e and its partial derivatives, with every special case of C's pow.
 //
 // |x|^e is 2^(e log2|x|), the logarithm and the product in pairs, so that an exponent of hundreds
-// does not magnify a rounding; the functors that have a form in two loops take floats on a host
-// through pow_in_double.h instead. Derivatives take x^(e-1) from the logarithm times e - 1, itself
+// does not magnify a rounding; the functors that have a form in two steps take floats through
+// pow_in_double.h instead. Derivatives take x^(e-1) from the logarithm times e - 1, itself
 // a pair: e - 1 rounded to one number would be wrong by 2^-25, and x^(e-1) by 64 units of its last
 // place.
 //
@@ -230,7 +230,6 @@ template <class S>
 struct PowScalar {
   S exponent;
   FUSEDGRAD_HOST_DEVICE S operator()(S x) const { return pow(x, exponent); }
-#if !defined(__CUDA_ARCH__)
   FUSEDGRAD_HOST_DEVICE bool ordinary(float x) const { return in_double::ordinary(x, exponent); }
   template <bool kOrdinary>
   FUSEDGRAD_HOST_DEVICE double first(float x) const {
@@ -240,7 +239,6 @@ struct PowScalar {
   FUSEDGRAD_HOST_DEVICE float second(double log, float x) const {
     return in_double::pow<kOrdinary>(log, x, exponent);
   }
-#endif
 };
 
 template <class S>
@@ -249,7 +247,6 @@ struct PowScalarBackward {
   FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x) const {
     return grad * pow_base_derivative(x, exponent);
   }
-#if !defined(__CUDA_ARCH__)
   FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x) const {
     return in_double::ordinary(x, exponent);
   }
@@ -262,7 +259,6 @@ struct PowScalarBackward {
     const double lower = in_double::lower_power<kOrdinary>(log, exponent);
     return grad * in_double::pow_base_derivative<kOrdinary>(lower, x, exponent);
   }
-#endif
 };
 
 template <class S>
@@ -279,7 +275,6 @@ struct Pow {
   FUSEDGRAD_HOST_DEVICE T operator()(T x, T e) const {
     return pow(x, e);
   }
-#if !defined(__CUDA_ARCH__)
   FUSEDGRAD_HOST_DEVICE bool ordinary(float x, float e) const { return in_double::ordinary(x, e); }
   template <bool kOrdinary>
   FUSEDGRAD_HOST_DEVICE double first(float x, float) const {
@@ -289,14 +284,12 @@ struct Pow {
   FUSEDGRAD_HOST_DEVICE float second(double log, float x, float e) const {
     return in_double::pow<kOrdinary>(log, x, e);
   }
-#endif
 };
 
 namespace detail {
 
 // What the backwards of two operands have in common: pow_in_double.h
 struct BackwardInTwoLoops {
-#if !defined(__CUDA_ARCH__)
   FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x, float e) const {
     return in_double::ordinary(x, e);
   }
@@ -304,7 +297,6 @@ struct BackwardInTwoLoops {
   FUSEDGRAD_HOST_DEVICE double first(float, float x, float) const {
     return in_double::log2<kOrdinary>(x);
   }
-#endif
 };
 
 }  // namespace detail
@@ -314,14 +306,12 @@ struct PowBackward : detail::BackwardInTwoLoops {
   FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad, T x, T e) const {
     return {{grad * pow_base_derivative(x, e), grad * pow_exponent_derivative(x, e)}};
   }
-#if !defined(__CUDA_ARCH__)
   template <bool kOrdinary>
   FUSEDGRAD_HOST_DEVICE Values<float, 2> second(double log, float grad, float x, float e) const {
     const double lower = in_double::lower_power<kOrdinary>(log, e);
     return {{grad * in_double::pow_base_derivative<kOrdinary>(lower, x, e),
              grad * in_double::pow_exponent_derivative<kOrdinary>(lower, log, x, e)}};
   }
-#endif
 };
 
 struct PowBackwardInput : detail::BackwardInTwoLoops {
@@ -329,13 +319,11 @@ struct PowBackwardInput : detail::BackwardInTwoLoops {
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x, T e) const {
     return grad * pow_base_derivative(x, e);
   }
-#if !defined(__CUDA_ARCH__)
   template <bool kOrdinary>
   FUSEDGRAD_HOST_DEVICE float second(double log, float grad, float x, float e) const {
     const double lower = in_double::lower_power<kOrdinary>(log, e);
     return grad * in_double::pow_base_derivative<kOrdinary>(lower, x, e);
   }
-#endif
 };
 
 struct PowBackwardExponent : detail::BackwardInTwoLoops {
@@ -343,13 +331,11 @@ struct PowBackwardExponent : detail::BackwardInTwoLoops {
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x, T e) const {
     return grad * pow_exponent_derivative(x, e);
   }
-#if !defined(__CUDA_ARCH__)
   template <bool kOrdinary>
   FUSEDGRAD_HOST_DEVICE float second(double log, float grad, float x, float e) const {
     const double lower = in_double::lower_power<kOrdinary>(log, e);
     return grad * in_double::pow_exponent_derivative<kOrdinary>(lower, log, x, e);
   }
-#endif
 };
 
 // The gradients of <v, backward(grad, x, e)> in grad, x and e. A term whose v is 0 is left out: an

@@ -1,9 +1,10 @@
-// Powers of floats in the loops of csrc/cpu, in double: |x|^e is 2^(e log2|x|), with the logarithm
+// Powers of floats, in double: |x|^e is 2^(e log2|x|), with the logarithm
 // to 2^-32.9 of itself, which an exponent of hundreds magnifies to no more than a fifth of a
 // float's last place. Nothing overflows or is subnormal in double, so that the only rounding is the
 // last. It takes a third fewer vector instructions than pairs of floats do. All else keeps the
-// pairs of pow.h: a device, whose double is slow, and second derivatives and fused functions, whose
-// loops g++ 12 does not vectorise in this form.
+// pairs of pow.h: second derivatives and fused functions, whose loops g++ 12 does not vectorise in
+// this form, and half types on a device. A device takes this form of floats, so that it has the
+// CPU's bits.
 //
 // Each function has a form for ordinary operands, whose base is positive and not extreme and whose
 // exponent is not great, which leaves out what the others need: a third of the time. The loops of
@@ -21,9 +22,11 @@
 
 #include "math/elementary.h"
 
-#if !defined(__CUDA_ARCH__)
-
 namespace fusedgrad::math::in_double {
+
+// A device has the numbers of an array that is a constant, not the array.
+template <const auto& kArray, int kIndex>
+constexpr auto kOf = kArray[kIndex];
 
 // Then x^e and x^(e-1) are between 2^-960 and 2^960.
 FUSEDGRAD_HOST_DEVICE bool ordinary(float x, float e) {
@@ -52,14 +55,14 @@ FUSEDGRAD_HOST_DEVICE double log2(float x) {
   }
   const float f = from_bits((offset & kMantissa) + kRootHalf) - 1;
   const float f2 = f * f;
-  float tail = fma(C::kLog2Tail[6], f2, fma(C::kLog2Tail[5], f, C::kLog2Tail[4]));
-  tail = fma(tail, f2, fma(C::kLog2Tail[3], f, C::kLog2Tail[2]));
-  tail = fma(tail, f2, fma(C::kLog2Tail[1], f, C::kLog2Tail[0]));
+  float tail = fma(kOf<C::kLog2Tail, 6>, f2, fma(kOf<C::kLog2Tail, 5>, f, kOf<C::kLog2Tail, 4>));
+  tail = fma(tail, f2, fma(kOf<C::kLog2Tail, 3>, f, kOf<C::kLog2Tail, 2>));
+  tail = fma(tail, f2, fma(kOf<C::kLog2Tail, 1>, f, kOf<C::kLog2Tail, 0>));
   const double d = f;
   const double d2 = d * d;
-  double p = fma(static_cast<double>(tail), d, C::kLog2[4]);
-  p = fma(p, d2, fma(C::kLog2[3], d, C::kLog2[2]));
-  p = fma(p, d2, fma(C::kLog2[1], d, C::kLog2[0]));
+  double p = fma(static_cast<double>(tail), d, kOf<C::kLog2, 4>);
+  p = fma(p, d2, fma(kOf<C::kLog2, 3>, d, kOf<C::kLog2, 2>));
+  p = fma(p, d2, fma(kOf<C::kLog2, 1>, d, kOf<C::kLog2, 0>));
   return fma(p, d, static_cast<double>(exponent));
 }
 
@@ -72,9 +75,9 @@ FUSEDGRAD_HOST_DEVICE double exp2(double y) {
   const double rounded = y + kRound<double>;
   const double f = y - (rounded - kRound<double>);
   const double f2 = f * f;
-  double p = fma(C::kExp2[5], f2, fma(C::kExp2[4], f, C::kExp2[3]));
-  p = fma(p, f2, fma(C::kExp2[2], f, C::kExp2[1]));
-  p = fma(p, f2, fma(C::kExp2[0], f, 1.0));
+  double p = fma(kOf<C::kExp2, 5>, f2, fma(kOf<C::kExp2, 4>, f, kOf<C::kExp2, 3>));
+  p = fma(p, f2, fma(kOf<C::kExp2, 2>, f, kOf<C::kExp2, 1>));
+  p = fma(p, f2, fma(kOf<C::kExp2, 0>, f, 1.0));
   const double power = from_bits(to_bits(p) + (to_bits(rounded) << Format<double>::kMantissaBits));
   if constexpr (kOrdinary) return power;
   return y > kLimit ? 0x1p600 : y < -kLimit ? 0x1p-600 : power;
@@ -141,5 +144,3 @@ FUSEDGRAD_HOST_DEVICE float pow_exponent_derivative(double lower, double log, fl
 }
 
 }  // namespace fusedgrad::math::in_double
-
-#endif  // !__CUDA_ARCH__

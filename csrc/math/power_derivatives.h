@@ -90,9 +90,10 @@ struct PowScalarDerivatives {
   FUSEDGRAD_HOST_DEVICE PowScalarDerivatives(S exponent, S order)
       : exponent(exponent), order(order) {
     double factorial = 1;
-    for (S k = 0; k < order; ++k) factorial *= static_cast<double>(exponent) - k;
+    const double e = static_cast<double>(exponent), n = static_cast<double>(order);
+    for (int k = 0; k < n; ++k) factorial *= e - k;
     factorial_[0] = static_cast<S>(factorial);
-    factorial_[1] = static_cast<S>(factorial * (static_cast<double>(exponent) - order));
+    factorial_[1] = static_cast<S>(factorial * (e - n));
   }
 
   FUSEDGRAD_HOST_DEVICE Values<S, 2> at(S x) const {

@@ -4,7 +4,9 @@ The bounds are those that the PTX ISA (9.1) states for each instruction under "F
 Instructions" and "Half Precision Floating Point Instructions",
 https://docs.nvidia.com/cuda/parallel-thread-execution/#floating-point-instructions. By default a
 result is the real one rounded. With worst_case "low" or "high" it is moved down or up by the whole
-documented error: a bound which holds in both modes leans on nothing but the documentation.
+documented error, and with "mixed" one or the other, as the operand's bits decide, so that two
+results' errors add up where those of one sign would cancel: a bound which holds in all three modes
+leans on nothing but the documentation.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from .arithmetic import flush, round_f32
 
 Array = NDArray[Any]
-WorstCase = Literal["low", "high"] | None
+WorstCase = Literal["low", "high", "mixed"] | None
 
 
 def _ulp(value: Array) -> Array:
@@ -63,14 +65,21 @@ _HALF_ERROR = {
 }
 
 
-def _perturb(value: Array, error: Array, worst_case: WorstCase) -> Array:
+def _sign(worst_case: WorstCase, a: Array) -> Array:
+    """Where the results of an operand are moved: -1, 1, or 0 for nowhere."""
+    if worst_case == "mixed":
+        bits = np.ascontiguousarray(a, np.float64).view(np.uint64)
+        mixed: Array = (bits * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(63)) * 2.0 - 1.0
+        return mixed
+    return np.full(a.shape, {"low": -1.0, "high": 1.0, None: 0.0}[worst_case])
+
+
+def _perturb(value: Array, error: Array, sign: Array) -> Array:
     """The float furthest from the real value, in the wanted direction, within the error."""
     movable = np.isfinite(value.astype(np.float32)) & (error > 0)
     zero = np.zeros(1)
-    if worst_case == "low":
-        moved = round_f32(np.where(movable, value - error, value), zero, "rp")
-    else:
-        moved = round_f32(np.where(movable, value + error, value), zero, "rm")
+    far = np.where(movable, value + sign * error, value)
+    moved = np.where(sign < 0, round_f32(far, zero, "rp"), round_f32(far, zero, "rm"))
     return np.where(movable, moved, value.astype(np.float32)).astype(np.float32)
 
 
@@ -91,7 +100,7 @@ def approximate_f32(name: str, ftz: bool, worst_case: WorstCase) -> Callable[...
         if worst_case is None:
             result = value.astype(np.float32)
         else:
-            result = _perturb(value, bound(*real, value), worst_case)
+            result = _perturb(value, bound(*real, value), _sign(worst_case, real[-1]))
         return flush(result) if ftz else result
 
     return compute
@@ -101,11 +110,10 @@ def approximate_half(name: str, kind: str, worst_case: WorstCase) -> Callable[..
     """name.approx{.ftz}.{f16, bf16}: on float16, or on bfloat16 values held in floats."""
     function, _ = _FUNCTIONS[name]
     error = _HALF_ERROR[name, kind]
-    sign = {"low": -1.0, "high": 1.0, None: 0.0}[worst_case]
 
     def compute(a: Array) -> Array:
         value = function(a.astype(np.float64))
-        value = value + sign * error * (np.abs(value) if name == "ex2" else 1.0)
+        value = value + _sign(worst_case, a) * error * (np.abs(value) if name == "ex2" else 1.0)
         result: Array = value.astype(np.float16 if kind == "f16" else np.float32)
         return result
 
@@ -119,13 +127,12 @@ def approximate_f64(name: str, ftz: bool, worst_case: WorstCase) -> Callable[...
     Without .ftz there is rsqrt alone, for which the CUDA programming guide states an ULP.
     """
     function, _ = _FUNCTIONS[name]
-    sign = {"low": -1.0, "high": 1.0, None: 0.0}[worst_case]
 
     def compute_exactly(a: Array) -> Array:
         value = function(a)
         if worst_case is None:
             return value
-        moved = np.nextafter(value, sign * np.inf)
+        moved = np.nextafter(value, _sign(worst_case, a) * np.inf)
         return np.where(np.isfinite(value) & (value != 0), moved, value)
 
     if not ftz:
@@ -138,7 +145,9 @@ def approximate_f64(name: str, ftz: bool, worst_case: WorstCase) -> Callable[...
         tiny = np.abs(a) < 2.0**-1022
         a = np.where(tiny, np.copysign(0.0, a), a)
         value = function(a)
-        value = np.where(np.isfinite(value), value + sign * 2.0**-20 * np.abs(value), value)
+        value = np.where(
+            np.isfinite(value), value + _sign(worst_case, a) * 2.0**-20 * np.abs(value), value
+        )
         value = np.where(np.abs(value) < 2.0**-1022, np.copysign(0.0, value), value)
         return (value.view(np.uint64) & upper_word).view(np.float64)
 

@@ -115,8 +115,9 @@ def fma_f64(a: Array, b: Array, c: Array) -> Array:
     if not safe.all():
         lanes = np.flatnonzero(~safe)
         a, b, c = a[lanes], b[lanes], c[lanes]
-        plain = a * b + c
-        exact = np.isfinite(a) & np.isfinite(b) & np.isfinite(c) & (a != 0) & (b != 0)
+        finite = np.isfinite(a) & np.isfinite(b)
+        plain = np.where(finite & np.isinf(c), c, a * b + c)  # a product beyond the range is finite
+        exact = finite & np.isfinite(c) & (a != 0) & (b != 0)
         for i in np.flatnonzero(exact):
             plain[i] = _fma_integer(float(a[i]), float(b[i]), float(c[i]))
         result[lanes] = plain

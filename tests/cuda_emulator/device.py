@@ -81,9 +81,9 @@ class DeviceArray:
 class Device:
     """A CUDA device in numpy.
 
-    worst_case: None for approximate instructions that round the real result; "low" or "high" to
-    move them by the whole error that the PTX ISA allows. check_races: whether races between blocks
-    are looked for.
+    worst_case: None for approximate instructions that round the real result; "low", "high" or
+    "mixed" to move them by the whole error that the PTX ISA allows. check_races: whether races
+    between blocks are looked for.
     """
 
     def __init__(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from cuda_emulator.approximations import WorstCase
 
 from .snippets import execute
 
@@ -54,7 +56,7 @@ def test_worst_case_uses_the_documented_error_and_no_more(
     value = function(*real)
     error = bound(*real, value)
 
-    def run(worst_case: Literal["low", "high"] | None) -> Array:
+    def run(worst_case: WorstCase) -> Array:
         (found,) = execute(f"{code} %x, {names};", inputs, ["f32"], worst_case)
         return found.view(np.float32).astype(np.float64)
 
@@ -66,9 +68,12 @@ def test_worst_case_uses_the_documented_error_and_no_more(
     assert (low <= value - error + ulp(value - error)).all()
     assert (high >= value + error - ulp(value + error)).all()
     assert (low < high).mean() > 0.99
+    mixed = run("mixed")
+    assert ((mixed == low) | (mixed == high)).all()
+    assert 0.3 < (mixed == low).mean() < 0.7
 
 
-@pytest.mark.parametrize("worst_case", [None, "low", "high"])
+@pytest.mark.parametrize("worst_case", [None, "low", "high", "mixed"])
 @pytest.mark.parametrize(
     ("code", "operands", "wanted"),
     [
@@ -89,7 +94,7 @@ def test_special_values(
     code: str,
     operands: list[float],
     wanted: list[float | None],
-    worst_case: Literal["low", "high"] | None,
+    worst_case: WorstCase,
 ) -> None:
     inputs = [("f32", np.array(operands, np.float32))]
     (words,) = execute(f"{code} %x, %a;", inputs, ["f32"], worst_case)
@@ -136,8 +141,8 @@ def test_half_approximations(code: str, kind: str, error: float) -> None:
     real = function(values(words))
     packed = words.view(np.uint32) if kind.endswith("x2") else words
     slack = 2.0**-8 if brain else 2.0**-11  # the rounding to the half itself
-    found = {}
-    modes: list[Literal["low", "high"]] = ["low", "high"]
+    found: dict[WorstCase, Array] = {}
+    modes: list[WorstCase] = ["low", "high"]
     for mode in modes:
         (raw,) = execute(f"{code} %x, %a;", [(kind, packed)], [kind], mode)
         found[mode] = values(raw)
