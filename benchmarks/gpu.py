@@ -36,6 +36,7 @@ LIB = BUILD / "lib"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")
 NO_REPORT = "No GPU has run fusedgrad yet: `benchmarks/results/` holds no report."
 FILES = ("tests/test_gpu.py", "tests/test_cuda_kernels.py", "tests/test_fuse_cuda.py")
+BITS = "tests/test_cuda_bits.py"
 PYTEST = (
     *("-m", "pytest", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist"),
     *("-W", "default"),  # what this machine's versions warn of is no failure
@@ -44,7 +45,8 @@ PYTEST = (
 SANITIZED = "[cuda and (129 or reduction)"
 # What the parts import beside torch.
 NEEDED = ("numpy", "pytest", "mpmath", "expecttest", "tqdm", "matplotlib", "cuda.bindings")
-SECONDS = {"Build": 240, "Checks": 90, "Tests": 180, "Speed": 120, "compute-sanitizer": 90}
+_PARTS = ("Build", "Checks", "Tests", "Speed", "Bits", "compute-sanitizer")
+SECONDS = dict(zip(_PARTS, (240, 90, 180, 120, 150, 90), strict=True))
 
 Part = dict[str, Any]
 Report = dict[str, Any]
@@ -160,12 +162,15 @@ def commands(rehearse: bool) -> dict[str, list[str]]:
     """Of each part, in its order."""
     python = sys.executable
     chosen = "[emulated and (129 or special)" if rehearse else "[cuda"
+    bits = "[emulated-torch.float32-sigmoid]" if rehearse else chosen
     device = ["--device", "emulated" if rehearse else "cuda"]
     few = ["--size", "65", "--only", "sigmoid"] if rehearse else []  # tests/ has them all
     parts = {
         "Checks": [python, "-m", "benchmarks.gpu_checks", *device, *few],
         "Tests": [python, *PYTEST, "-k", chosen, *FILES],
         "Speed": [python, "-m", "benchmarks.gpu_speed", *device],
+        # 2^24 of each operation, order and dtype, against the CPU
+        "Bits": [python, *PYTEST, "-k", bits, BITS],
     }
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer and not rehearse:

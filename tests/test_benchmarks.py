@@ -600,14 +600,14 @@ def test_a_gpus_report_is_rehearsed_without_a_network(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     parts = json.loads((tmp_path / "emulated-device.json").read_text())["parts"]
-    assert list(parts) == ["Checks", "Tests", "Speed"]
+    assert list(parts) == ["Checks", "Tests", "Speed", "Bits"]
     assert all(part["verdict"] == "passed" for part in parts.values())
     assert {row["dtype"] for row in parts["Checks"]["rows"]} == set(speed.DTYPES)
     assert parts["Tests"]["passed"] > 1
     assert [row["work"] for row in parts["Speed"]["rows"][1:]] == [*HEADLINES, *HEADLINES]
 
 
-@pytest.mark.parametrize("part", ["Tests", "compute-sanitizer"])
+@pytest.mark.parametrize("part", ["Tests", "Bits", "compute-sanitizer"])
 def test_gpu_runs_tests_of_the_device_and_no_others(
     part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -624,7 +624,7 @@ def test_gpu_runs_tests_of_the_device_and_no_others(
     ).stdout
     chosen = [line for line in listed.splitlines() if "::" in line]
     assert all("[cuda" in line for line in chosen)
-    files = gpu.FILES[1:] if part == "compute-sanitizer" else gpu.FILES
+    files = {"Tests": gpu.FILES, "Bits": (gpu.BITS,), "compute-sanitizer": gpu.FILES[1:]}[part]
     assert {line.split("::")[0] for line in chosen} == set(files)
 
 

@@ -51,10 +51,16 @@ RANGES = {
 
 @np.errstate(invalid="ignore", over="ignore")  # signalling NaNs; a float beyond the range
 def numbers_that_matter(name: str, count: int, dtype: torch.dtype, seed: int) -> Array:
-    """A quarter each: both sides of the cuts, of powers of two, any bits, and the ranges."""
+    """A quarter each: both sides of the cuts, of powers of two, any bits, and the ranges. Of more
+    than a million, the rest are any bits."""
     own, integers = (np.float32, np.int32) if dtype == torch.float32 else (np.float64, np.int64)
     name = name.removeprefix("grad_")
     random = np.random.default_rng([seed, *name.encode()])
+    lowest, highest = np.iinfo(integers).min, np.iinfo(integers).max
+    all_bits = random.integers(
+        lowest, highest, max(count - (1 << 20), 0), integers, endpoint=True
+    ).view(own)
+    count -= all_bits.size
     info = np.finfo(own)
     quarter = count // 4
     powers: Array = np.ldexp(own(1), np.arange(info.minexp - info.nmant, info.maxexp))
@@ -63,14 +69,15 @@ def numbers_that_matter(name: str, count: int, dtype: torch.dtype, seed: int) ->
         chosen: Array = random.choice(sided, quarter)
         near = chosen.view(integers) + random.integers(-3, 4, quarter)
         parts.append(near.astype(integers).view(own) * random.choice([-1, 1], quarter).astype(own))
-    lowest, highest = np.iinfo(integers).min, np.iinfo(integers).max
     parts.append(random.integers(lowest, highest, quarter, integers, endpoint=True).view(own))
     rest = count - 3 * quarter
     low, high = np.array(RANGES[name])[random.integers(len(RANGES[name]), size=rest)].T
     parts.append(low + (high - low) * random.random(rest))
     values: Array = random.permutation(np.concatenate([each.astype(own) for each in parts]))
+    values = np.concatenate([values, all_bits])
     if name == "probability":  # what is none is refused
-        values = np.where((values >= 0) & (values <= 1), values, random.random(count).astype(own))
+        within = random.random(values.size).astype(own)
+        values = np.where((values >= 0) & (values <= 1), values, within)
     return values
 
 
