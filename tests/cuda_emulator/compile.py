@@ -154,9 +154,9 @@ def runtime_library(cache_dir: Path | None = None) -> Path:
     command.append(f"-I{cuda_include()}")
     folder = cache_dir or default_cache()
     path = folder / f"runtime-{_digest(command, [source])}.so"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        work = path.with_suffix(f".{os.getpid()}")
-        run([*command, "-o", work, source])
-        work.replace(path)
+    with alone(path):
+        if not path.is_file():
+            work = path.with_suffix(".part")
+            run([*command, "-o", work, source])
+            work.replace(path)
     return path
