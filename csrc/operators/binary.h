@@ -18,8 +18,8 @@ namespace fusedgrad::operators {
 
 // `Operations` has the names kName of the function and kSecond of y, the greatest order kMost of
 // either kind that the kernels take, the kernels, functions derivative and derivative_backward of i
-// and j, and the function rule, how a product is differentiated: as kRule here does, or in another
-// way where it knows one.
+// and j, and, where it knows another way to the gradients, a function own_gradients, which returns
+// none where it does not. Operands without a factor are those of the function itself.
 template <class Operations>
 class BinaryFamily {
  public:
@@ -53,6 +53,10 @@ class BinaryFamily {
   // The gradients of a factor times f^(i,j): the operands are the factor, x and y.
   static variable_list gradients(const Tensor& grad, const variable_list& operands,
                                  const Parameters& parameters, const std::vector<bool>& mask) {
+    if constexpr (requires { Operations::own_gradients; }) {
+      variable_list own = Operations::own_gradients(grad, operands, parameters, mask);
+      if (!own.empty()) return own;
+    }
     const int64_t i = parameters.order, j = parameters.number.toLong();
     const Tensor &factor = operands[0], &x = operands[1], &y = operands[2];
     variable_list results(3);
@@ -112,7 +116,7 @@ class BinaryFamily {
   static Tensor recorded_derivative(const Tensor& grad, const Tensor& x, const Tensor& y, int64_t i,
                                     int64_t j) {
     return recorded(below_autograd([&] { return derivative_operator().call(grad, x, y, i, j); }),
-                    Operations::rule(), {grad, x, y}, parameters(i, j));
+                    kRule, {grad, x, y}, parameters(i, j));
   }
 
   static Three recorded_derivative_backward(const Tensor& grad_grad, const Tensor& grad,
@@ -129,9 +133,9 @@ class BinaryFamily {
     if (!is_differentiated({grad_grad, grad, x, y})) return results;
     auto& [by_grad, by_x, by_y] = results;
     const Tensor product = grad_grad * grad;
-    by_grad = recorded(by_grad, Operations::rule(), {grad_grad, x, y}, parameters(i, j));
-    by_x = recorded(by_x, Operations::rule(), {product, x, y}, parameters(i + 1, j));
-    by_y = recorded(by_y, Operations::rule(), {product, x, y}, parameters(i, j + 1));
+    by_grad = recorded(by_grad, kRule, {grad_grad, x, y}, parameters(i, j));
+    by_x = recorded(by_x, kRule, {product, x, y}, parameters(i + 1, j));
+    by_y = recorded(by_y, kRule, {product, x, y}, parameters(i, j + 1));
     return results;
   }
 };

@@ -181,17 +181,6 @@ std::array<bool, N> only(size_t index) {
   return mask;
 }
 
-// The gradients that were wanted, each in its place
-template <size_t N>
-variable_list spread(const std::vector<Tensor>& wanted, const std::array<bool, N>& mask) {
-  variable_list results(N);
-  auto next = wanted.begin();
-  for (size_t i = 0; i < N; ++i) {
-    if (mask[i]) results[i] = *next++;
-  }
-  return results;
-}
-
 // The tensors in float where they are of half types: what is made of several operations is rounded
 // once.
 variable_list wide(const variable_list& tensors) {
@@ -276,7 +265,6 @@ struct ProbabilityDerivatives {
   static Operation derivative_backward(double by_input, double by_target) {
     return FUSEDGRAD_OPERATION(binary_cross_entropy_derivative_backward, by_input, by_target);
   }
-  static const Rule& rule() { return BinaryFamily<ProbabilityDerivatives>::kRule; }
 };
 using OfProbabilities = BinaryFamily<ProbabilityDerivatives>;
 

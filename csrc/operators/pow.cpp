@@ -50,8 +50,6 @@ const auto& double_backward_operator() {
   return found;
 }
 
-extern const Rule kRule;  // below
-
 struct OfTensor {
   static constexpr const char* kName = "pow";
   static constexpr const char* kSecond = "exponent";
@@ -64,7 +62,22 @@ struct OfTensor {
   static Operation derivative_backward(double by_input, double by_exponent) {
     return FUSEDGRAD_OPERATION(pow_derivative_backward, by_input, by_exponent);
   }
-  static const Rule& rule() { return kRule; }
+
+  // Of x^e itself, and of a factor times a first derivative: those of the second order have a
+  // kernel of their own, which is kinder to their digits.
+  static variable_list own_gradients(const Tensor& grad, const variable_list& operands,
+                                     const Parameters& parameters, const std::vector<bool>& mask) {
+    const Tensor &x = operands.end()[-2], &e = operands.back();
+    if (operands.size() == 2) {
+      return spread(backward_operator().call(grad, x, e, {mask[0], mask[1]}), mask);
+    }
+    const int64_t by_x = parameters.order, by_e = parameters.number.toLong();
+    if (by_x + by_e != 1 || is_differentiated({grad, operands[0], x, e})) return {};
+    const Tensor none = at::zeros({}, grad.options());
+    auto [by_factor, by_input, by_exponent] = double_backward_operator().call(
+        by_x == 1 ? grad : none, by_e == 1 ? grad : none, operands[0], x, e);
+    return {by_factor, by_input, by_exponent};
+  }
 };
 using PowerOfTensor = BinaryFamily<OfTensor>;
 
@@ -174,40 +187,13 @@ Tensor recorded_tensor_scalar(const Tensor& input, const at::Scalar& exponent) {
                   {exponent});
 }
 
-// Of x^e itself, or of a factor times a derivative of it. The second derivatives have a kernel of
-// their own, which is kinder to their digits.
-variable_list gradients(const Tensor& grad, const variable_list& operands,
-                        const Parameters& parameters, const std::vector<bool>& mask) {
-  const Tensor& x = operands.end()[-2];
-  const Tensor& e = operands.back();
-  variable_list results(operands.size());
-  if (operands.size() == 2) {
-    const std::vector<Tensor> wanted = backward_operator().call(grad, x, e, {mask[0], mask[1]});
-    auto next = wanted.begin();
-    for (size_t i = 0; i < 2; ++i) {
-      if (mask[i]) results[i] = *next++;
-    }
-    return results;
-  }
-  const int64_t by_x = parameters.order, by_e = parameters.number.toLong();
-  if (by_x + by_e == 1 && !is_differentiated({grad, operands[0], x, e})) {
-    const Tensor none = at::zeros({}, grad.options());
-    std::tie(results[0], results[1], results[2]) = double_backward_operator().call(
-        by_x == 1 ? grad : none, by_e == 1 ? grad : none, operands[0], x, e);
-    return results;
-  }
-  return PowerOfTensor::gradients(grad, operands, parameters, mask);
-}
-
-const Rule kRule = {OfTensor::kNode, 2, gradients};
-
 Tensor recorded_tensor_tensor(const Tensor& input, const Tensor& exponent) {
   static const auto op =
       find<Tensor(const Tensor&, const Tensor&)>("fusedgrad::pow", "Tensor_Tensor");
   const at::ScalarType type = at::result_type(input, exponent);
   if (!is_differentiable(type)) return below_autograd([&] { return op.call(input, exponent); });
   const Tensor x = converted(input, type), e = converted(exponent, type);
-  return recorded(below_autograd([&] { return op.call(x, e); }), kRule, {x, e});
+  return recorded(below_autograd([&] { return op.call(x, e); }), PowerOfTensor::kRule, {x, e});
 }
 
 Tensor recorded_scalar(const at::Scalar& input, const Tensor& exponent) {
@@ -225,7 +211,7 @@ std::vector<Tensor> recorded_backward(const Tensor& grad, const Tensor& input,
   size_t next = 0;
   for (int64_t by_exponent = 0; by_exponent < 2; ++by_exponent) {
     if (!output_mask[by_exponent]) continue;
-    results[next] = recorded(results[next], kRule, {grad, input, exponent},
+    results[next] = recorded(results[next], PowerOfTensor::kRule, {grad, input, exponent},
                              PowerOfTensor::parameters(1 - by_exponent, by_exponent));
     ++next;
   }

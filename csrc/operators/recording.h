@@ -48,6 +48,17 @@ auto below_autograd(const Forward& forward) {
   return forward();
 }
 
+// The gradients that were wanted, each in its place
+template <class Mask>
+variable_list spread(const std::vector<at::Tensor>& wanted, const Mask& mask) {
+  variable_list results(mask.size());
+  auto next = wanted.begin();
+  for (size_t i = 0; i < mask.size(); ++i) {
+    if (mask[i]) results[i] = *next++;
+  }
+  return results;
+}
+
 // Of a real tensor, itself: PyTorch would ask its dispatcher.
 inline at::Tensor conjugate(const at::Tensor& tensor) {
   return tensor.is_complex() ? tensor.conj() : tensor;
