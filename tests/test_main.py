@@ -101,6 +101,15 @@ def test_passes_without_a_compiler(tmp_path: Path) -> None:
     assert "for lack of a C++ compiler" in done.stderr
 
 
+def test_import_leaves_the_compiler_alone() -> None:
+    # Dynamo and SymPy, which torch imports when it compiles, take as long as torch itself.
+    done = run(
+        "import torch, sys; before = set(sys.modules); import fusedgrad;"
+        "print([name for name in set(sys.modules) - before if name in ('torch._dynamo', 'sympy')])"
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
 @pytest.mark.parametrize(
     ("value", "exact", "ulp"),
     [

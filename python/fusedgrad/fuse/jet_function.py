@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch._C import _get_tracing_state as jit_tracing
 from torch._C import _len_torch_function_stack as count_of_modes
+from torch._compile import _disable_dynamo
+from torch.compiler import is_dynamo_compiling
 
 from fusedgrad.fuse import generate, kernel
 from fusedgrad.fuse import jet as taylor
@@ -65,9 +67,12 @@ class FusedJet:
         self._order = order
         self._name = f"{parent._name}.jet({order})"
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """The value and the derivatives of each output."""
+        called = self._called_by_dynamo if is_dynamo_compiling() else self._called
+        return called(*arguments, **keywords)
+
+    def _called(self, *arguments: Any, **keywords: Any) -> Any:
         if count_of_modes() and _in_a_record():
             raise FuseTypeError(
                 f"{self._name} inside a fused function cannot be fused: take the jet of the "
@@ -96,6 +101,9 @@ class FusedJet:
             if own
         }
         return self._run(values, of_keywords, series)
+
+    # Out of the graph. torch.compiler.disable would import Dynamo, which takes as long as torch.
+    _called_by_dynamo = _disable_dynamo(_called)
 
     def _run(
         self, values: tuple[Any, ...], keywords: dict[str, Any], series: dict[int, _Series]
