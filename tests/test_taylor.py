@@ -327,13 +327,13 @@ def test_structures_constants_and_short_series() -> None:
 
 def _kernels(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
-    fused_rows = rows.fused_rows
+    call_rows = rows.call_rows
 
     def counted(number: int, *rest: Any) -> Any:
         numbers.append(number)
-        return fused_rows(number, *rest)
+        return call_rows(number, *rest)
 
-    monkeypatch.setattr(rows, "fused_rows", counted)
+    monkeypatch.setattr(rows, "call_rows", counted)
     return numbers
 
 
@@ -341,22 +341,25 @@ def test_one_matrix_product_and_one_kernel_a_layer(monkeypatch: pytest.MonkeyPat
     numbers = _kernels(monkeypatch)
     network = _network(2, 8, 8, 8, 1)
     x = torch.randn(5, 2, dtype=torch.float64)
-    calls: list[int] = []
-    linear = F.linear
 
-    def counted(*args: Any) -> Any:
-        if type(args[0]) is Tensor:
-            calls.append(len(args[0]))
-        return linear(*args)
+    def step() -> None:
+        result = fusedgrad.derivatives(network, x, torch.ones_like(x), 4)[-1]
+        torch.autograd.backward(result.sum())
 
-    monkeypatch.setattr(F, "linear", counted)
-    result = fusedgrad.derivatives(network, x, torch.ones_like(x), 4)[-1]
-    assert calls == [2, 5, 5, 5]
+    step()
+    numbers.clear()
+    with torch.profiler.profile(record_shapes=True) as profile:
+        step()
+    products, kernels = (
+        [event for event in profile.events() or () if event.name == name]
+        for name in ("aten::mm", "fusedgrad::fused_rows")
+    )
     # The first layer has two coefficients, the last bias is added to the value alone.
+    assert [event.input_shapes[0][0] for event in products[:4]] == [10, 25, 25, 25]
+    assert len(products) == 4 + 7  # the points are constants
     assert len(numbers) == 4
     assert numbers[1] == numbers[2]  # layers of one kind share a kernel
-    torch.autograd.backward(result.sum())
-    assert len(numbers) == 7
+    assert len(kernels) == 7
 
 
 def test_numbers_that_vary_are_parameters_of_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,6 +369,53 @@ def test_numbers_that_vary_are_parameters_of_one_kernel(monkeypatch: pytest.Monk
         _, (first,) = fusedgrad.jet(lambda x, s=scale: torch.sin(s * x), (x,), ((x,),))
         close([first], [scale * x * torch.cos(scale * x)])
     assert len(set(numbers)) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lie", ["side by side", "transposed", "every other"])
+def test_results_do_not_depend_on_how_the_coefficients_lie(lie: str, dtype: torch.dtype) -> None:
+    """Of 37 rows of 40 elements, of which 12 are taken at a time where the bias is one of them."""
+    torch.manual_seed(0)
+    given = [torch.randn(37, 40, dtype=dtype) for _ in range(3)]
+    others = [torch.randn(s, dtype=dtype) for s in ((40,), (1, 40), (), (37, 1), (37, 40))]
+
+    def along(other: Tensor, is_whole: bool) -> list[Tensor]:
+        x, v, w = (t.clone().requires_grad_() for t in given)
+        b = other.clone().requires_grad_()
+
+        def curve(t: Tensor) -> Tensor:
+            if lie == "transposed":
+                t = t.mT.clone().mT
+            elif lie == "every other":
+                t = torch.stack([t, t], -1)[..., 0]
+            return torch.tanh(t * (b.expand(37, 40).clone() if is_whole else b))
+
+        value, (first, second) = fusedgrad.jet(curve, (x,), ((v, w),))
+        total = value.float().sum() + first.float().sum() + (second.float() ** 2).sum()
+        grads = torch.autograd.grad(total, (x, v, w, b))
+        return [value, first, second, *grads]
+
+    for other in others:
+        for _ in range(2):  # a backward of Python's, then one of C++'s
+            got, expected = along(other, False), along(other, True)
+            for a, b in zip(got[:-1], expected[:-1], strict=True):
+                assert torch.equal(a, b)
+            eps = torch.finfo(dtype).eps
+            torch.testing.assert_close(got[-1], expected[-1], rtol=64 * eps, atol=64 * eps)
+
+
+def test_what_a_backward_keeps() -> None:
+    network = _network(2, 8, 8, 1)
+    x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    third = fusedgrad.derivatives(network, x, torch.ones_like(x), 3)[-1].sum()
+    leaves = [x, *network.parameters()]
+    first = torch.autograd.grad(third, leaves, retain_graph=True, allow_unused=True)
+    again = torch.autograd.grad(third, leaves, create_graph=True, allow_unused=True)
+    for a, b in zip(first, again, strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
+    torch.autograd.grad(third, x)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(third, x)
 
 
 # ------------------------------------------------------------------------------- dtypes, transforms

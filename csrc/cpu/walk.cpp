@@ -228,7 +228,7 @@ struct Operand {
   int64_t stride;
   bool direct;    // already side by side in the computed type
   bool sums;      // an output whose elements are added to doubles
-  bool constant;  // one element for the whole row, which its buffer holds already
+  bool constant;  // what its buffer holds already: one element for the whole row, or one short row
 };
 
 template <class T>
@@ -243,13 +243,12 @@ Block<T>* block_of(const Kernel& kernel) {
 // Runs the kernel along one row. `operands` holds `outputs` outputs (none: the first output stays
 // in buffers[0]) and then the kernel's inputs; `done(results, n)` sees each block's first output.
 template <class T, class Done>
-void run_row(const Kernel& kernel, bool whole, int outputs,
+void run_row(const Kernel& kernel, int64_t step, int outputs,
              const std::array<Operand<T>, kMaxOperands>& operands, int64_t size,
              Buffers<T>& buffers, const Done& done) {
   T* outs[kMaxOperands];
   const T* ins[kMaxOperands];
   Block<T>* const block = block_of<T>(kernel);
-  const int64_t step = whole ? size : kBlock;
   for (int64_t begin = 0; begin < size; begin += step) {
     const int64_t n = std::min(step, size - begin);
     for (int i = 0; i < kernel.outputs; ++i) {
@@ -281,6 +280,20 @@ void run_row(const Kernel& kernel, bool whole, int outputs,
   }
 }
 
+// Whether rows that are much shorter than a block follow one another in all operands, except in
+// inputs of one row, which all others share.
+template <class DTypeOf>
+bool are_short_rows(const Rectangle& rectangle, int outputs, int count, const DTypeOf& dtype_of) {
+  if (rectangle.size1 == 1 || 2 * rectangle.size0 > kBlock) return false;
+  for (int i = 0; i < count; ++i) {
+    const int64_t stride = rectangle.strides[i];
+    const int64_t to_next_row = rectangle.strides[count + i];
+    const bool follow = stride == size_of(dtype_of(i)) && to_next_row == rectangle.size0 * stride;
+    if (!follow && (i < outputs || to_next_row != 0)) return false;
+  }
+  return true;
+}
+
 // dtype_of(i) is the element type of operand i.
 template <class T, class DTypeOf, class Done>
 void run(const Kernel& kernel, const DTypeOf& dtype_of, const Rectangle& rectangle, int outputs,
@@ -291,6 +304,27 @@ void run(const Kernel& kernel, const DTypeOf& dtype_of, const Rectangle& rectang
   for (int i = 0; i < count; ++i) {
     operands[i].mover = mover<T>(dtype_of(i));
     operands[i].same_type = size_of(dtype_of(i)) == static_cast<int64_t>(sizeof(T));
+  }
+  if (sums == 0 && are_short_rows(rectangle, outputs, count, dtype_of)) {
+    // Several rows at a time, for which an operand that has one alone is repeated in its buffer.
+    const int64_t rows = kBlock / rectangle.size0;
+    for (int i = 0; i < count; ++i) {
+      Operand<T>& operand = operands[i];
+      operand.data = rectangle.data[i];
+      operand.stride = rectangle.strides[i];
+      operand.sums = false;
+      operand.constant = rectangle.strides[count + i] == 0;
+      operand.direct = !operand.constant && operand.same_type;
+      if (!operand.constant) continue;
+      for (int64_t row = 0; row < std::min(rows, rectangle.size1); ++row) {
+        operand.mover.gather(operand.data, operand.stride,
+                             buffers[kernel.outputs + i - outputs] + row * rectangle.size0,
+                             rectangle.size0);
+      }
+    }
+    run_row<T>(kernel, rows * rectangle.size0, outputs, operands, rectangle.size0 * rectangle.size1,
+               buffers, done);
+    return;
   }
   for (int64_t row = 0; row < rectangle.size1; ++row) {
     bool whole = outputs == kernel.outputs;  // a whole row in one call, no buffer in use
@@ -309,7 +343,8 @@ void run(const Kernel& kernel, const DTypeOf& dtype_of, const Rectangle& rectang
                              std::min(kBlock, rectangle.size0));
       }
     }
-    run_row<T>(kernel, whole, outputs, operands, rectangle.size0, buffers, done);
+    run_row<T>(kernel, whole ? rectangle.size0 : kBlock, outputs, operands, rectangle.size0,
+               buffers, done);
   }
 }
 

@@ -1,11 +1,13 @@
 #include "operators/fused.h"
 
 #include <ATen/ExpandUtils.h>
+#include <ATen/Parallel.h>
 #include <ATen/TensorIterator.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -123,21 +125,22 @@ at::TensorIterator allocate(std::vector<Tensor>& outputs, at::TensorList inputs,
   return iter;
 }
 
-void check_counts(const FusedKernel& fused, at::TensorList inputs, at::ArrayRef<double> parameters,
+void check_counts(const FusedKernel& fused, size_t inputs, at::ArrayRef<double> parameters,
                   size_t outputs) {
   const auto check = [](const char* what, size_t given, int expected) {
     TORCH_CHECK(given == static_cast<size_t>(expected), "fused: got ", given, " ", what,
                 ", expected ", expected);
   };
-  check("inputs", inputs.size(), fused.kernel.inputs);
+  check("inputs", inputs, fused.kernel.inputs);
   check("dtypes", outputs, fused.kernel.outputs);
   check("parameters", parameters.size(), fused.parameters);
 }
 
-// The kernel with its parameters, after a check that it was made for such a call.
-cpu::Kernel checked(const FusedKernel& fused, at::TensorList inputs,
+// The kernel with its parameters, after a check that it was made for such a call: of so many
+// operands that are `inputs`, or rows of them.
+cpu::Kernel checked(const FusedKernel& fused, size_t operands, at::TensorList inputs,
                     at::ArrayRef<double> parameters, size_t outputs) {
-  check_counts(fused, inputs, parameters, outputs);
+  check_counts(fused, operands, parameters, outputs);
   TORCH_CHECK(fused.kernel.float32 != nullptr || fused.kernel.float64 != nullptr,
               "fused: CPU tensors for a kernel of another device");
   for (const Tensor& input : inputs) {
@@ -165,7 +168,7 @@ void run(const cpu::Kernel& kernel, bool wide, at::TensorIterator& iter) {
 std::vector<Tensor> fused(int64_t number, at::TensorList inputs, at::ArrayRef<double> parameters,
                           at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed) {
   const FusedKernel& fused = kernel_of(number);
-  const cpu::Kernel kernel = checked(fused, inputs, parameters, dtypes.size());
+  const cpu::Kernel kernel = checked(fused, inputs.size(), inputs, parameters, dtypes.size());
   std::vector<Tensor> outputs;
   if (!summed.empty()) {
     TORCH_CHECK(summed.size() == dtypes.size(), "fused: got ", summed.size(),
@@ -212,7 +215,7 @@ void run_on_cuda(const FusedKernel& fused, at::ArrayRef<double> parameters,
 
 void check_on_cuda(const FusedKernel& fused, at::TensorList inputs, at::ArrayRef<double> parameters,
                    size_t outputs) {
-  check_counts(fused, inputs, parameters, outputs);
+  check_counts(fused, inputs.size(), parameters, outputs);
   TORCH_CHECK(!fused.dtypes.empty(), "fused: CUDA tensors for a kernel of the CPU");
 }
 
@@ -236,7 +239,7 @@ double scale_of(int64_t reduction, int64_t n) {
 Tensor fused_reduction(int64_t number, at::TensorList inputs, at::ArrayRef<double> parameters,
                        at::ScalarType dtype, int64_t reduction) {
   const FusedKernel& fused = kernel_of(number);
-  const cpu::Kernel kernel = checked(fused, inputs, parameters, /*outputs=*/1);
+  const cpu::Kernel kernel = checked(fused, inputs.size(), inputs, parameters, /*outputs=*/1);
   TORCH_CHECK_VALUE(reduction == at::Reduction::Mean || reduction == at::Reduction::Sum,
                     "fused_reduction: reduction is ", reduction, ", expected 1 (mean) or 2 (sum)");
   dtype_of("fused", dtype);
@@ -433,6 +436,71 @@ Tensor fused_reduction_recorded(int64_t number, at::TensorList inputs,
   });
 }
 
+at::IntArrayRef shape_of(const Tensor& input, int64_t row) {
+  return input.sizes().slice(row < 0 ? 0 : 1);
+}
+
+// For operands on the CPU that lie side by side: the number of elements after which the smaller
+// ones repeat, 0 if there are none but single elements. Nothing for others, which
+// at::TensorIterator can walk over.
+std::optional<int64_t> period_of(const std::vector<Tensor>& inputs, const std::vector<Row>& read,
+                                 at::IntArrayRef sizes) {
+  int64_t period = 0;
+  for (const Tensor& input : inputs) {
+    if (!input.is_cpu() || !input.is_contiguous()) return std::nullopt;
+  }
+  for (const auto& [tensor, row] : read) {
+    at::IntArrayRef shape = shape_of(inputs[tensor], row);
+    if (shape == sizes) continue;
+    while (!shape.empty() && shape[0] == 1) shape = shape.slice(1);
+    if (shape.empty()) continue;
+    if (shape != sizes.slice(sizes.size() - shape.size())) return std::nullopt;
+    const int64_t own = c10::multiply_integers(shape);
+    if (period != 0 && own != period) return std::nullopt;
+    period = own;
+  }
+  return period;
+}
+
+// The kernel over such operands, `numel` elements of each result.
+void run_on_rows(const cpu::Kernel& kernel, bool wide, const std::vector<Tensor>& inputs,
+                 const std::vector<Row>& read, const std::vector<Tensor>& results,
+                 const std::vector<int64_t>& rows, int64_t period, int64_t numel) {
+  if (numel == 0) return;
+  const int64_t size0 = period == 0 ? numel : period;
+  const int count = kernel.outputs + kernel.inputs;
+  std::array<DType, cpu::kMaxOperands> types;
+  std::array<char*, cpu::kMaxOperands> data;
+  std::array<int64_t, 2 * cpu::kMaxOperands> strides{};
+  int filled = 0;
+  const auto add = [&](const Tensor& tensor, int64_t row, int64_t elements) {
+    const int64_t size = static_cast<int64_t>(tensor.element_size());
+    types[filled] = dtype_of("fused", tensor.scalar_type());
+    data[filled] = static_cast<char*>(const_cast<void*>(tensor.const_data_ptr()));
+    data[filled] += std::max<int64_t>(row, 0) * elements * size;
+    strides[filled] = elements == 1 ? 0 : size;
+    strides[count + filled] = elements == numel ? size0 * size : 0;
+    ++filled;
+  };
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const int64_t last = std::max<int64_t>(rows[i], 1);
+    for (int64_t row = 0; row < last; ++row) add(results[i], row, numel);
+  }
+  for (const auto& [tensor, row] : read) {
+    add(inputs[tensor], row, c10::multiply_integers(shape_of(inputs[tensor], row)));
+  }
+  const int64_t size1 = numel / size0;
+  const bool is_one = size1 == 1;  // whose elements are shared out, not its rows
+  const int64_t grain = std::max<int64_t>(1, at::internal::GRAIN_SIZE / (is_one ? 1 : size0));
+  at::parallel_for(0, is_one ? size0 : size1, grain, [&](int64_t begin, int64_t end) {
+    std::array<char*, cpu::kMaxOperands> part;
+    for (int i = 0; i < count; ++i) part[i] = data[i] + begin * strides[is_one ? i : count + i];
+    const int64_t n = end - begin;
+    cpu::elementwise(kernel, wide, types.data(),
+                     {part.data(), strides.data(), is_one ? n : size0, is_one ? 1 : n});
+  });
+}
+
 void check_operands(int outputs, int inputs) {
   TORCH_CHECK(outputs > 0 && inputs > 0 && outputs + inputs <= cpu::kMaxOperands,
               "fused: ", outputs, " outputs and ", inputs, " inputs, expected at most ",
@@ -467,36 +535,47 @@ std::vector<Tensor> fused_rows(int64_t number, const std::vector<Tensor>& inputs
                                const std::vector<Row>& read, const std::vector<double>& parameters,
                                const std::vector<int64_t>& rows,
                                const std::vector<at::ScalarType>& dtypes) {
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  std::vector<Tensor> operands;
+  RECORD_FUNCTION("fusedgrad::fused_rows", c10::ArrayRef<const c10::IValue>{});
+  const at::AutoDispatchBelowADInplaceOrView below;
   c10::DimVector sizes;
   for (const auto& [tensor, row] : read) {
-    const Tensor& input = inputs.at(tensor);
-    operands.push_back(row < 0 ? input : input.select(0, row));
-    sizes = at::infer_size_dimvector(sizes, operands.back().sizes());
+    sizes = at::infer_size_dimvector(sizes, shape_of(inputs.at(tensor), row));
   }
-  TORCH_CHECK(!operands.empty() && rows.size() == dtypes.size(), "fused_rows: got ",
-              operands.size(), " operands, and ", dtypes.size(), " dtypes for ", rows.size(),
-              " outputs");
-  std::vector<Tensor> results, outputs;
+  TORCH_CHECK(!read.empty() && rows.size() == dtypes.size(), "fused_rows: got ", read.size(),
+              " operands, and ", dtypes.size(), " dtypes for ", rows.size(), " outputs");
+  std::vector<Tensor> results;
+  size_t outputs = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
     c10::DimVector own = sizes;
     if (rows[i] >= 0) own.insert(own.begin(), rows[i]);
-    results.push_back(at::empty(own, operands[0].options().dtype(dtypes[i])));
+    results.push_back(at::empty(own, inputs[read[0].first].options().dtype(dtypes[i])));
     if (results[i].is_cpu()) cpu::advise_huge_pages(results[i].data_ptr(), results[i].nbytes());
-    if (rows[i] < 0) outputs.push_back(results[i]);
-    for (int64_t row = 0; row < rows[i]; ++row) outputs.push_back(results[i].select(0, row));
+    outputs += rows[i] < 0 ? 1 : rows[i];
   }
   const FusedKernel& fused = kernel_of(number);
+  if (const std::optional<int64_t> period = period_of(inputs, read, sizes)) {
+    const cpu::Kernel kernel = checked(fused, read.size(), inputs, parameters, outputs);
+    run_on_rows(kernel, fused.wide, inputs, read, results, rows, *period,
+                c10::multiply_integers(sizes));
+    return results;
+  }
+  std::vector<Tensor> operands, targets;
+  for (const auto& [tensor, row] : read) {
+    operands.push_back(row < 0 ? inputs[tensor] : inputs[tensor].select(0, row));
+  }
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i] < 0) targets.push_back(results[i]);
+    for (int64_t row = 0; row < rows[i]; ++row) targets.push_back(results[i].select(0, row));
+  }
 #ifdef FUSEDGRAD_CUDA
   if (!operands[0].is_cpu()) {
-    check_on_cuda(fused, operands, parameters, outputs.size());
-    run_on_cuda(fused, parameters, iterator(outputs, on_one_device(operands), dtypes[0]));
+    check_on_cuda(fused, operands, parameters, outputs);
+    run_on_cuda(fused, parameters, iterator(targets, on_one_device(operands), dtypes[0]));
     return results;
   }
 #endif
-  const cpu::Kernel kernel = checked(fused, operands, parameters, outputs.size());
-  at::TensorIterator iter = iterator(outputs, operands, dtypes[0]);
+  const cpu::Kernel kernel = checked(fused, operands.size(), operands, parameters, outputs);
+  at::TensorIterator iter = iterator(targets, operands, dtypes[0]);
   run(kernel, fused.wide, iter);
   return results;
 }

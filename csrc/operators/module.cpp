@@ -18,6 +18,7 @@
 #include "operators/calls.h"
 #include "operators/fused.h"
 #include "operators/patch.h"
+#include "operators/rows.h"
 
 #ifdef FUSEDGRAD_CUDA
 #include <cuda_runtime_api.h>
@@ -133,6 +134,30 @@ void set_fused_backward(int64_t kernel, uint64_t wanted, int64_t backward,
   operators::set_fused_backward(kernel, wanted, {backward, std::move(read)});
 }
 
+int64_t add_rows_kernel(int64_t kernel, std::vector<operators::Row> read, std::vector<int64_t> rows,
+                        std::vector<at::ScalarType> dtypes) {
+  return operators::add_rows_kernel({kernel, std::move(read), std::move(rows), std::move(dtypes)});
+}
+
+void set_rows_backward(int64_t number, uint64_t needed, uint64_t summed, int64_t backward,
+                       std::vector<int64_t> targets,
+                       std::vector<std::pair<int64_t, operators::Row>> shared) {
+  operators::set_rows_backward(number, needed, summed,
+                               {backward, std::move(targets), std::move(shared)});
+}
+
+// `function` takes and returns what RowsDifferentiableBackward does.
+void set_rows_differentiable_backward(pybind11::object function) {
+  PyObject* const held = function.release().ptr();
+  operators::set_rows_differentiable_backward(
+      [held](int64_t number, const std::vector<at::Tensor>& grads,
+             const std::vector<at::Tensor>& inputs, const std::vector<double>& parameters,
+             uint64_t needed, uint64_t summed) {
+        const pybind11::gil_scoped_acquire gil;
+        return call(held, number, to_python(grads), to_python(inputs), parameters, needed, summed);
+      });
+}
+
 }  // namespace
 }  // namespace fusedgrad
 
@@ -144,7 +169,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_version", cuda_version);
   m.def("cuda_architectures", cuda_architectures);
   m.def("add_fused_kernel", operators::add_fused_kernel);
-  m.def("fused_rows", torch::wrap_pybind_function_no_gil(operators::fused_rows));
+  m.def("add_rows_kernel", add_rows_kernel);
+  m.def("call_rows", torch::wrap_pybind_function_no_gil(operators::call_rows));
+  m.def("set_rows_backward", set_rows_backward);
+  m.def("set_rows_differentiable_backward", set_rows_differentiable_backward);
+  m.def("linear_of_rows", torch::wrap_pybind_function_no_gil(operators::linear_of_rows));
 #ifdef FUSEDGRAD_CUDA
   m.def("add_fused_cuda_kernel", operators::add_fused_cuda_kernel);
 #endif

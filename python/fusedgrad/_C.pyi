@@ -51,14 +51,6 @@ def set_patched_call(
 def add_fused_kernel(
     address: int, wide: bool, used: Sequence[int], inputs: int, parameters: int
 ) -> int: ...
-def fused_rows(
-    kernel: int,
-    inputs: Sequence[Tensor],
-    read: Sequence[tuple[int, int]],
-    parameters: Sequence[float],
-    rows: Sequence[int],
-    dtypes: Sequence[torch.dtype],
-) -> list[Tensor]: ...
 def set_fused_backward(kernel: int, wanted: int, backward: int, read: Sequence[int]) -> None: ...
 def set_fused_differentiable_backward(
     function: Callable[
@@ -70,6 +62,32 @@ def set_fused_differentiable_backward(
 def add_fused_cuda_kernel(
     code: bytes, wide: bool, outputs: int, dtypes: Sequence[dtype], parameters: int
 ) -> int: ...
+
+# Kernels of rows of tensors: csrc/operators/rows.h.
+
+def add_rows_kernel(
+    kernel: int,
+    read: Sequence[tuple[int, int]],
+    rows: Sequence[int],
+    dtypes: Sequence[torch.dtype],
+) -> int: ...
+def call_rows(
+    number: int, inputs: Sequence[Tensor], parameters: Sequence[float]
+) -> list[Tensor]: ...
+def set_rows_backward(
+    number: int,
+    needed: int,
+    summed: int,
+    backward: int,
+    targets: Sequence[int],
+    shared: Sequence[tuple[int, tuple[int, int]]],
+) -> None: ...
+def set_rows_differentiable_backward(
+    function: Callable[
+        [int, list[Tensor], list[Tensor], list[float], int, int], Sequence[Tensor | None]
+    ],
+) -> None: ...
+def linear_of_rows(input: Tensor, weight: Tensor) -> Tensor: ...
 
 max_operands: int
 max_parameters: int

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch._C import _len_torch_dispatch_stack as count_of_dispatch_modes
 
@@ -16,9 +17,9 @@ from fusedgrad.fuse import autograd, kernel, nvrtc
 from fusedgrad.fuse.expression import Expression, constant
 from fusedgrad.fuse.graph import Graph
 from fusedgrad.fuse.trace import PLAIN
-from fusedgrad.operations.shared import HALF_DTYPES, Function, is_transformed
+from fusedgrad.operations.shared import HALF_DTYPES, is_transformed
 
-fused_rows = _C.fused_rows
+call_rows = _C.call_rows
 # A tensor among several and one of its rows, of its first dimension; -1 for all of it
 Row = tuple[int, int]
 
@@ -31,35 +32,31 @@ class Rows:
     tensors: tuple[int, ...]  # of each its rows, -1 for one that is an input itself
     read: tuple[Row, ...]  # of each input
     results: tuple[int, ...]  # of each its rows, -1 for one that is an output itself
-    kernels: dict[Any, int | None] = field(default_factory=dict)
+    numbers: dict[Any, int | None] = field(default_factory=dict)
 
     @property
-    def is_small(self) -> bool:
-        """Whether a kernel has as many operands as this, and its gradients."""
-        inputs, outputs = len(self.read), len(self.graph.outputs)
-        return 2 * inputs + outputs <= _C.max_operands
+    def is_within_limits(self) -> bool:
+        """Whether a kernel has as many operands."""
+        return len(self.read) + len(self.graph.outputs) <= _C.max_operands
 
     @functools.cached_property
     def backward(self) -> functools._lru_cache_wrapper[Backward]:
         """`backward(needed, summed)`: see `Backward`."""
         return functools.cache(functools.partial(_backward, self))
 
-    def run(
-        self, numbers: Sequence[float], dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """The results, without a record."""
-        device = tensors[0].device.type
-        key = (device, *dtypes, *[tensor.dtype for tensor in tensors])
-        number = self.kernels.get(key, -1)
+    def number(self, dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]) -> int | None:
+        """Of the kernel in C++, which records itself; None where the graph must be evaluated."""
+        key = (tensors[0].device.type, *dtypes, *[tensor.dtype for tensor in tensors])
+        number = self.numbers.get(key, -1)
         if number == -1:
-            number = self.kernels[key] = self._compiled(dtypes, tensors)
-        if number is None:
-            return self._stacked(
-                kernel.evaluate(
-                    self.graph, self.operands(tensors), numbers, self._of_outputs(dtypes)
-                )
-            )
-        return fused_rows(number, tensors, self.read, numbers, self.results, dtypes)
+            kernel_number = self._compiled(dtypes, tensors)
+            if kernel_number is None:
+                number = None
+            else:
+                number = _C.add_rows_kernel(kernel_number, self.read, self.results, dtypes)
+                _rows[number] = self
+            self.numbers[key] = number
+        return number
 
     def _compiled(self, dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]) -> int | None:
         operands = self.operands(tensors)
@@ -159,61 +156,68 @@ def _backward(rows: Rows, needed: tuple[bool, ...], summed: tuple[bool, ...]) ->
     return Backward(own, tuple(targets), tuple(shared))
 
 
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether no transform, no mode and no subclass sees to what is done with the tensors."""
+    return (
+        not (is_transformed() or count_of_dispatch_modes())
+        and all([type(tensor) in PLAIN for tensor in tensors])  # noqa: C419
+        and (forward_ad._current_level < 0 or not any(map(_has_tangent, tensors)))
+    )
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+
+
 def apply(
     rows: Rows, numbers: Sequence[float], dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]
 ) -> Sequence[Tensor]:
     """The results, differentiable."""
-    if (
-        is_transformed()
-        or count_of_dispatch_modes()
-        or not all([type(tensor) in PLAIN for tensor in tensors])  # noqa: C419
-        or len(rows.read) + len(rows.graph.outputs) > _C.max_operands
-    ):
+    if not (rows.is_within_limits and are_plain(tensors)):
         return rows.by_parts(numbers, dtypes, tensors)
-    if torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors]):  # noqa: C419
-        return cast(Sequence[Tensor], _RowsFunction.apply(rows, numbers, dtypes, *tensors))
-    return rows.run(numbers, dtypes, tensors)
+    number = rows.number(dtypes, tensors)
+    if number is None:
+        return rows.by_parts(numbers, dtypes, tensors)
+    return call_rows(number, tensors, numbers)
 
 
-class _RowsFunction(Function):
-    """`apply(rows, numbers, dtypes, *tensors)`: keeps the tensors and nothing else."""
+_rows: dict[int, Rows] = {}  # by the numbers of their kernels in C++
 
-    @staticmethod
-    def forward(
-        rows: Rows, numbers: Sequence[float], dtypes: Sequence[torch.dtype], *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        return tuple(rows.run(numbers, dtypes, tensors))
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.rows, ctx.numbers, ctx.dtypes, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+def _recorded_backward(
+    number: int,
+    grads: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    numbers: Sequence[float],
+    needed: int,
+    summed: int,
+) -> Sequence[Tensor | None]:
+    """The backwards that csrc/operators/rows.h leaves to Python."""
+    rows = _rows[number]
+    are_needed, are_summed = (
+        tuple([bool(bits >> i & 1) for i in range(len(tensors))]) for bits in (needed, summed)
+    )
+    plan = rows.backward(are_needed, are_summed)
+    dtypes = [
+        torch.float32 if are_summed[i] and tensors[i].dtype in HALF_DTYPES else tensors[i].dtype
+        for i in plan.targets
+    ]
+    operands = [*grads, *tensors]
+    results = apply(plan.rows, numbers, dtypes, operands)
+    if plan.rows.is_within_limits and are_plain(operands):
+        own = plan.rows.number(dtypes, operands)
+        if own is not None:  # let C++ find it by itself next time
+            _C.set_rows_backward(number, needed, summed, own, plan.targets, plan.shared)
+    found: list[Tensor | None] = [None] * len(tensors)
+    for i, result in zip(plan.targets, results, strict=True):
+        found[i] = _fitted(result, tensors[i], rows.tensors[i]) if are_summed[i] else result
+    for i, (target, row) in plan.shared:
+        result = results[target][row] if row >= 0 else results[target]
+        found[i] = _fitted(result, tensors[i], -1)
+    return found
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        tensors: tuple[Tensor, ...] = ctx.saved_tensors
-        rows: Rows = ctx.rows
-        needed = tuple(ctx.needs_input_grad[3:])
-        shape = grads[0].shape if rows.results[0] < 0 else grads[0].shape[1:]
-        summed = tuple(
-            [
-                (tensor.shape if n < 0 else tensor.shape[1:]) != shape
-                for tensor, n in zip(tensors, rows.tensors, strict=True)
-            ]
-        )
-        plan = rows.backward(needed, summed)
-        dtypes = [
-            torch.float32 if summed[i] and tensors[i].dtype in HALF_DTYPES else tensors[i].dtype
-            for i in plan.targets
-        ]
-        results = apply(plan.rows, ctx.numbers, dtypes, [*grads, *tensors])
-        found: list[Tensor | None] = [None] * len(tensors)
-        for i, result in zip(plan.targets, results, strict=True):
-            found[i] = _fitted(result, tensors[i], rows.tensors[i]) if summed[i] else result
-        for i, (target, row) in plan.shared:
-            result = results[target][row] if row >= 0 else results[target]
-            found[i] = _fitted(result, tensors[i], -1)
-        return None, None, None, *found
+
+_C.set_rows_differentiable_backward(_recorded_backward)
 
 
 def _fitted(grad: Tensor, target: Tensor, rows: int) -> Tensor:

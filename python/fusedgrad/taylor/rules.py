@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree
 
+from fusedgrad import _C
 from fusedgrad.fuse.graph import input_named
 from fusedgrad.fuse.vocabulary import RULES
 from fusedgrad.taylor.tensor import (
     HANDLERS,
+    PLAIN_TYPES,
     VALUE,
     Coefficients,
     Frame,
@@ -40,7 +42,7 @@ _T = Tensor
 def _frame_of(func: Any, jets: Sequence[Jet]) -> Frame:
     frame = jets[0].frame
     check_grad_mode(func, frame)
-    if any(jet.frame is not frame for jet in jets):
+    if len(jets) > 1 and any(jet.frame is not frame for jet in jets):
         raise refused(func, "meets a jet of another call")
     return frame
 
@@ -311,7 +313,9 @@ def _linear_layer(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
     input, weight, bias = names["input"], names["weight"], names.get("bias")
     if isinstance(input, Jet) and not isinstance(weight, Jet) and not input.is_condition:
         frame = _frame_of(func, [input])
-        stack = F.linear(input.stack(), weight)
+        stack = input.stack()
+        is_own = type(stack) in PLAIN_TYPES and type(weight) in PLAIN_TYPES
+        stack = (_C.linear_of_rows if is_own else F.linear)(stack, weight)
         if bias is not None and not isinstance(bias, Jet):
             leaves = (Coefficients(input.keys, stack), bias)
             shape, dtype, device = stack.shape[1:], stack.dtype, stack.device

@@ -1,0 +1,280 @@
+#include "operators/rows.h"
+
+#include <ATen/ExpandUtils.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mm.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+
+#include <algorithm>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <optional>
+
+#include "operators/recording.h"
+#include "operators/torch_versions.h"
+
+namespace fusedgrad::operators {
+namespace {
+
+using at::Tensor;
+using torch::autograd::SavedVariable;
+
+struct Entry {
+  RowsKernel kernel;
+  std::map<std::pair<uint64_t, uint64_t>, RowsBackward> backward;  // by `needed` and `summed`
+};
+
+struct Registry {
+  std::mutex mutex;
+  std::deque<Entry> entries;  // whose elements never move
+};
+
+Registry& registry() {
+  static Registry instance;
+  return instance;
+}
+
+// To be called with the registry locked
+Entry& entry(Registry& all, int64_t number) {
+  TORCH_CHECK(number >= 0 && number < static_cast<int64_t>(all.entries.size()),
+              "call_rows: there is no kernel ", number);
+  return all.entries[number];
+}
+
+const RowsKernel& kernel_of(int64_t number) {
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  return entry(all, number).kernel;
+}
+
+const RowsBackward* backward_of(int64_t number, uint64_t needed, uint64_t summed) {
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  const auto& known = entry(all, number).backward;
+  const auto found = known.find({needed, summed});
+  return found == known.end() ? nullptr : &found->second;  // a map's elements never move
+}
+
+std::function<RowsDifferentiableBackward>& differentiable_backward() {
+  static auto* function = new std::function<RowsDifferentiableBackward>;
+  return *function;  // outlives the interpreter
+}
+
+std::vector<Tensor> run(const RowsKernel& kernel, const std::vector<Tensor>& inputs,
+                        const std::vector<double>& parameters) {
+  return fused_rows(kernel.kernel, inputs, kernel.read, parameters, kernel.rows, kernel.dtypes);
+}
+
+bool has_tangent(const Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
+
+// Whether a backward is that of plain tensors, and nothing differentiates it.
+bool is_last(const variable_list& grads) {
+  return !at::GradMode::is_enabled() && !is_transformed() &&
+         std::none_of(grads.begin(), grads.end(), has_tangent);
+}
+
+std::vector<Tensor> unpacked(const std::vector<SavedVariable>& saved) {
+  std::vector<Tensor> tensors;
+  tensors.reserve(saved.size());
+  for (const SavedVariable& each : saved) tensors.push_back(each.unpack());
+  return tensors;
+}
+
+// The shape of each of the rows of a tensor, of itself if it has none
+at::IntArrayRef shape_of_row(const Tensor& tensor, bool has_rows) {
+  return tensor.sizes().slice(has_rows ? 1 : 0);
+}
+
+// The gradient summed to the shape of its input, row by row.
+Tensor summed_to(const Tensor& grad, const Tensor& input, bool has_rows) {
+  c10::DimVector sizes(shape_of_row(input, has_rows));
+  if (has_rows) {
+    sizes.insert(sizes.begin(), grad.dim() - input.dim(), 1);
+    sizes.insert(sizes.begin(), input.size(0));
+  }
+  return at::sum_to(grad, sizes).reshape(input.sizes()).to(input.scalar_type());
+}
+
+// Keeps the inputs, and nothing else.
+class RowsNode final : public torch::autograd::Node {
+ public:
+  RowsNode(int64_t number, const std::vector<Tensor>& inputs, const std::vector<double>& parameters)
+      : torch::autograd::Node(torch::autograd::collect_next_edges(inputs)),
+        number_(number),
+        parameters_(parameters) {
+    saved_.reserve(inputs.size());
+    for (const Tensor& input : inputs) saved_.emplace_back(input, /*is_output=*/false);
+  }
+
+  std::string name() const override { return "fusedgrad::RowsBackward"; }
+
+  void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (SavedVariable& input : saved_) input.reset_data();
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    const auto defined = [](const Tensor& grad) { return grad.defined(); };
+    if (std::none_of(grads.begin(), grads.end(), defined)) return variable_list(saved_.size());
+    for (size_t i = 0; i < grads.size(); ++i) {
+      if (!grads[i].defined()) grads[i] = input_metadata(i).zeros_like();
+    }
+    std::vector<Tensor> inputs;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      inputs = unpacked(saved_);
+    }
+    const RowsKernel& kernel = kernel_of(number_);
+    const std::vector<bool> has_rows = have_rows(kernel, inputs.size());
+    const at::IntArrayRef shape = shape_of_row(grads[0], kernel.rows[0] >= 0);
+    uint64_t needed = 0;
+    uint64_t summed = 0;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      needed |= static_cast<uint64_t>(task_should_compute_output(i)) << i;
+      summed |= static_cast<uint64_t>(shape_of_row(inputs[i], has_rows[i]) != shape) << i;
+    }
+    bool is_known = is_last(grads);
+    for (size_t i = 0; i < grads.size(); ++i) {
+      is_known = is_known && grads[i].scalar_type() == kernel.dtypes[i];
+    }
+    const RowsBackward* backward = is_known ? backward_of(number_, needed, summed) : nullptr;
+    if (backward == nullptr) {
+      return differentiable_backward()(number_, grads, inputs, parameters_, needed, summed);
+    }
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    std::vector<Tensor> operands = std::move(grads);
+    operands.insert(operands.end(), inputs.begin(), inputs.end());
+    const std::vector<Tensor> results = run(kernel_of(backward->number), operands, parameters_);
+    variable_list found(inputs.size());
+    for (size_t i = 0; i < results.size(); ++i) {
+      const int64_t target = backward->targets[i];
+      found[target] = summed >> target & 1 ? summed_to(results[i], inputs[target], has_rows[target])
+                                           : results[i];
+    }
+    for (const auto& [target, row] : backward->shared) {
+      const Tensor& result = results[row.first];
+      found[target] = summed_to(row.second < 0 ? result : result.select(0, row.second),
+                                inputs[target], /*has_rows=*/false);
+    }
+    return found;
+  }
+
+ private:
+  static std::vector<bool> have_rows(const RowsKernel& kernel, size_t inputs) {
+    std::vector<bool> result(inputs);
+    for (const auto& [tensor, row] : kernel.read) result[tensor] = row >= 0;
+    return result;
+  }
+
+  int64_t number_;
+  std::vector<double> parameters_;
+  std::vector<SavedVariable> saved_;
+};
+
+bool is_recorded(const Tensor& tensor) { return tensor.requires_grad(); }
+
+// Of a matrix and the rows of a tensor
+class LinearNode final : public torch::autograd::Node {
+ public:
+  LinearNode(const Tensor& input, const Tensor& weight)
+      : torch::autograd::Node(torch::autograd::collect_next_edges(input, weight)) {
+    // What the gradients that will be asked for are made of
+    if (weight.requires_grad()) input_ = SavedVariable(input, /*is_output=*/false);
+    if (input.requires_grad()) weight_ = SavedVariable(weight, /*is_output=*/false);
+    sizes_ = input.sizes().vec();
+  }
+
+  std::string name() const override { return "fusedgrad::LinearBackward"; }
+
+  void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    input_.reset_data();
+    weight_.reset_data();
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    if (!grads[0].defined()) return variable_list(2);
+    Tensor input, weight;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (task_should_compute_output(1)) input = input_.unpack();
+      if (task_should_compute_output(0)) weight = weight_.unpack();
+    }
+    std::optional<at::AutoDispatchBelowADInplaceOrView> guard;
+    if (is_last(grads)) guard.emplace();
+    const Tensor grad = grads[0].reshape({-1, grads[0].size(-1)});
+    variable_list results(2);
+    if (weight.defined()) results[0] = at::mm(grad, weight).view(sizes_);
+    if (input.defined()) results[1] = at::mm(grad.t(), input.reshape({-1, input.size(-1)}));
+    return results;
+  }
+
+ private:
+  SavedVariable input_, weight_;
+  std::vector<int64_t> sizes_;
+};
+
+}  // namespace
+
+int64_t add_rows_kernel(RowsKernel kernel) {
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  all.entries.push_back({std::move(kernel), {}});
+  return static_cast<int64_t>(all.entries.size()) - 1;
+}
+
+std::vector<Tensor> call_rows(int64_t number, const std::vector<Tensor>& inputs,
+                              const std::vector<double>& parameters) {
+  TORCH_CHECK_NOT_IMPLEMENTED(std::none_of(inputs.begin(), inputs.end(), has_tangent),
+                              "call_rows: there is no forward-mode derivative");
+  NodePointer<RowsNode> node;
+  if (at::GradMode::is_enabled() && std::any_of(inputs.begin(), inputs.end(), is_recorded)) {
+    node = make_node<RowsNode>(number, inputs, parameters);
+  }
+  std::vector<Tensor> results = run(kernel_of(number), inputs, parameters);
+  if (node) {
+    for (Tensor& result : results) torch::autograd::set_history(result, node);
+  }
+  return results;
+}
+
+void set_rows_backward(int64_t number, uint64_t needed, uint64_t summed, RowsBackward backward) {
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  // The first stays: a backward may be reading it.
+  entry(all, number).backward.try_emplace({needed, summed}, std::move(backward));
+}
+
+void set_rows_differentiable_backward(std::function<RowsDifferentiableBackward> function) {
+  differentiable_backward() = std::move(function);
+}
+
+Tensor linear_of_rows(const Tensor& input, const Tensor& weight) {
+  const bool is_plain = !is_transformed() && !c10::impl::TorchDispatchModeTLS::any_modes_set() &&
+                        !at::autocast::is_autocast_enabled(input.device().type()) &&
+                        !has_tangent(input) && !has_tangent(weight);
+  if (!is_plain || input.scalar_type() != weight.scalar_type() ||
+      input.device() != weight.device() || weight.dim() != 2 || input.dim() == 0 ||
+      input.size(-1) != weight.size(1)) {
+    return at::linear(input, weight);
+  }
+  NodePointer<LinearNode> node;
+  if (at::GradMode::is_enabled() && (is_recorded(input) || is_recorded(weight))) {
+    node = make_node<LinearNode>(input, weight);
+  }
+  Tensor result = below_autograd([&] {
+    c10::DimVector sizes(input.sizes());
+    sizes.back() = weight.size(0);
+    return at::mm(input.reshape({-1, input.size(-1)}), weight.t()).view(sizes);
+  });
+  if (node) torch::autograd::set_history(result, node);
+  return result;
+}
+
+}  // namespace fusedgrad::operators
