@@ -399,7 +399,7 @@ def _gaussian(m: Arithmetic, x: Array, scale: float) -> Budget:
 
 
 def _scaled_complement(m: Arithmetic, a: Array) -> Budget:
-    """exp(a^2) erfc(a) = s P(1 - 2 s), s = 3 / (a + 3)."""
+    """exp(a^2) erfc(a) = s P(1 - 2 s), s = 3 / (a + 3), less its condition times what s loses."""
     polynomial = m.polynomial("scaled_complement", "normal_approximations.h")
     s = 3 / (a + 3)
     t = 1 - 2 * s
@@ -407,10 +407,11 @@ def _scaled_complement(m: Arithmetic, a: Array) -> Budget:
     slope = np.polyval(np.polyder(polynomial.coefficients[::-1]), t)
     result = m.budget(s * p)
     ds = s * m.half_ulp(a + 3) / (a + 3) + m.half_ulp(s)
-    result.add("intermediate", ds * np.abs(p - 2 * s * slope) + s * np.abs(slope) * m.half_ulp(t))
+    left = np.abs(p - 2 * s * slope - p * (1 + 0.9 * s + 1.48 * s * s))
+    result.add("intermediate", ds * left + s * np.abs(slope) * m.half_ulp(t))
     result.add("minimax", polynomial.minimax * result.value)
     result.add("polynomial", s * p_error)
-    result.add("intermediate", m.half_ulp(result.value))
+    result.add("intermediate", 2 * m.half_ulp(result.value))
     return result
 
 

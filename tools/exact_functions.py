@@ -67,6 +67,10 @@ def kummer(z: mpf, twice_a: int, b: int) -> mpf:
     return mp.exp(-z) * mp.hyp1f1(mpf(twice_a) / 2, b, z)
 
 
+def _scaled_bessel_1(x: mpf) -> mpf:
+    return mp.exp(-abs(x)) * mp.besseli(1, x)
+
+
 def _sign_of(x: mpf, y: mpf) -> mpf:
     return abs(x) * (1 if y >= 0 else -1)
 
@@ -146,6 +150,8 @@ _FUNCTIONS: dict[str, Callable[..., mpf]] = {
     "floored_quotient": lambda x, y: mp.floor(x / y),
     "hypot": lambda x, y: mp.sqrt(x * x + y * y),
     "hypot_slope": lambda x, y: x / mp.sqrt(x * x + y * y),
+    "atan2_slope": lambda x, y: x / (x * x + y * y),
+    "cathetus_reciprocal": lambda x: 1 / mp.sqrt(1 - x * x),
     "cathetus": lambda x: mp.sqrt(1 - x * x),
     "outer_cathetus": lambda x: mp.sqrt(x * x - 1),
     "one_minus_square": lambda x: 1 - x * x,
@@ -163,6 +169,8 @@ _FUNCTIONS: dict[str, Callable[..., mpf]] = {
     "logaddexp2": lambda a, b: max(a, b) + _softplus(-abs(a - b) * mp.log(2)) / mp.log(2),
     "tanhshrink": lambda x: x - mp.tanh(x),
     "softsign": lambda x: x / (1 + abs(x)),
+    "softsign_derivative": lambda x: 1 / (1 + abs(x)) ** 2,
+    "mish_second_derivative": _derived(lambda x: x * mp.tanh(_softplus(x)), 2),
     "mish": lambda x: x * mp.tanh(_softplus(x)),
     "mish_derivative": lambda x: (
         mp.tanh(_softplus(x)) + x * mp.sech(_softplus(x)) ** 2 * _sigmoid(x)
@@ -192,15 +200,19 @@ _FUNCTIONS: dict[str, Callable[..., mpf]] = {
     "erfinv": inverse_erf,
     "log_ndtr": log_of_normal,
     "inverse_mills": inverse_mills,
+    "inverse_mills_derivative": lambda x: -inverse_mills(x) * (x + inverse_mills(x)),
     "mills_excess": lambda x: x + inverse_mills(x),
     "ndtri": quantile,
     "erfinv_derivative": lambda y: mp.sqrt(mp.pi) / 2 * mp.exp(inverse_erf(y) ** 2),
+    "erfinv_second_derivative": _derived(inverse_erf, 2),
     "ndtri_derivative": lambda p: 1 / mp.npdf(quantile(p)),
     "lgamma": lambda x: mp.log(abs(mp.gamma(x))),
     "i0": lambda x: mp.besseli(0, x),
     "i1": lambda x: mp.besseli(1, x),
     "i0e": lambda x: mp.exp(-abs(x)) * mp.besseli(0, x),
-    "i1e": lambda x: mp.exp(-abs(x)) * mp.besseli(1, x),
+    "i1e": _scaled_bessel_1,
+    "i1e_derivative": _derived(_scaled_bessel_1, 1),
+    "i1e_second_derivative": _derived(_scaled_bessel_1, 2),
     _LOSS: lambda x, t, p: p * t * _softplus(-x) + (1 - t) * _softplus(x),
     f"{_LOSS}_input_derivative": _loss_slope,
     f"{_LOSS}_target_derivative": lambda x, p: p * _softplus(-x) - _softplus(x),
@@ -216,4 +228,6 @@ def exact(name: str, value: Any = None) -> Callable[..., mpf]:
         return lambda x: mp.besseli(value, x)
     if name == "kummer":
         return lambda z: kummer(z, *value)
+    if name == "exp2_times":
+        return lambda x: value * mpf(2) ** x
     return _FUNCTIONS[name]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
@@ -29,8 +29,6 @@ from fusedgrad.fuse.graph import Graph, input_named
 from tools.exact_functions import exact
 
 BOUND = 4.0
-# Where it is more in float64: differences of Kummer's functions, powers of rounded factors
-BOUNDS = {("i1e", 1): 8.0, ("i1e", 2): 12.0, ("erfcx", 2): 8.0, ("erfinv", 2): 8.0}
 DTYPES = (torch.float32, torch.float64)
 # Derivatives of other functions, which are measured as those, and pieces, which are exact
 PARTS = (
@@ -38,8 +36,17 @@ PARTS = (
     *("tanh_second_derivative", "gelu_derivative", "mish_derivative", "sinc_derivative"),
     *("sinc_second_derivative", "atan_derivative", "erf_derivative", "erfcx_1", "erfcx_2"),
     *("erfinv_derivative", "ndtri_derivative", "bessel_i"),
-    *("inverse_mills", "mills_excess", "normal_pdf"),
-    *("hypotenuse_slope", "hypot_slope", "cathetus", "outer_cathetus", "one_minus_square"),
+    *("inverse_mills", "inverse_mills_derivative", "mills_excess", "normal_pdf"),
+    *("i1e_derivative", "i1e_second_derivative", "softsign_derivative", "mish_second_derivative"),
+    *("cathetus_reciprocal", "erfinv_second_derivative", "exp2_times"),
+    *(
+        "hypotenuse_slope",
+        "hypot_slope",
+        "atan2_slope",
+        "cathetus",
+        "outer_cathetus",
+        "one_minus_square",
+    ),
     *("log_of_probability", "gap", "bounded", "weighted", "truncated_quotient"),
     *("floored_quotient", "kummer", "signbit", "fmod", "remainder", "copysign", "sign", "round"),
     *("floor", "ceil", "trunc", "hypotenuse"),
@@ -69,6 +76,9 @@ DOMAINS: dict[str, tuple[float, float]] = {
 }
 # Where exp(x) would have more digits than mpmath can count, and beyond which all is said
 MODERATE = 1e4
+# What is so small may be the derivative of something large, of whose digits it takes that many
+TINY = 1e-15
+DIGITS = 450
 
 
 # The first derivatives of what is an inverse, sqrt(c pi) exp(b y^2) of the value y
@@ -189,17 +199,18 @@ Rows = list[tuple[float, ...]]
 BATCH = 30  # operands of a kernel
 
 
-def _of_function(function: Function, value: Any) -> list[tuple[int, ...]]:
-    return [case.by for case in cases() if (case.function, case.value) == (function, value)]
+def cases_of(function: Function, value: Any) -> list[Case]:
+    """A function and its derivatives."""
+    return [case for case in cases() if (case.function, case.value) == (function, value)]
 
 
 @cache
-def _batches() -> list[list[tuple[Function, Any]]]:
+def batches() -> list[list[tuple[Function, Any]]]:
     """Functions that one kernel computes, with their derivatives: most of its time is compiling."""
     batches: list[list[tuple[Function, Any]]] = [[]]
     left = BATCH
     for function, value in dict.fromkeys((case.function, case.value) for case in cases()):
-        size = function.arity + len(_of_function(function, value))
+        size = function.arity + len(cases_of(function, value))
         if size > left:
             batches.append([])
             left = BATCH
@@ -213,36 +224,50 @@ def _batch(
     function: Function, value: Any, dtype: torch.dtype, count: int, seed: int
 ) -> tuple[Rows, dict[tuple[int, ...], list[float]]]:
     """Arguments for a function, and what it and its derivatives give."""
-    (batch,) = (batch for batch in _batches() if (function, value) in batch)
-    found = _computed(_batches().index(batch), dtype, count, seed)
+    (batch,) = (batch for batch in batches() if (function, value) in batch)
+    found = _computed(batches().index(batch), dtype, count, seed)
     return cast(tuple[Rows, dict[tuple[int, ...], list[float]]], found[function.name, value])
 
 
 @cache
-def _computed(number: int, dtype: torch.dtype, count: int, seed: int) -> dict[Any, Any]:
+def _graph(number: int) -> Graph:
+    """Of a batch, whose outputs are those of each function and its derivatives in turn."""
     names: list[str] = []
     outputs: list[Expression] = []
-    columns: list[list[float]] = []
-    for function, value in _batches()[number]:
+    for function, value in batches()[number]:
         own = [f"{function.name}_{value or 0}_{i}".replace(" ", "") for i in range(function.arity)]
         names += own
-        columns += [numbers(function.name, dtype, count, seed + i) for i in range(function.arity)]
         whole = make(function.name, *map(input_named, own), value=value)
-        for by in _of_function(function, value):
+        for case in cases_of(function, value):
             output = whole
-            for i in by:
+            for i in case.by:
                 (output,) = gradients([output], [constant(1)], [input_named(own[i])])
             outputs.append(output)
+    return Graph("f", tuple(names), (), tuple(outputs), whole=True)
+
+
+def computed(number: int, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The outputs of a batch, in the dtype of its operands."""
+    graph = _graph(number)
+    return kernel.run(graph, tensors, (), [tensors[0].dtype] * len(graph.outputs))
+
+
+@cache
+def _computed(number: int, dtype: torch.dtype, count: int, seed: int) -> dict[Any, Any]:
+    columns = [
+        numbers(function.name, dtype, count, seed + i)
+        for function, _ in batches()[number]
+        for i in range(function.arity)
+    ]
     length = min(map(len, columns))
     tensors = [torch.tensor(column[:length], dtype=dtype) for column in columns]
-    graph = Graph("f", tuple(names), (), tuple(outputs), whole=True)
-    results = iter(kernel.run(graph, tensors, (), [dtype] * len(outputs)))
+    results = iter(computed(number, tensors))
     found: dict[Any, Any] = {}
     arguments = iter(tensors)
-    for function, value in _batches()[number]:
+    for function, value in batches()[number]:
         own_columns = [next(arguments).tolist() for _ in range(function.arity)]
         rows = list(zip(*own_columns, strict=True))
-        values = {by: next(results).tolist() for by in _of_function(function, value)}
+        values = {case.by: next(results).tolist() for case in cases_of(function, value)}
         found[function.name, value] = rows, values
     return found
 
@@ -257,6 +282,9 @@ def measured(case: Case, dtype: torch.dtype, count: int, seed: int = 0) -> Found
             arguments = tuple(map(mpf, row))
             try:
                 want = case.exact(*arguments)
+                if abs(want) < TINY:
+                    with mp.workdps(DIGITS):
+                        want = case.exact(*arguments)
             except (ValueError, ZeroDivisionError, OverflowError, mpmath.NoConvergence):
                 continue
             if not mpmath.isfinite(want) or isinstance(want, mpmath.mpc):

@@ -51,31 +51,56 @@ FUSEDGRAD_HOST_DEVICE T exp2(T x) {
   return x != x ? x : exp2<T>({x, T(0)}).value();
 }
 
-// 2^n - 1 and 2^n expm1(r) are added last, each half as large, so that none overflows before the
-// sum does.
+// 2^x c, which overflows no sooner than it must
 template <class T>
-FUSEDGRAD_HOST_DEVICE T expm1(T x) {
+FUSEDGRAD_HOST_DEVICE T exp2_times(T x, T c) {
+  return x != x ? x : exp2<T>({x, T(0)}).times(c);
+}
+
+namespace detail {
+
+// expm1(x) / 2 = power (1 + expm1) - 1/2
+template <class T>
+struct HalfExpm1 {
+  T power;
+  Pair<T> expm1;
+};
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE HalfExpm1<T> half_expm1(T x) {
   constexpr T kShift = kRound<T> + (Format<T>::kBias - 1);
   constexpr T kMost = T(0.6933) * (Format<T>::kBias + 1);
-  constexpr T kIdentity = sizeof(T) == 4 ? T(0x1p-30f) : T(0x1p-60);  // expm1(x) rounds to x
-  const detail::ReducedByLn2<T> reduced = detail::reduce_by_ln2(detail::clamp(x, T(-60), kMost));
+  const ReducedByLn2<T> reduced = reduce_by_ln2(clamp(x, T(-60), kMost));
   const T r = reduced.r;
   const T square = r * r;
   const T p = Approximations<T>::expm1(r);
   const T hi = fma(square, p, r);
-  const T lo = fma(square, p, r - hi);
-  const T power = power_of_two(reduced.n + kShift);
-  const T rest = power - T(0.5);
-  const T result = 2 * (fma(power, hi, rest) + power * lo);
+  return {power_of_two(reduced.n + kShift), {hi, fma(square, p, r - hi)}};
+}
+
+}  // namespace detail
+
+// 2^n - 1 and 2^n expm1(r) are added last, each half as large, so that none overflows before the
+// sum does.
+template <class T>
+FUSEDGRAD_HOST_DEVICE T expm1(T x) {
+  constexpr T kIdentity = sizeof(T) == 4 ? T(0x1p-30f) : T(0x1p-60);  // expm1(x) rounds to x
+  const detail::HalfExpm1<T> half = detail::half_expm1(x);
+  const T rest = half.power - T(0.5);
+  const T result = 2 * (fma(half.power, half.expm1.hi, rest) + half.power * half.expm1.lo);
   return abs(x) < kIdentity ? x : result;
 }
 
-// expm1(x) - x
+// expm1(x) - x, which does not cancel what rounding left
 template <class T>
 FUSEDGRAD_HOST_DEVICE T expm1_rest(T x) {
   constexpr T kNear = T(0.34);
   const T near = abs(x) < kNear ? x : T(0);
-  const T far = x == kInfinity<T> ? x : expm1(x) - x;
+  const detail::HalfExpm1<T> half = detail::half_expm1(x);
+  const T rest = half.power - T(0.5);
+  const T sum = fma(half.power, half.expm1.hi, rest);
+  const T lost = fma(half.power, half.expm1.hi, rest - sum) + half.power * half.expm1.lo;
+  const T far = x > 2 * Format<T>::kBias ? kInfinity<T> : 2 * ((sum - T(0.5) * x) + lost);
   return abs(x) < kNear ? near * near * Approximations<T>::expm1(near) : far;
 }
 

@@ -53,20 +53,38 @@ FUSEDGRAD_HOST_DEVICE T ndtri(T p) {
                                    : static_cast<T>(__builtin_nan(""));
 }
 
-// sqrt(pi)/2 erfcx(x) / (1 - |y|), x = erfinv(|y|): what rounding x loses is not magnified, as it
-// would be in exp(x^2)
+// sqrt(pi)/2 exp(x^2), x = erfinv(|y|), above 1/2 as sqrt(pi)/2 erfcx(x) / (1 - |y|): what rounding
+// x loses is not magnified
 template <class T>
 FUSEDGRAD_HOST_DEVICE T erfinv_derivative(T y) {
   const double a = abs(static_cast<double>(y));
-  return static_cast<T>(0x1.c5bf891b4ef6bp-1 * erfcx(erfinv(a)) / (1 - a));
+  const double x = erfinv(a);
+  const Pair<double> exp = detail::exp_of_square(x);
+  const double scaled = a < 0.5 ? exp.hi + exp.lo : erfcx(x) / (1 - a);
+  return static_cast<T>(0x1.c5bf891b4ef6bp-1 * scaled);
 }
 
-// 1 / (q mills), the inverse Mills ratio at ndtri(q), q = min(p, 1 - p)
+// 2 x erfinv'(y)^2, whose exponential is squared before it is rounded
+template <class T>
+FUSEDGRAD_HOST_DEVICE T erfinv_second_derivative(T y) {
+  constexpr double kHalfPi = 0x1.921fb54442d18p+0;
+  const double wide = static_cast<double>(y);
+  const double x = erfinv(wide);
+  const Pair<double> exp = detail::exp_of_square(x);
+  const double square = fma(exp.hi, exp.hi, 2 * exp.hi * exp.lo);
+  const double slope = erfinv_derivative(wide);
+  return static_cast<T>(abs(wide) < 0.5 ? kHalfPi * (x * square) : 2 * (x * slope) * slope);
+}
+
+// 1 / (q mills), the inverse Mills ratio at x = ndtri(q), q = min(p, 1 - p), which is
+// sqrt(pi/2) erfcx(-x/sqrt(2)) / q
 template <class T>
 FUSEDGRAD_HOST_DEVICE T ndtri_derivative(T p) {
+  constexpr double kSqrtHalfPi = 0x1.40d931ff62706p+0;
   const double wide = static_cast<double>(p);
   const double q = wide > 0.5 ? 1 - wide : wide;
-  return static_cast<T>(1 / (q * inverse_mills(ndtri(q))));
+  const double scaled = erfcx(-detail::kSqrtHalf * ndtri(q));
+  return static_cast<T>(kSqrtHalfPi * scaled / q);
 }
 
 }  // namespace fusedgrad::math

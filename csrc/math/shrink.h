@@ -1,5 +1,5 @@
 // tanhshrink(x) = x - tanh(x), next to 0 as (x cosh(x) - sinh(x)) / cosh(x), whose numerator's
-// series has terms of one sign; and softsign(x) = x / (1 + |x|).
+// series has terms of one sign; and softsign(x) = x / (1 + |x|) with its derivative.
 #pragma once
 
 #include "math/hyperbolic.h"
@@ -26,6 +26,18 @@ FUSEDGRAD_HOST_DEVICE T tanhshrink(T x) {
 template <class T>
 FUSEDGRAD_HOST_DEVICE T softsign(T x) {
   return abs(x) == kInfinity<T> ? copysign(T(1), x) : x / (1 + abs(x));
+}
+
+// 1 / (1 + |x|)^2, with what rounding the sum left
+template <class T>
+FUSEDGRAD_HOST_DEVICE T softsign_derivative(T x) {
+  const T a = abs(x);
+  const T sum = 1 + a;
+  const T back = sum - a;
+  const T lost = a < kInfinity<T> ? (1 - back) + (a - (sum - back)) : T(0);
+  const T quotient = 1 / sum;
+  const T square = quotient * quotient;
+  return fma(-2 * square, lost * quotient, square);
 }
 
 }  // namespace fusedgrad::math

@@ -129,6 +129,11 @@ def expm1_rest(x: Tensor) -> Tensor:
     return where(abs(x) < 0.35, total, expm1(x) - x)
 
 
+def exp2_times(x: Tensor, factor: float) -> Tensor:
+    """2^x times a number."""
+    return factor * torch.exp2(x)
+
+
 def erfc(x: Tensor) -> Tensor:
     """1 - erf(x)."""
     return _in_double(torch.special.erfc, x)
@@ -139,9 +144,19 @@ def hypot_slope(x: Any, y: Any) -> Any:
     return x / torch.hypot(*_promoted(x, y))
 
 
+def atan2_slope(x: Any, y: Any) -> Any:
+    """x / (x^2 + y^2)."""
+    return hypot_slope(x, y) / torch.hypot(*_promoted(x, y))
+
+
 def cathetus(x: Tensor) -> Tensor:
     """sqrt(1 - x^2)."""
     return sqrt((1 - x) * (1 + x))
+
+
+def cathetus_reciprocal(x: Tensor) -> Tensor:
+    """1 / sqrt(1 - x^2)."""
+    return 1 / cathetus(x)
 
 
 def outer_cathetus(x: Tensor) -> Tensor:
@@ -176,6 +191,13 @@ def mish_derivative(x: Tensor) -> Tensor:
     return tanh(u) + bounded(x) * tanh_derivative(u) * sigmoid(x)
 
 
+def mish_second_derivative(x: Tensor) -> Tensor:
+    """tanh'(u) s (2 + x (1 - s - 2 tanh(u) s)), u = softplus(x), s = sigmoid(x)."""
+    u, s = softplus(x), sigmoid(x)
+    relative = sigmoid(-x) - 2 * tanh(u) * s
+    return tanh_derivative(u) * s * (2 + bounded(x) * relative)
+
+
 def tanhshrink(x: Tensor) -> Tensor:
     """x - tanh(x), by its series next to 0."""
     z = x * x
@@ -189,6 +211,11 @@ def tanhshrink(x: Tensor) -> Tensor:
 def softsign(x: Tensor) -> Tensor:
     """x / (1 + |x|)."""
     return where(torch.isinf(x), torch.sign(x), x / (1 + abs(x)))
+
+
+def softsign_derivative(x: Tensor) -> Tensor:
+    """1 / (1 + |x|)^2."""
+    return (1 + abs(x)) ** -2
 
 
 def sinc_derivative(x: Tensor) -> Tensor:
@@ -269,6 +296,16 @@ def mills_excess(x: Tensor) -> Tensor:
     return _in_double(_mills_excess, x)
 
 
+def _inverse_mills_derivative(x: Tensor) -> Tensor:
+    product = _inverse_mills(x) * bounded(_mills_excess(x))
+    return where(x < -1e9, -1.0, -product)
+
+
+def inverse_mills_derivative(x: Tensor) -> Tensor:
+    """-y (x + y), y = φ(x) / Φ(x)."""
+    return _in_double(_inverse_mills_derivative, x)
+
+
 def polygamma(n: int, x: Tensor) -> Tensor:
     """Derivative number n of the digamma function."""
     return _in_double(lambda x: torch.polygamma(n, x), x)
@@ -303,10 +340,27 @@ def bessel_i(x: Tensor, n: int) -> Tensor:
     return (x / 2) ** n / math.factorial(n) * exp(abs(x)) * scaled
 
 
+def i1e_derivative(x: Tensor) -> Tensor:
+    """Of exp(-|x|) I_1(x), by Kummer's function."""
+    a = abs(x)
+    return 0.5 * (kummer(2 * a, 3, 3) - a * kummer(2 * a, 3, 4))
+
+
+def i1e_second_derivative(x: Tensor) -> Tensor:
+    """The derivative of that."""
+    a = abs(x)
+    return sign(x) * (0.625 * a * kummer(2 * a, 3, 5) - kummer(2 * a, 3, 4))
+
+
 def erfinv_derivative(x: Tensor) -> Tensor:
     """sqrt(π) / 2 erfcx(y) / (1 - |x|), y = erfinv(|x|)."""
     a = abs(x)
     return math.sqrt(math.pi) / 2 * erfcx(torch.erfinv(a)) / (1 - a)
+
+
+def erfinv_second_derivative(x: Tensor) -> Tensor:
+    """2 erfinv(x) times the square of that."""
+    return 2 * torch.erfinv(x) * erfinv_derivative(x) ** 2
 
 
 def ndtri_derivative(x: Tensor) -> Tensor:

@@ -1348,5 +1348,7 @@ def _following(
         total = computed[place]
         if reduction == "mean":
             total = total / shapes[of].numel()
+        elif reduction == "batchmean" and shapes[of]:
+            total = total / shapes[of][0]
         known[node] = total.to(dtype)
     return replay(recorder, program.following, known)

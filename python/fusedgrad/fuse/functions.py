@@ -25,6 +25,7 @@ from fusedgrad.fuse.expression import (
     PullBack,
     _no_gradient,
     apply,
+    gradients,
     make,
     where,
     wrap,
@@ -93,12 +94,21 @@ def _second_gelu_derivative(x: Expression, first: Expression) -> Expression:
     return apply("normal_pdf", x) * (2 - bounded * bounded)
 
 
-def _second_mish_derivative(x: Expression, first: Expression) -> Expression:
-    # tanh(u)' = sech(u)^2 sigmoid(x), u = softplus(x), and the logarithmic derivative of that
-    u = apply("softplus", x)
-    s = apply("sigmoid", x)
-    relative = apply("sigmoid", -x) - 2 * apply("tanh", u) * s
-    return apply("tanh_derivative", u) * s * (2 + _bounded(x) * relative)
+def _third_mish_derivative(e: Expression, g: Expression) -> tuple[Expression]:
+    (x,) = e.arguments
+    # Of 4 n (2 (2 + x) + 2 n (4 + x) + 3 n² (2 - x) + 2 n³ (1 - x)) / (n² + 2n + 2)³, n = exp(x),
+    # and right of 0 the same over n⁶
+    z, n, m = _bounded(x), apply("exp", x), apply("exp", -x)
+    left, right = 2 + n * (2 + n), 1 + m * (2 + 2 * m)
+    below = 2 * (2 + z) + n * (2 * (4 + z) + n * (3 * (2 - z) + n * (2 * (1 - z))))
+    above = 2 * (1 - z) + m * (3 * (2 - z) + m * (2 * (4 + z) + m * (2 * (2 + z))))
+    second = where(
+        apply("less", x, 0),
+        4 * n * below / (left * left * left),
+        4 * m * (m * above) / (right * right * right),
+    )
+    (slope,) = gradients([second], [g], [x])
+    return (slope,)
 
 
 def _square_of_tanh(x: Expression, y: Expression) -> Expression:
@@ -106,9 +116,8 @@ def _square_of_tanh(x: Expression, y: Expression) -> Expression:
     return t * t
 
 
-def _softsign_derivative(x: Expression, y: Expression) -> Expression:
-    r = 1 / (1 + apply("abs", x))
-    return r * r
+def _softsign_second_derivative(x: Expression, first: Expression) -> Expression:
+    return -2 * (apply("sign", x) * (first / (1 + apply("abs", x))))
 
 
 def _hypotenuse_slope(e: Expression, g: Expression) -> tuple[Expression, Expression]:
@@ -125,6 +134,13 @@ def _hypot_slope(e: Expression, g: Expression) -> tuple[Expression, Expression]:
     h = apply("hypot", x, y)
     other = apply("hypot_slope", y, x)
     return g * (other * (other / h)), -(g * (e * (other / h)))
+
+
+def _atan2_slope(e: Expression, g: Expression) -> tuple[Expression, Expression]:
+    # of a - ib = 1 / (x + iy), minus its square
+    x, y = e.arguments
+    other = apply("atan2_slope", y, x)
+    return g * ((other - e) * (other + e)), -(g * (2 * (e * other)))
 
 
 def _atan_second_derivative(x: Expression, first: Expression) -> Expression:
@@ -154,10 +170,16 @@ def _logit(e: Expression, g: Expression) -> tuple[Expression]:
     return (g * (1 / inner + 1 / (1 - inner)),)
 
 
-def _inverse_mills_derivative(x: Expression, y: Expression) -> Expression:
-    # -y (x + y), which is -1 next to -infinity, and 0 next to infinity
-    product = y * _bounded(apply("mills_excess", x))
-    return where(apply("less", x, -1e9), -1, -product)
+def _third_erfinv_derivative(x: Expression, second: Expression) -> Expression:
+    first = apply("erfinv_derivative", x)
+    return 2 * (first * first * first) + 4 * (apply("erfinv", x) * first * second)
+
+
+def _inverse_mills_second_derivative(x: Expression, first: Expression) -> Expression:
+    # of -y (x + y)
+    mills, excess = apply("inverse_mills", x), _bounded(apply("mills_excess", x))
+    derivative = -(first * excess + mills * (1 + first))
+    return where(apply("less", x, -1e9), 0, derivative)
 
 
 def _remainder(rounding: str) -> PullBack:
@@ -167,6 +189,10 @@ def _remainder(rounding: str) -> PullBack:
 
 def _polygamma(e: Expression, g: Expression) -> tuple[Expression]:
     return (g * make("polygamma", *e.arguments, value=e.value + 1),)
+
+
+def _exp2_times(e: Expression, g: Expression) -> tuple[Expression]:
+    return (g * make("exp2_times", *e.arguments, value=e.value * LN2),)
 
 
 def _kummer(e: Expression, g: Expression) -> tuple[Expression]:
@@ -180,20 +206,20 @@ def _scaled_bessel_0_derivative(x: Expression, y: Expression) -> Expression:
     return -(apply("sign", x) * make("kummer", 2 * apply("abs", x), value=(1, 2)))
 
 
-def _scaled_bessel_1_derivative(x: Expression, y: Expression) -> Expression:
-    z = 2 * apply("abs", x)
-    slope = make("kummer", z, value=(3, 3)) - apply("abs", x) * make("kummer", z, value=(3, 4))
-    return 0.5 * slope
+def _third_scaled_bessel_1_derivative(x: Expression, second: Expression) -> Expression:
+    a = apply("abs", x)
+    lower, upper = (make("kummer", 2 * a, value=(3, b)) for b in (5, 6))
+    return 1.875 * lower - 0.875 * (a * upper)
 
 
 def _bessel_derivative(e: Expression, g: Expression) -> tuple[Expression]:
     # (I(n - 1) + I(n + 1)) / 2
     lower, upper = (make("bessel_i", *e.arguments, value=e.value + d) for d in (-1, 1))
-    return (g * (0.5 * (lower + upper)),) if e.value else (g * upper,)
+    return (g * (0.5 * lower + 0.5 * upper),) if e.value else (g * upper,)
 
 
 def _bessel_1_derivative(x: Expression, y: Expression) -> Expression:
-    return 0.5 * (apply("i0", x) + make("bessel_i", x, value=2))
+    return 0.5 * apply("i0", x) + 0.5 * make("bessel_i", x, value=2)
 
 
 def _sinc_third_derivative(x: Expression, second: Expression) -> Expression:
@@ -260,13 +286,32 @@ FUNCTIONS = (
         arity=2,
     ),
     Function("hypot_slope", "hypotenuse", _hypot_slope, arity=2),
+    Function("atan2_slope", "hypotenuse", _atan2_slope, arity=2),
     # sqrt(1 - x^2) and sqrt(x^2 - 1)
     Function("cathetus", "hypotenuse", slopes(lambda x, y: -(x / y))),
+    Function(
+        "cathetus_reciprocal",
+        "hypotenuse",
+        slopes(lambda x, _: x / (apply("one_minus_square", x) * apply("cathetus", x))),
+    ),
     Function("outer_cathetus", "hypotenuse", slopes(lambda x, y: x / y)),
     Function("one_minus_square", "hypotenuse", slopes(lambda x, _: -2 * x)),
     # ------------------------------------------------------------- exponentials and logarithms
     Function("exp", "exponential", slopes(lambda x, y: y), "exp"),
-    Function("exp2", "exponential", slopes(lambda x, y: LN2 * y), "exp2", torch.exp2),
+    Function(
+        "exp2",
+        "exponential",
+        slopes(lambda x, _: make("exp2_times", x, value=LN2)),
+        "exp2",
+        torch.exp2,
+    ),
+    Function(
+        "exp2_times",
+        "exponential",
+        _exp2_times,
+        python="exp2_times({0}, {value!r})",
+        cpp="math::exp2_times({0}, T({value!r}))",
+    ),
     Function("expm1", "exponential", slopes(lambda x, _: apply("exp", x)), "expm1"),
     # expm1(x) - x
     Function("expm1_rest", "exponential", slopes(lambda x, _: apply("expm1", x))),
@@ -274,7 +319,7 @@ FUNCTIONS = (
     Function(
         "log2",
         "logarithm",
-        over(lambda x, _: LN2 * x),
+        slopes(lambda x, _: 1 / LN2 / x),
         "log2",
         torch.log2,
         cpp="math::log_of_base_2({0})",
@@ -282,7 +327,7 @@ FUNCTIONS = (
     Function(
         "log10",
         "logarithm",
-        over(lambda x, _: math.log(10) * x),
+        slopes(lambda x, _: 1 / math.log(10) / x),
         "log10",
         torch.log10,
         cpp="math::log_of_base_10({0})",
@@ -344,9 +389,13 @@ FUNCTIONS = (
     Function("gelu", "gelu", slopes(lambda x, _: apply("gelu_derivative", x))),
     Function("gelu_derivative", "gelu", slopes(_second_gelu_derivative)),
     Function("tanhshrink", "shrink", slopes(_square_of_tanh), "tanhshrink"),
-    Function("softsign", "shrink", slopes(_softsign_derivative), "softsign"),
+    Function(
+        "softsign", "shrink", slopes(lambda x, _: apply("softsign_derivative", x)), "softsign"
+    ),
+    Function("softsign_derivative", "shrink", slopes(_softsign_second_derivative)),
     Function("mish", "mish", slopes(lambda x, _: apply("mish_derivative", x)), "mish"),
-    Function("mish_derivative", "mish", slopes(_second_mish_derivative)),
+    Function("mish_derivative", "mish", slopes(lambda x, _: apply("mish_second_derivative", x))),
+    Function("mish_second_derivative", "mish", _third_mish_derivative),
     # ------------------------------------------------------------- circles and hyperbolas
     # Reduction is AnyArgument or ModerateArgument of trigonometric.h.
     Function(
@@ -377,14 +426,14 @@ FUNCTIONS = (
     Function(
         "asin",
         "inverse_trigonometric",
-        over(lambda x, _: apply("cathetus", x)),
+        slopes(lambda x, _: apply("cathetus_reciprocal", x)),
         "asin arcsin",
         torch.asin,
     ),
     Function(
         "acos",
         "inverse_trigonometric",
-        over(lambda x, _: -apply("cathetus", x)),
+        slopes(lambda x, _: -apply("cathetus_reciprocal", x)),
         "acos arccos",
         torch.acos,
     ),
@@ -400,8 +449,8 @@ FUNCTIONS = (
         "atan2",
         "inverse_trigonometric",
         slopes(
-            lambda y, x, _: apply("hypot_slope", x, y) / apply("hypot", x, y),
-            lambda y, x, _: -(apply("hypot_slope", y, x) / apply("hypot", x, y)),
+            lambda y, x, _: apply("atan2_slope", x, y),
+            lambda y, x, _: -apply("atan2_slope", y, x),
         ),
         "atan2 arctan2",
         torch.atan2,
@@ -449,11 +498,10 @@ FUNCTIONS = (
     Function("normal_pdf", "normal", slopes(lambda x, y: -_bounded(x) * y)),
     Function("log_ndtr", "normal", slopes(lambda x, _: apply("inverse_mills", x)), "log_ndtr"),
     # φ(x) / Φ(x), and that plus x
-    Function("inverse_mills", "normal", slopes(_inverse_mills_derivative)),
+    Function("inverse_mills", "normal", slopes(lambda x, _: apply("inverse_mills_derivative", x))),
+    Function("inverse_mills_derivative", "normal", slopes(_inverse_mills_second_derivative)),
     Function(
-        "mills_excess",
-        "normal",
-        slopes(lambda x, y: 1 - apply("inverse_mills", x) * y),
+        "mills_excess", "normal", slopes(lambda x, _: 1 + apply("inverse_mills_derivative", x))
     ),
     Function(
         "ndtri",
@@ -465,8 +513,9 @@ FUNCTIONS = (
     Function(
         "erfinv_derivative",
         "normal_quantile",
-        slopes(lambda x, y: 2 * apply("erfinv", x) * (y * y)),
+        slopes(lambda x, _: apply("erfinv_second_derivative", x)),
     ),
+    Function("erfinv_second_derivative", "normal_quantile", slopes(_third_erfinv_derivative)),
     Function(
         "ndtri_derivative", "normal_quantile", slopes(lambda x, y: apply("ndtri", x) * (y * y))
     ),
@@ -503,7 +552,15 @@ FUNCTIONS = (
     Function("i0", "kummer", slopes(lambda x, _: apply("i1", x)), "i0", torch.special.i0),
     Function("i0e", "kummer", slopes(_scaled_bessel_0_derivative), "i0e", torch.special.i0e),
     Function("i1", "kummer", slopes(_bessel_1_derivative), "i1", torch.special.i1),
-    Function("i1e", "kummer", slopes(_scaled_bessel_1_derivative), "i1e", torch.special.i1e),
+    Function(
+        "i1e",
+        "kummer",
+        slopes(lambda x, _: apply("i1e_derivative", x)),
+        "i1e",
+        torch.special.i1e,
+    ),
+    Function("i1e_derivative", "kummer", slopes(lambda x, _: apply("i1e_second_derivative", x))),
+    Function("i1e_second_derivative", "kummer", slopes(_third_scaled_bessel_1_derivative)),
     # ------------------------------------------------------------- pieces
     Function("abs", "platform", slopes(lambda x, _: apply("sign", x)), "abs absolute"),
     Function("sign", "piecewise", _no_gradient, "sign sgn"),

@@ -326,11 +326,13 @@ def compiled(
         (row[5] if (row := recorder.rows[n]) is not None else False) for n in outputs
     )
     sums, following = _sums_of(recorder, outputs)
-    reduction = "none"
+    of, reduction = 0, "none"
     if sums == list(outputs) and len(sums) == 1 and recorder.nodes[sums[0]].is_floating_point():
         ((of,), ((_, (reduction,)),)) = cast(Any, recorder.rows[sums[0]])[1:3]
+    if reduction in ("mean", "sum"):
         sums, outputs = [], [of]
     elif sums:
+        reduction = "none"
         if whole:
             raise FuseTypeError(
                 f"{name}() returns what it makes of means and sums, of which PyTorch takes the "

@@ -33,7 +33,14 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fusedgrad.fuse.errors import FuseError, FuseOverflowError, FuseTypeError, FuseValueError
-from fusedgrad.fuse.vocabulary import OF_ONE_SHAPE, ROUNDED, RULES, WITHOUT_DERIVATIVE, Rule
+from fusedgrad.fuse.vocabulary import (
+    OF_ONE_SHAPE,
+    ROUNDED,
+    RULES,
+    WEIGHTED_MEAN,
+    WITHOUT_DERIVATIVE,
+    Rule,
+)
 
 _saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 _OURS = str(Path(__file__).parents[1])
@@ -465,6 +472,12 @@ class Recorder(torch.overrides.TorchFunctionMode):
         if follows:
             self.reduced.add(len(self.rows))
         self._add(token, row, called)
+        if reduction == WEIGHTED_MEAN:
+            sums = self._reduced(token, "sum"), self._reduced(kwargs["weight"], "sum")
+            return self._record(RULES[torch.div], torch.div, sums, None)
+        if reduction == "batchmean" and type(dict(keywords)["target"]) is int:
+            self.equal_shapes.append((specs[0], dict(keywords)["target"]))
+            self._check_one_shape(func, specs[0], [dict(keywords)["target"]])
         return token if reduction == "none" else self._reduced(token, reduction)
 
     def _rounds(self, rule: Rule, used: list[Tensor]) -> bool:

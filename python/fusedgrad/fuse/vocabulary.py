@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -694,6 +695,9 @@ def _owners(name: str) -> Iterator[Any]:
 
 # Whose mean with weights is over the sum of those
 _BY_WEIGHTS = (_F.mse_loss, _F.l1_loss)
+WEIGHTED_MEAN = "mean by weights"
+# The sum over the length of the first dimension
+_MORE_REDUCTIONS = {_F.kl_div: ("batchmean",)}
 
 
 @functools.cache
@@ -711,16 +715,23 @@ def _unreduced(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     reduction = bound.pop("reduction", "mean")
     if size_average is not None or reduce is not None:
         reduction = nn._reduction.legacy_get_string(size_average, reduce, emit_warning=False)
-    if reduction not in ("none", "mean", "sum"):
+    if function is _F.l1_loss:  # which hands itself over without its weight
+        bound.setdefault("weight", _left_out(function, "weight"))
+    if reduction not in ("none", "mean", "sum", *_MORE_REDUCTIONS.get(function, ())):
         raise FuseValueError(
             f"{function.__name__}: reduction is {reduction!r}, expected 'none', 'mean' or 'sum'"
         )
     if reduction == "mean" and bound.get("weight") is not None and function in _BY_WEIGHTS:
-        raise FuseValueError(
-            f"{function.__name__} divides the mean by the weights' sum: pass reduction='sum', and "
-            "divide the result of the fused function by it"
-        )
+        reduction = WEIGHTED_MEAN
     return (bound.pop(next(iter(bound))),), bound, reduction
+
+
+def _left_out(function: Any, name: str) -> Any:
+    """An argument of PyTorch's Python function that is being called."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame.f_locals.get(name) if frame.f_code is function.__code__ else None
 
 
 def _rules() -> dict[Any, Rule]:
