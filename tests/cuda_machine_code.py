@@ -31,6 +31,7 @@ _NAME = re.compile(
 _SECTION = re.compile(r"^\.text\.(\S+):$", re.M)
 _LABEL = re.compile(r"^(\.L_\w+):$")
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(.*?)\s*;$")
+_COMPUTING = {"FFMA", "FMUL", "FADD", "MUFU", "DFMA", "DMUL", "DADD", "FMNMX", "FSETP", "DSETP"}
 _TARGET = re.compile(r"\((\.L_\w+)\)")
 _RESOURCES = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
@@ -118,42 +119,78 @@ class Kernel:
         elements = loads / int(self.parts["inputs"]) * 16 / _BYTES[self.parts["dtype"]]
         return len(path) / elements
 
+    def loops_that_load(self) -> int:
+        """How many loops read global memory."""
+        code = self.instructions
+        return len({a for a, b in self._loops() if any(i.base == "LDG" for i in code[a : b + 1])})
+
+    def round_trips(self) -> int:
+        """How often a thread may wait for memory before it ends or goes round a loop: the most
+        groups of loads, between which something is computed, on a path through the kernel."""
+        code = self.instructions
+
+        # From an instruction, where something was computed since the last load or not
+        most = {(len(code), before): 0 for before in (False, True)}
+        for at in range(len(code) - 1, -1, -1):
+            instruction = code[at]
+            loads = instruction.base == "LDG"
+            following = [at + 1] if instruction.target is None or instruction.guard else []
+            if instruction.target is not None:
+                following.append(self.labels[instruction.target])
+            for before in (False, True):
+                after = not loads and (before or instruction.base in _COMPUTING)
+                rests = [most[n, after] for n in following if n > at]
+                most[at, before] = (before and loads) + max(rests, default=0)
+        return most[0, True]
+
     def _loops(self) -> list[tuple[int, int]]:
         targets = ((at, i.target) for at, i in enumerate(self.instructions) if i.target)
         pairs = ((self.labels[target], at) for at, target in targets)
         return [(start, at) for start, at in pairs if start <= at]
 
     def _longest(self, start: int, end: int | None) -> tuple[Instruction, ...] | None:
-        """From an instruction to another (to an EXIT, if None) without going back."""
+        """From an instruction to another (to an EXIT, if None) without going back, of the paths
+        with most accesses. No branch is taken between loads nor between stores, as one is where
+        a thread is asked for how many elements there are."""
         code = self.instructions
-        # From an instruction, which a wide access came before or not: how long the longest path
-        # is, and where it goes next.
-        paths: dict[tuple[int, bool], tuple[int, tuple[int, bool] | None]] = {}
+        # From an instruction, before which there was no wide access (0), or last a load (1) and a
+        # branch after it (2), or a store (3) and a branch (4): how many wide accesses the longest
+        # path makes, how long it is, where it goes next.
+        paths: dict[tuple[int, int], tuple[int, int, tuple[int, int] | None]] = {}
         for at in range(len(code) - 1, start - 1, -1):
             instruction = code[at]
             if instruction.narrow:
                 continue
-            exits = instruction.base == "EXIT" and not instruction.guard
+            wide = int(instruction.wide)
+            kind = wide * (1 if instruction.base == "LDG" else 3)
+            exits = end is None and instruction.base == "EXIT"
             following = [at + 1] if instruction.target is None or instruction.guard else []
             if instruction.target is not None:
                 following.append(self.labels[instruction.target])
-            for before in (False, True):
-                wide = before or instruction.wide
-                if at == end or (end is None and exits):
-                    if wide:
-                        paths[at, before] = 1, None
+            for before in range(5):
+                if wide and before > kind:
                     continue
-                rests = [(n, wide) for n in following if n > at and (n, wide) in paths]
+                after = kind or before
+                if at == end or (exits and not instruction.guard):
+                    if after:
+                        paths[at, before] = wide, 1, None
+                    continue
+                places = [
+                    (n, after + (n > at + 1 and after in (1, 3))) for n in following if n > at
+                ]
+                rests = [place for place in places if place in paths]
                 if rests:
-                    best = max(rests, key=lambda rest: paths[rest][0])
-                    paths[at, before] = 1 + paths[best][0], best
-        place: tuple[int, bool] | None = (start, False)
-        if place not in paths:
+                    best = max(rests, key=lambda rest: paths[rest][:2])
+                    paths[at, before] = wide + paths[best][0], 1 + paths[best][1], best
+                elif exits and after:
+                    paths[at, before] = wide, 1, None
+        step: tuple[int, int] | None = (start, 0)
+        if step not in paths:
             return None
         path = []
-        while place is not None:
-            path.append(code[place[0]])
-            place = paths[place][1]
+        while step is not None:
+            path.append(code[step[0]])
+            step = paths[step][2]
         return tuple(path)
 
 

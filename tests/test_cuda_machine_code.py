@@ -124,6 +124,15 @@ def test_nothing_is_spilled_and_nothing_lies_in_local_memory(made: Made) -> None
     assert found == []
 
 
+def test_no_size_waits_for_memory_again_and_again(made: Made) -> None:
+    """Whatever its size, a tile is loaded at once; a sum waits once more, for that of an earlier
+    part."""
+    for kernel in made.kernels:
+        summed = kernel.parts["kernel"] == "reduction"
+        assert kernel.round_trips() <= 1 + summed, kernel.title
+        assert kernel.loops_that_load() == summed, kernel.title
+
+
 @pytest.mark.parametrize(
     "architectures",
     [(WHOLE,), pytest.param(ARCHITECTURES, marks=pytest.mark.slow)],

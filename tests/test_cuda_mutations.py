@@ -45,10 +45,28 @@ MUTATIONS = (
         "the tail is dropped", "elementwise.cuh", "full_tiles + (rest != 0)", "full_tiles"
     ),
     KernelMutation(
-        "the tail ends early", "elementwise_kernel.cuh", "index < rest;", "index + 1 < rest;"
+        "the tail ends early",
+        "operands.cuh",
+        "full ? static_cast<int>(Operands::kTile) : static_cast<int>(rest)",
+        "full ? static_cast<int>(Operands::kTile) : static_cast<int>(rest) - 1",
     ),
     KernelMutation(
-        "the tail skips", "elementwise_kernel.cuh", "index += kThreads", "index += 2 * kThreads"
+        "a pack that is not full is read whole",
+        "operands.cuh",
+        "if (left >= Operands::Raw::kElements) {\n#pragma",
+        "if (left > 0) {\n#pragma",
+    ),
+    KernelMutation(
+        "a pack that is not full is written whole",
+        "operands.cuh",
+        "if (left >= Operands::Raw::kElements) {\n        operands.store",
+        "if (left > 0) {\n        operands.store",
+    ),
+    KernelMutation(
+        "of a short tile more is left out than there is not",
+        "operands.cuh",
+        "count <= kThreads * kElements",
+        "count <= 2 * kThreads * kElements",
     ),
     KernelMutation(
         "a tile too many",
@@ -59,8 +77,8 @@ MUTATIONS = (
     KernelMutation(
         "outputs are swapped",
         "elementwise_kernel.cuh",
-        "operands.store(place, i, c, outputs[i])",
-        "operands.store(place, i, c, outputs[kOutputs - 1 - i])",
+        "outputs[i] = Raw::pack(y[i])",
+        "outputs[i] = Raw::pack(y[kOutputs - 1 - i])",
     ),
     KernelMutation(
         "dimensions are swapped",
@@ -112,12 +130,20 @@ MUTATIONS = (
         _sums,
     ),
     KernelMutation(
-        "every block adds the tail",
+        "a sum drops the tail",
         "reduction.cuh",
-        "if (blockIdx.x == full_tiles % gridDim.x) {",
-        "{",
+        "tile < full_tiles + (rest != 0)",
+        "tile < full_tiles",
         _sums,
     ),
+    KernelMutation(
+        "a sum's tail is a whole tile",
+        "reduction.cuh",
+        "bound(tile < full_tiles, rest)",
+        "bound(tile <= full_tiles, rest)",
+        _sums,
+    ),
+    KernelMutation("a sum adds what there is not", "reduction.cuh", "if (e < count) ", "", _sums),
     KernelMutation(
         "tiles are summed twice", "reduction.cuh", "tile += gridDim.x", "tile += 1", _sums
     ),

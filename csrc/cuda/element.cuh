@@ -57,6 +57,8 @@ template <class ElementType>
 struct Pack {
   using Element = ElementType;
   static constexpr int kElements = kPackBytes / sizeof(Element);
+  using Bits = std::conditional_t<sizeof(Element) == 8, uint2,
+                                  std::conditional_t<sizeof(Element) == 4, uint32_t, uint16_t>>;
 
   uint32_t word[4];
 
@@ -67,6 +69,38 @@ struct Pack {
   }
   __device__ void store(void* address) const {
     *static_cast<uint4*>(address) = make_uint4(word[0], word[1], word[2], word[3]);
+  }
+  // The first `count` elements, fewer than all, and zeros after them
+  __device__ static Pack load_first(int count, const void* address) {
+    Pack result = {};
+#pragma unroll
+    for (int e = 0; e < kElements - 1; ++e) {
+      if (e >= count) continue;
+      const Bits bits = static_cast<const Bits*>(address)[e];
+      if constexpr (sizeof(Element) == 8) {
+        result.word[0] = bits.x;
+        result.word[1] = bits.y;
+      } else if constexpr (sizeof(Element) == 4) {
+        result.word[e] = bits;
+      } else {
+        result.word[e / 2] |= static_cast<uint32_t>(bits) << (e % 2 * 16);
+      }
+    }
+    return result;
+  }
+  __device__ void store_first(int count, void* address) const {
+#pragma unroll
+    for (int e = 0; e < kElements - 1; ++e) {
+      if (e >= count) continue;
+      Bits& bits = static_cast<Bits*>(address)[e];
+      if constexpr (sizeof(Element) == 8) {
+        bits = make_uint2(word[0], word[1]);
+      } else if constexpr (sizeof(Element) == 4) {
+        bits = word[e];
+      } else {
+        bits = static_cast<Bits>(word[e / 2] >> (e % 2 * 16));
+      }
+    }
   }
   __device__ static Pack broadcast(const void* address) {
     if constexpr (sizeof(Element) == 8) {

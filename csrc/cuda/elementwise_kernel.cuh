@@ -86,36 +86,22 @@ __device__ void evaluate(const Functor& functor, const Raw (&inputs)[kInputs],
   for (int i = 0; i < kOutputs; ++i) outputs[i] = Raw::pack(y[i]);
 }
 
-// What a block does: a full tile, or in the last block what rest there is.
+// What a block does: a tile, or in the last block what rest there is.
 template <class Functor, class Operands>
 __device__ __forceinline__ void evaluate_tile(const Functor& functor, const Operands& operands,
                                               uint32_t full_tiles, uint32_t rest) {
-  constexpr int kInputs = Operands::kInputs;
-  constexpr int kOutputs = Operands::kOutputs;
-  if (blockIdx.x < full_tiles) {
-    typename Operands::Raw inputs[Operands::kChunks][kInputs];
-    typename Operands::Raw outputs[kOutputs];
-    const auto place = operands.place(blockIdx.x);
-    operands.load(place, inputs);
+  using Raw = typename Operands::Raw;
+  const Bound<Operands> bound(blockIdx.x < full_tiles, rest);
+  const auto place = operands.place(blockIdx.x);
+  Raw inputs[Operands::kChunks][Operands::kInputs];
+  Raw outputs[Operands::kChunks][Operands::kOutputs];
+  load(operands, place, bound, inputs);
 #pragma unroll
-    for (int c = 0; c < Operands::kChunks; ++c) {
-      evaluate(functor, inputs[c], outputs);
-#pragma unroll
-      for (int i = 0; i < kOutputs; ++i) operands.store(place, i, c, outputs[i]);
-    }
-    return;
+  for (int c = 0; c < Operands::kChunks; ++c) {
+    if (c == 1 && bound.is_short()) break;
+    evaluate(functor, inputs[c], outputs[c]);
   }
-#pragma unroll 1
-  for (uint32_t index = threadIdx.x; index < rest; index += kThreads) {
-    Single<typename Operands::Element> inputs[kInputs];
-    Single<typename Operands::Element> outputs[kOutputs];
-    const auto place = operands.place(full_tiles, index);
-#pragma unroll
-    for (int i = 0; i < kInputs; ++i) inputs[i] = operands.load_one(place, i);
-    evaluate(functor, inputs, outputs);
-#pragma unroll
-    for (int i = 0; i < kOutputs; ++i) operands.store_one(place, i, outputs[i]);
-  }
+  store(operands, place, bound, outputs);
 }
 
 template <class Functor, class Operands>

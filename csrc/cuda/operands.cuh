@@ -19,6 +19,87 @@
 
 namespace fusedgrad::cuda {
 
+// Which of a tile's elements there are: the first `count`.
+template <class Operands>
+struct Bound {
+  static constexpr int kElements = Operands::Raw::kElements;
+
+  bool full;
+  int count;
+
+  __device__ Bound(bool full, uint32_t rest)
+      : full(full), count(full ? static_cast<int>(Operands::kTile) : static_cast<int>(rest)) {}
+  // How many there are from this thread's first of a chunk on, which takes kElements.
+  __device__ int left(int chunk) const {
+    return count - (chunk * kThreads + static_cast<int>(threadIdx.x)) * kElements;
+  }
+  // Whether no thread takes any of another chunk than the first
+  __device__ bool is_short() const { return count <= kThreads * kElements; }
+};
+
+// What a thread takes of a tile, all at once: a size that is no multiple of a tile waits for memory
+// no more often than one that is. Where there is no element it is 0.
+template <class Operands>
+__device__ __forceinline__ void load(
+    const Operands& operands, const typename Operands::Place& place, const Bound<Operands>& bound,
+    typename Operands::Raw (&inputs)[Operands::kChunks][Operands::kInputs]) {
+  if (bound.full) {
+#pragma unroll
+    for (int i = 0; i < Operands::kInputs; ++i) {
+#pragma unroll
+      for (int c = 0; c < Operands::kChunks; ++c) {
+        if (!operands.is_scalar(i)) inputs[c][i] = operands.load(place, i, c);
+      }
+    }
+  } else {
+#pragma unroll
+    for (int c = 0; c < Operands::kChunks; ++c) {
+      const int left = bound.left(c);
+#pragma unroll
+      for (int i = 0; i < Operands::kInputs; ++i) inputs[c][i] = {};
+      if (left >= Operands::Raw::kElements) {
+#pragma unroll
+        for (int i = 0; i < Operands::kInputs; ++i) {
+          if (!operands.is_scalar(i)) inputs[c][i] = operands.load(place, i, c);
+        }
+      } else if constexpr (Operands::Raw::kElements > 1) {
+        if (left <= 0) continue;
+#pragma unroll
+        for (int i = 0; i < Operands::kInputs; ++i) {
+          if (!operands.is_scalar(i)) inputs[c][i] = operands.load_first(left, place, i, c);
+        }
+      }
+    }
+  }
+  operands.fill_in_scalars(inputs);
+}
+
+template <class Operands>
+__device__ __forceinline__ void store(
+    const Operands& operands, const typename Operands::Place& place, const Bound<Operands>& bound,
+    const typename Operands::Raw (&outputs)[Operands::kChunks][Operands::kOutputs]) {
+  if (bound.full) {
+#pragma unroll
+    for (int c = 0; c < Operands::kChunks; ++c) {
+#pragma unroll
+      for (int i = 0; i < Operands::kOutputs; ++i) operands.store(place, i, c, outputs[c][i]);
+    }
+    return;
+  }
+#pragma unroll
+  for (int c = 0; c < Operands::kChunks; ++c) {
+    const int left = bound.left(c);
+#pragma unroll
+    for (int i = 0; i < Operands::kOutputs; ++i) {
+      if (left >= Operands::Raw::kElements) {
+        operands.store(place, i, c, outputs[c][i]);
+      } else if constexpr (Operands::Raw::kElements > 1) {
+        if (left > 0) operands.store_first(left, place, i, c, outputs[c][i]);
+      }
+    }
+  }
+}
+
 template <class ElementType, int kOutputCount, int kInputCount>
 struct Contiguous : ContiguousAddresses<kOutputCount + kInputCount> {
   using Element = ElementType;
@@ -29,49 +110,41 @@ struct Contiguous : ContiguousAddresses<kOutputCount + kInputCount> {
   // A sum has no output, and takes what one with an output would.
   static constexpr int64_t kTile = contiguous_tile(kOperands + (kOutputs == 0), sizeof(Element));
   static constexpr int kChunks = kTile / (kThreads * Raw::kElements);
-  using Place = int64_t;  // of one element or of a thread's first: an offset in bytes
+  using Place = int64_t;  // of a thread's first element: an offset in bytes
 
   __device__ Place place(uint32_t tile) const {
     return tile * (kTile * sizeof(Element)) + threadIdx.x * kPackBytes;
   }
-  __device__ Place place(uint32_t tile, uint32_t index) const {
-    return tile * (kTile * sizeof(Element)) + index * sizeof(Element);
-  }
 
-  // What a thread takes of a full tile. Scalars are filled in behind one branch, so that they cost
-  // nothing where there are none.
-  __device__ void load(Place place, Raw (&inputs)[kChunks][kInputs]) const {
+  __device__ bool is_scalar(int i) const {
+    return kInputs > 1 && (this->scalars >> (kOutputs + i) & 1) != 0;
+  }
+  __device__ Raw load(Place place, int i, int c) const {
+    return Raw::load(address(place, kOutputs + i, c));
+  }
+  __device__ Raw load_first(int count, Place place, int i, int c) const {
+    return Raw::load_first(count, address(place, kOutputs + i, c));
+  }
+  // Behind one branch, so that they cost nothing where there are none.
+  __device__ void fill_in_scalars(Raw (&inputs)[kChunks][kInputs]) const {
+    if (kInputs == 1 || this->scalars == 0) return;
 #pragma unroll
     for (int i = 0; i < kInputs; ++i) {
+      if (!is_scalar(i)) continue;
 #pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
-        if (is_scalar(i)) continue;
-        inputs[c][i] = Raw::load(this->data[kOutputs + i] + place + c * (kThreads * kPackBytes));
-      }
-    }
-    if (kInputs > 1 && this->scalars != 0) {
-#pragma unroll
-      for (int i = 0; i < kInputs; ++i) {
-        if (!is_scalar(i)) continue;
-#pragma unroll
-        for (int c = 0; c < kChunks; ++c) inputs[c][i] = Raw::broadcast(this->data[kOutputs + i]);
-      }
+      for (int c = 0; c < kChunks; ++c) inputs[c][i] = Raw::broadcast(this->data[kOutputs + i]);
     }
   }
   __device__ void store(Place place, int i, int c, const Raw& raw) const {
-    raw.store(this->data[i] + place + c * (kThreads * kPackBytes));
+    raw.store(address(place, i, c));
   }
-
-  __device__ Single<Element> load_one(Place place, int i) const {
-    return Single<Element>::load(this->data[kOutputs + i] + (is_scalar(i) ? 0 : place));
-  }
-  __device__ void store_one(Place place, int i, const Single<Element>& raw) const {
-    raw.store(this->data[i] + place);
+  __device__ void store_first(int count, Place place, int i, int c, const Raw& raw) const {
+    raw.store_first(count, address(place, i, c));
   }
 
  private:
-  __device__ bool is_scalar(int i) const {
-    return kInputs > 1 && (this->scalars >> (kOutputs + i) & 1) != 0;
+  __device__ char* address(Place place, int operand, int c) const {
+    return this->data[operand] + place + c * (kThreads * kPackBytes);
   }
 };
 
@@ -120,22 +193,13 @@ struct Strided : StridedAddresses<kOutputCount + kInputCount> {
     return result;
   }
 
-  __device__ void load(const Place& place, Raw (&inputs)[kChunks][kInputs]) const {
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-#pragma unroll
-      for (int i = 0; i < kInputs; ++i) inputs[c][i] = load_one(place.chunk[c], i);
-    }
+  __device__ bool is_scalar(int) const { return false; }
+  __device__ void fill_in_scalars(Raw (&)[kChunks][kInputs]) const {}
+  __device__ Raw load(const Place& place, int i, int c) const {
+    return Raw::load(this->data[kOutputs + i] + place.chunk[c].of[kOutputs + i]);
   }
   __device__ void store(const Place& place, int i, int c, const Raw& raw) const {
-    store_one(place.chunk[c], i, raw);
-  }
-
-  __device__ Single<Element> load_one(const Offsets& offsets, int i) const {
-    return Single<Element>::load(this->data[kOutputs + i] + offsets.of[kOutputs + i]);
-  }
-  __device__ void store_one(const Offsets& offsets, int i, const Single<Element>& raw) const {
-    raw.store(this->data[i] + offsets.of[i]);
+    raw.store(this->data[i] + place.chunk[c].of[i]);
   }
 };
 
@@ -144,32 +208,20 @@ struct Strided : StridedAddresses<kOutputCount + kInputCount> {
 template <class T, int kOutputCount, class... Elements>
 struct Mixed : Strided<T, kOutputCount, sizeof...(Elements) - kOutputCount> {
   using Base = Strided<T, kOutputCount, sizeof...(Elements) - kOutputCount>;
-  using typename Base::Offsets;
   using typename Base::Place;
   using typename Base::Raw;
 
-  __device__ void load(const Place& place, Raw (&inputs)[Base::kChunks][Base::kInputs]) const {
-#pragma unroll
-    for (int c = 0; c < Base::kChunks; ++c) {
-#pragma unroll
-      for (int i = 0; i < Base::kInputs; ++i) inputs[c][i] = load_one(place.chunk[c], i);
-    }
-  }
-  __device__ void store(const Place& place, int i, int c, const Raw& raw) const {
-    store_one(place.chunk[c], i, raw);
-  }
-
-  __device__ Raw load_one(const Offsets& offsets, int i) const {
+  __device__ Raw load(const Place& place, int i, int c) const {
     const int operand = kOutputCount + i;
     Raw result = {};
-    const char* address = this->data[operand] + offsets.of[operand];
+    const char* address = this->data[operand] + place.chunk[c].of[operand];
     int next = 0;
     ((next++ == operand ? static_cast<void>(result.element = loaded<Elements>(address)) : void()),
      ...);
     return result;
   }
-  __device__ void store_one(const Offsets& offsets, int i, const Raw& raw) const {
-    char* address = this->data[i] + offsets.of[i];
+  __device__ void store(const Place& place, int i, int c, const Raw& raw) const {
+    char* address = this->data[i] + place.chunk[c].of[i];
     int next = 0;
     ((next++ == i ? Single<Elements>{rounded<Elements>(raw.element)}.store(address) : void()), ...);
   }

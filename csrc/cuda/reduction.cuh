@@ -57,8 +57,9 @@ __device__ Sum<T> sum_of_block(Sum<T> sum) {
   return sum;
 }
 
+// Of the first `count` elements
 template <class Functor, class Raw, int kInputs>
-__device__ void add_results(const Functor& functor, const Raw (&inputs)[kInputs],
+__device__ void add_results(const Functor& functor, const Raw (&inputs)[kInputs], int count,
                             Sum<Compute<typename Raw::Element>>& sum) {
   using T = Compute<typename Raw::Element>;
   T x[kInputs][Raw::kElements];
@@ -66,8 +67,9 @@ __device__ void add_results(const Functor& functor, const Raw (&inputs)[kInputs]
   for (int i = 0; i < kInputs; ++i) inputs[i].unpack(x[i]);
 #pragma unroll
   for (int e = 0; e < Raw::kElements; ++e) {
-    sum.add(static_cast<T>(
-        call<typename Raw::Element>(functor, x, e, std::make_index_sequence<kInputs>())));
+    const auto result =
+        call<typename Raw::Element>(functor, x, e, std::make_index_sequence<kInputs>());
+    if (e < count) sum.add(static_cast<T>(result));
   }
 }
 
@@ -77,24 +79,16 @@ __global__ void __launch_bounds__(kThreads)
     reduction_kernel(const __grid_constant__ Functor functor,
                      const __grid_constant__ Operands operands, uint32_t full_tiles, uint32_t rest,
                      Sum<Compute<typename Operands::Element>>* partials, bool first_part) {
-  constexpr int kInputs = Operands::kInputs;
   Sum<Compute<typename Operands::Element>> sum;
 #pragma unroll 1
-  for (uint32_t tile = blockIdx.x; tile < full_tiles; tile += gridDim.x) {
-    typename Operands::Raw inputs[Operands::kChunks][kInputs];
-    const auto place = operands.place(tile);
-    operands.load(place, inputs);
+  for (uint32_t tile = blockIdx.x; tile < full_tiles + (rest != 0); tile += gridDim.x) {
+    const Bound<Operands> bound(tile < full_tiles, rest);
+    typename Operands::Raw inputs[Operands::kChunks][Operands::kInputs];
+    load(operands, operands.place(tile), bound, inputs);
 #pragma unroll
-    for (int c = 0; c < Operands::kChunks; ++c) add_results(functor, inputs[c], sum);
-  }
-  if (blockIdx.x == full_tiles % gridDim.x) {
-#pragma unroll 1
-    for (uint32_t index = threadIdx.x; index < rest; index += kThreads) {
-      Single<typename Operands::Element> inputs[kInputs];
-      const auto place = operands.place(full_tiles, index);
-#pragma unroll
-      for (int i = 0; i < kInputs; ++i) inputs[i] = operands.load_one(place, i);
-      add_results(functor, inputs, sum);
+    for (int c = 0; c < Operands::kChunks; ++c) {
+      if (c == 1 && bound.is_short()) break;
+      add_results(functor, inputs[c], bound.left(c), sum);
     }
   }
   sum = sum_of_block<kThreads>(sum);
