@@ -422,6 +422,24 @@ def test_a_sum_with_an_infinite_term_is_infinite(backend: Backend) -> None:
     assert backend.sum("binary_cross_entropy_with_logits_sum", inputs, 1.0).item() == np.inf
 
 
+def test_one_block_finishes_a_sum_alone() -> None:
+    """With the bits that two launches give."""
+    emulated = Emulated()
+    name = "binary_cross_entropy_with_logits_sum"
+    for make in (contiguous, misaligned):
+        for size, launches in ((1, 1), (17, 1), (512, 1), (MORE_THAN_A_TILE, 2)):
+            emulated.device.launches.clear()
+            emulated.sum(name, sum_inputs(name, torch.float32, (size,), make), 0.5)
+            assert len(emulated.device.launches) == launches
+    x, target = sum_inputs(name, torch.float32, (512,))
+    longer = [  # by what has no loss
+        contiguous(np.concatenate([x.exact(), np.full(1024, np.inf)]), torch.float32),
+        contiguous(np.concatenate([target.exact(), np.ones(1024)]), torch.float32),
+    ]
+    alone, together = (emulated.sum(name, operands, 0.5) for operands in ([x, target], longer))
+    assert torch.equal(alone, together)
+
+
 def test_a_small_workspace_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     emulated = Emulated()
     monkeypatch.setattr(emulated, "workspace_bytes", lambda numel: 8)
@@ -443,6 +461,7 @@ def test_every_kernel_runs() -> None:
                     results(emulated, name, inputs_of(name, dtype, (40,), make), parameter)
             for name in SUMS:
                 emulated.sum(name, sum_inputs(name, dtype, (40,), make), 1.0)
+        emulated.sum(name, sum_inputs(name, dtype, (MORE_THAN_A_TILE,)), 1.0)
     compiled = {
         kernel
         for source in sorted({source_of(name) for name in launchers()})

@@ -1,7 +1,7 @@
 // The sum of a functor of csrc/math over its operands, in two levels: kernels in which every block
-// sums its tiles, and one block that sums the blocks. Which element is added where depends on the
-// operands only, not on the device or on which block comes first, so a sum is the same bit for bit
-// each time.
+// sums its tiles, and one block that sums the blocks; what one block sums it finishes. Which
+// element is added where depends on the operands only, not on the device or on which block comes
+// first, so a sum is the same bit for bit each time.
 //
 //   FUSEDGRAD_SUM(binary_cross_entropy_sum, math::BinaryCrossEntropy)
 //
@@ -73,12 +73,21 @@ __device__ void add_results(const Functor& functor, const Raw (&inputs)[kInputs]
   }
 }
 
-// partials[block] becomes the block's sum, or grows by it where an earlier part wrote there.
+// *out = scale * sum
+template <class Element>
+__device__ void write_scaled(const Sum<Compute<Element>>& sum, double scale, Element* out) {
+  using T = Compute<Element>;
+  Single<Element>::pack({static_cast<T>(sum.value() * scale)}).store(out);
+}
+
+// partials[block] becomes the block's sum, or grows by it where an earlier part wrote there. A
+// block that is alone writes `out` too, which is null where there are more.
 template <class Functor, class Operands>
 __global__ void __launch_bounds__(kThreads)
     reduction_kernel(const __grid_constant__ Functor functor,
                      const __grid_constant__ Operands operands, uint32_t full_tiles, uint32_t rest,
-                     Sum<Compute<typename Operands::Element>>* partials, bool first_part) {
+                     Sum<Compute<typename Operands::Element>>* partials, bool first_part,
+                     double scale, typename Operands::Element* out) {
   Sum<Compute<typename Operands::Element>> sum;
 #pragma unroll 1
   for (uint32_t tile = blockIdx.x; tile < full_tiles + (rest != 0); tile += gridDim.x) {
@@ -95,6 +104,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) {
     if (!first_part) sum.add(partials[blockIdx.x]);
     partials[blockIdx.x] = sum;
+    if (out != nullptr) write_scaled(sum, scale, out);
   }
 }
 
@@ -103,14 +113,11 @@ template <class Element>
 __global__ void __launch_bounds__(kCombineThreads)
     combine_kernel(const Sum<Compute<Element>>* partials, uint32_t count, double scale,
                    Element* out) {
-  using T = Compute<Element>;
-  Sum<T> sum;
+  Sum<Compute<Element>> sum;
 #pragma unroll 1
   for (uint32_t i = threadIdx.x; i < count; i += kCombineThreads) sum.add(partials[i]);
   sum = sum_of_block<kCombineThreads>(sum);
-  if (threadIdx.x == 0) {
-    Single<Element>::pack({static_cast<T>(sum.value() * scale)}).store(out);
-  }
+  if (threadIdx.x == 0) write_scaled(sum, scale, out);
 }
 
 // The first level's blocks: a function of the number of elements alone.
@@ -119,14 +126,15 @@ uint32_t blocks_of(int64_t numel) {
   return std::min((numel + Operands::kTile - 1) / Operands::kTile, kReductionBlocks);
 }
 
-template <class Functor, class Operands, class T>
+template <class Functor, class Operands, class Element>
 cudaError_t launch_reduction(const Functor& functor, const Operands& operands, int64_t numel,
-                             Sum<T>* partials, uint32_t blocks, bool first_part,
-                             cudaStream_t stream) {
+                             Sum<Compute<Element>>* partials, uint32_t blocks, bool first_part,
+                             double scale, Element* out, cudaStream_t stream) {
   const auto full_tiles = static_cast<uint32_t>(numel / Operands::kTile);
   const auto rest = static_cast<uint32_t>(numel % Operands::kTile);
   reduction_kernel<Functor, Operands>
-      <<<blocks, kThreads, 0, stream>>>(functor, operands, full_tiles, rest, partials, first_part);
+      <<<blocks, kThreads, 0, stream>>>(functor, operands, full_tiles, rest, partials, first_part,
+                                        scale, blocks == 1 ? out : nullptr);
   return cudaGetLastError();
 }
 
@@ -136,30 +144,31 @@ cudaError_t scaled_sum(DType dtype, const Elements& elements, double scale, void
   if (workspace_bytes < reduction_workspace_bytes(elements.numel)) return cudaErrorInvalidValue;
   return with_element(dtype, [&](auto* type) {
     using Element = std::remove_pointer_t<decltype(type)>;
-    using T = Compute<Element>;
-    constexpr int kInputs = Signature<Functor, T>::kInputs;
+    constexpr int kInputs = Signature<Functor, Compute<Element>>::kInputs;
     using Aligned = Contiguous<Element, 0, kInputs>;
     using Any = Strided<Element, 0, kInputs>;
     if (elements.operands != kInputs || elements.ndim > kMaxDims) return cudaErrorInvalidValue;
-    const auto partials = static_cast<Sum<T>*>(workspace);
+    const auto partials = static_cast<Sum<Compute<Element>>*>(workspace);
+    const auto result = static_cast<Element*>(out);
     uint32_t blocks = 0;
     cudaError_t error = cudaSuccess;
     if (elements.numel != 0 && is_contiguous(elements, 0, sizeof(Element))) {
       blocks = blocks_of<Aligned>(elements.numel);
       const Aligned operands{contiguous_addresses<kInputs>(elements)};
-      error = launch_reduction(Functor(), operands, elements.numel, partials, blocks, true, stream);
+      error = launch_reduction(Functor(), operands, elements.numel, partials, blocks, true, scale,
+                               result, stream);
     } else if (elements.numel != 0) {
       blocks = blocks_of<Any>(elements.numel);
       bool first_part = true;
       error = in_parts(elements, [&](const Elements& part) {
         const bool first = std::exchange(first_part, false);
         const Any operands{strided_addresses<kInputs>(part)};
-        return launch_reduction(Functor(), operands, part.numel, partials, blocks, first, stream);
+        return launch_reduction(Functor(), operands, part.numel, partials, blocks, first, scale,
+                                result, stream);
       });
     }
-    if (error != cudaSuccess) return error;
-    combine_kernel<Element>
-        <<<1, kCombineThreads, 0, stream>>>(partials, blocks, scale, static_cast<Element*>(out));
+    if (error != cudaSuccess || blocks == 1) return error;
+    combine_kernel<<<1, kCombineThreads, 0, stream>>>(partials, blocks, scale, result);
     return cudaGetLastError();
   });
 }
