@@ -460,6 +460,28 @@ def test_values_and_partials_are_exact(device: str, number: int, dtype: torch.dt
     _check_exact(_value_and_grad(case.function, len(tensors)), tensors, [value, *partials])
 
 
+def test_great_angles_are_reduced_out_of_line() -> None:
+    """One loop over local memory for each function, whatever the elements of a kernel."""
+    cut = 105615.0
+    near = [cut - 2**-7, cut, cut + 2**-7]
+    angles = [0.0, -0.0, 0.75, 100.0, *near, 1e6, 2.0**24 + 2, 1e10, 3e38]
+    x = contiguous(np.array([*angles, *(-angle for angle in near), np.inf, np.nan]), torch.float32)
+    graph = fusedgrad.fuse(lambda x: torch.sin(x) - 2 * torch.cos(x))._example()
+    (got,) = FusedEmulated().run(graph, [x])
+    with mp.workdps(80):
+        for at, value in zip(x.exact().tolist()[:-2], got.tolist(), strict=False):
+            parts = mp.sin(at), 2 * mp.cos(at)
+            assert abs(value - (parts[0] - parts[1])) <= 2**-22 * sum(map(abs, parts)), at
+    assert got[-2:].isnan().all()
+
+    source = generate.cuda_source(graph, graph.inputs, ["float"] * 2, "float")
+    ptx = nvrtc._compiled(source, "compute_90").decode()
+    functions = re.split(r"^(?=\.visible \.entry|\.func)", ptx, flags=re.M)[1:]
+    looping = [code.split("(")[0] for code in functions if "__local_depot" in code]
+    assert len(looping) == 2
+    assert not any(".entry" in name for name in looping)
+
+
 # -------------------------------------------------------------------------------------- compiler
 
 SOURCE = fusedgrad.fuse(lambda x: torch.sigmoid(x) * x).source("cuda")

@@ -18,8 +18,18 @@ namespace fusedgrad::math {
 
 #if defined(__CUDA_ARCH__)
 
-FUSEDGRAD_HOST_DEVICE float sin(float x) { return ::sinf(x); }
-FUSEDGRAD_HOST_DEVICE float cos(float x) { return ::cosf(x); }
+// CUDA's reduction of what is greater than this is a loop over local memory: one copy of it, out of
+// line, and not one in each element of a kernel. The compiler leaves it out where x is not.
+constexpr float kGreatAngle = 105615.0f;
+static __device__ __noinline__ float sin_of_great(float x) { return ::sinf(x); }
+static __device__ __noinline__ float cos_of_great(float x) { return ::cosf(x); }
+
+FUSEDGRAD_HOST_DEVICE float sin(float x) {
+  return abs(x) >= kGreatAngle ? sin_of_great(x) : ::sinf(x);
+}
+FUSEDGRAD_HOST_DEVICE float cos(float x) {
+  return abs(x) >= kGreatAngle ? cos_of_great(x) : ::cosf(x);
+}
 FUSEDGRAD_HOST_DEVICE double sin(double x) { return ::sin(x); }
 FUSEDGRAD_HOST_DEVICE double cos(double x) { return ::cos(x); }
 
