@@ -4,11 +4,13 @@ Needs nvcc and nvdisasm, no GPU. Every kernel for sm_90, and those of the sigmoi
 `make test-slow` has every kernel for every architecture.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from cuda_backend import CSRC
 from cuda_machine_code import (
     ARCHITECTURES,
     READ_LITTLE,
@@ -46,6 +48,8 @@ BUDGET = {
     },
 }
 
+
+DOUBLE = {"DADD", "DFMA", "DMUL", "DSETP"}  # of which a multiprocessor issues half as many
 
 WHOLE = "90"  # whose PTX the emulated device runs
 OTHERS = tuple(each for each in ARCHITECTURES if each != WHOLE)
@@ -131,6 +135,28 @@ def test_no_size_waits_for_memory_again_and_again(made: Made) -> None:
         summed = kernel.parts["kernel"] == "reduction"
         assert kernel.round_trips() <= 1 + summed, kernel.title
         assert kernel.loops_that_load() == summed, kernel.title
+
+
+def test_where_memory_sets_the_pace_enough_is_in_flight() -> None:
+    """On an H200: by the registers that ptxas took, of the 65,536 of a multiprocessor, the bytes
+    that csrc/cuda/tuning.h asks for. What takes longer to compute than to move needs less."""
+    text = (CSRC / "cuda" / "tuning.h").read_text()
+    table = re.search(r"{(\d+), (\d+) \* 1024},  // 9.0", text)
+    assert table
+    threads, needed = int(table[1]), int(table[2]) * 1024
+    found = {}
+    for kernel in Made(WHOLE, SOURCES).kernels:
+        if kernel.parts["kind"] != "Contiguous" or kernel.title in READ_LITTLE:
+            continue
+        path = kernel.full_tile()
+        loads = sum(i.base == "LDG" for i in path)
+        moved = 16 * sum(i.wide for i in path)
+        if len(path) + sum(i.base in DOUBLE for i in path) > pace(moved):
+            continue
+        resident = min(threads, 65_536 // (-(-kernel.registers // 8) * 8 * 128) * 128)
+        found[kernel.title, kernel.dtype] = resident * loads * 16
+    assert len(found) > 100
+    assert {key: flying for key, flying in found.items() if flying < needed} == {}
 
 
 @pytest.mark.parametrize(
