@@ -6,7 +6,6 @@
 namespace fusedgrad::cuda {
 
 int64_t reduction_workspace_bytes(int64_t numel) {
-  using SmallestTile = Contiguous<double, 0, kMaxOperands>;
   return blocks_of<SmallestTile>(numel) * static_cast<int64_t>(sizeof(Sum<double>));
 }
 

@@ -138,6 +138,9 @@ cudaError_t launch_reduction(const Functor& functor, const Operands& operands, i
   return cudaGetLastError();
 }
 
+// What reduction_workspace_bytes takes a tile for
+using SmallestTile = Contiguous<double, 0, kMaxOperands>;
+
 template <class Functor>
 cudaError_t scaled_sum(DType dtype, const Elements& elements, double scale, void* out,
                        void* workspace, int64_t workspace_bytes, cudaStream_t stream) {
@@ -147,6 +150,7 @@ cudaError_t scaled_sum(DType dtype, const Elements& elements, double scale, void
     constexpr int kInputs = Signature<Functor, Compute<Element>>::kInputs;
     using Aligned = Contiguous<Element, 0, kInputs>;
     using Any = Strided<Element, 0, kInputs>;
+    static_assert(Aligned::kTile >= SmallestTile::kTile && Any::kTile >= SmallestTile::kTile);
     if (elements.operands != kInputs || elements.ndim > kMaxDims) return cudaErrorInvalidValue;
     const auto partials = static_cast<Sum<Compute<Element>>*>(workspace);
     const auto result = static_cast<Element*>(out);
