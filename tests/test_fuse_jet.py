@@ -2,9 +2,13 @@
 
 import copy
 import math
+import os
 import pickle
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +20,7 @@ import fusedgrad
 from benchmarks import accuracy_jets
 from fusedgrad import FuseError
 from fusedgrad.fuse import jet as taylor
-from fusedgrad.fuse import kernel
+from fusedgrad.fuse import kernel, prebuilt
 from fusedgrad.fuse.expression import in_order
 from test_fuse_random import _EXPRESSIONS
 
@@ -185,6 +189,75 @@ def test_one_kernel_and_one_for_the_gradients(monkeypatch: pytest.MonkeyPatch) -
     assert len(numbers) == 1
     sum(r.sum() for r in results).backward()
     assert len(numbers) <= 2
+
+
+_WITHOUT_COMPILER = """
+import warnings
+import torch
+import fusedgrad as fg
+from torch.profiler import profile
+
+warnings.simplefilter("error", UserWarning)  # of operations one by one
+FUNCTIONS = {
+    "sigmoid": (fg.sigmoid, torch.sigmoid),
+    "tanh": (fg.tanh, torch.tanh),
+    "pow(2.5)": (lambda x: fg.pow(x, 2.5), lambda x: x**2.5),
+    "pow(3)": (lambda x: fg.pow(x, 3), lambda x: x**3),
+}
+
+
+def nested(function, x, v, order):
+    at = lambda t: function(x + t * v)
+    rows = []
+    for _ in range(order + 1):
+        rows.append(at(torch.zeros((), dtype=x.dtype)))
+        at = (lambda b: lambda t: torch.func.jvp(b, (t,), (torch.ones_like(t),))[1])(at)
+    return rows
+
+
+def whole(function, x, v, order):
+    given = [v, *[torch.zeros_like(x).requires_grad_() for _ in range(order - 1)]]
+    value, derivatives = fg.jet(function, (x,), (given,))
+    return [value, *derivatives]
+
+
+for name, (function, formula) in FUNCTIONS.items():
+    fused = fg.fuse(lambda x: function(x))
+    given = lambda x, v, order: fused.jet(order)((x, v))
+    passed = lambda x, v, order: whole(formula, x, v, order)
+    for order, calls in ((1, [given]), (2, [given]), (3, [given]), (4, [given, passed])):
+        for call in calls:
+            x, v = ((torch.rand(50) + 0.5).double().requires_grad_() for _ in range(2))
+            expected = nested(formula, x, v, order)
+            for used in ([*range(order + 1)], [order]) if order == 4 else ([order],):
+                with profile() as profiled:
+                    got = call(x, v, order)
+                    grads = torch.autograd.grad(sum(got[i].sum() for i in used), (x, v))
+                wanted = sum(expected[i].sum() for i in used)
+                own = torch.autograd.grad(wanted, (x, v), retain_graph=True)
+                for a, b in zip([*got, *grads], [*expected, *own], strict=True):
+                    torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+                kernels = [e for e in profiled.events() if e.name == "fusedgrad::fused"]
+                assert len(kernels) == 2, (name, order, used)
+"""
+
+
+def test_jets_of_activations_need_no_compiler(tmp_path: Path) -> None:
+    """Neither `f.jet` nor `fusedgrad.jet` of sigmoid, tanh and pow: one kernel each way."""
+    environment = os.environ | {"CXX": "no-such-compiler", "FUSEDGRAD_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", _WITHOUT_COMPILER], check=True, env=environment)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_prebuilt_jets_are_what_their_program_writes() -> None:
+    written = Path(__file__).parents[1] / "csrc" / "math" / "jets.h"
+
+    def words(text: str) -> str:
+        return "".join(line.strip().removeprefix("//") for line in text.splitlines()).replace(
+            " ", ""
+        )
+
+    assert words(written.read_text()) == words(prebuilt.source())
 
 
 # ------------------------------------------------------------------------- as a function is called

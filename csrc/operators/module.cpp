@@ -14,6 +14,7 @@
 
 #include "cpu/block.h"
 #include "cpu/capability.h"
+#include "cpu/jets.h"
 #include "cpu/kernel.h"
 #include "operators/calls.h"
 #include "operators/fused.h"
@@ -134,6 +135,20 @@ void set_fused_backward(int64_t kernel, uint64_t wanted, int64_t backward,
   operators::set_fused_backward(kernel, wanted, {backward, std::move(read)});
 }
 
+// Of each of a function's jets and their gradients, in the order of csrc/cpu/jets.h, the address of
+// its Block<float> and that of its Block<double>
+std::vector<std::pair<uintptr_t, uintptr_t>> jet_blocks(const std::string& function) {
+  const auto jets = function == "sigmoid" ? cpu::sigmoid_jets
+                    : function == "tanh"  ? cpu::tanh_jets
+                                          : cpu::pow_jets;
+  std::vector<std::pair<uintptr_t, uintptr_t>> blocks;
+  for (const cpu::Kernel& jet : jets()) {
+    blocks.emplace_back(reinterpret_cast<uintptr_t>(jet.float32),
+                        reinterpret_cast<uintptr_t>(jet.float64));
+  }
+  return blocks;
+}
+
 int64_t add_rows_kernel(int64_t kernel, std::vector<operators::Row> read, std::vector<int64_t> rows,
                         std::vector<at::ScalarType> dtypes) {
   return operators::add_rows_kernel({kernel, std::move(read), std::move(rows), std::move(dtypes)});
@@ -169,6 +184,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_version", cuda_version);
   m.def("cuda_architectures", cuda_architectures);
   m.def("add_fused_kernel", operators::add_fused_kernel);
+  m.def("jet_blocks", jet_blocks);
   m.def("add_rows_kernel", add_rows_kernel);
   m.def("call_rows", torch::wrap_pybind_function_no_gil(operators::call_rows));
   m.def("set_rows_backward", set_rows_backward);

@@ -46,7 +46,8 @@ bool sums_halves(const Tensor& grad, const variable_list& operands, const std::v
     if (operand.defined()) sizes = at::infer_size_symdimvector(sizes, operand.sym_sizes());
   }
   for (size_t i = 0; i < operands.size(); ++i) {
-    if (mask[i] && is_half(operands[i]) && operands[i].sym_sizes() != sizes) return true;
+    if (mask[i] && is_half(operands[i]) && operands[i].sym_sizes() != c10::SymIntArrayRef(sizes))
+      return true;
   }
   return false;
 }

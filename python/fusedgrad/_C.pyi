@@ -63,6 +63,10 @@ def add_fused_cuda_kernel(
     code: bytes, wide: bool, outputs: int, dtypes: Sequence[dtype], parameters: int
 ) -> int: ...
 
+# Prebuilt jets: csrc/cpu/jets.h.
+
+def jet_blocks(function: str) -> list[tuple[int, int]]: ...
+
 # Kernels of rows of tensors: csrc/operators/rows.h.
 
 def add_rows_kernel(

@@ -15,7 +15,7 @@ from torch import Tensor, is_grad_enabled
 from torch._C import _are_functorch_transforms_active as transforms_active
 
 from fusedgrad import _C, operators
-from fusedgrad.fuse import kernel
+from fusedgrad.fuse import kernel, prebuilt
 from fusedgrad.fuse.expression import constant
 from fusedgrad.fuse.graph import Graph
 from fusedgrad.operations.shared import Function, is_transformed, save, spread
@@ -197,6 +197,11 @@ def _recorded_backward(
     """The backwards that csrc/operators/fused.h leaves to Python."""
     graph = kernel.graph_of(number)
     needed = tuple(bool(wanted >> i & 1) for i in range(len(tensors)))
+    if prebuilt.is_prebuilt(graph):
+        zero = torch.zeros_like(next(grad for grad in grads if grad is not None))
+        grads = [zero if grad is None else grad for grad in grads]
+        found = gradients(graph, tuple(parameters), tensors, grads, (True,) * len(tensors))
+        return [grad if need else None for grad, need in zip(found, needed, strict=True)]
     if not (is_grad_enabled() or is_transformed()) and None not in grads:
         _remember_backward(number, graph, cast(Sequence[Tensor], grads), tensors, needed)
     found = gradients(graph, tuple(parameters), tensors, grads, needed)

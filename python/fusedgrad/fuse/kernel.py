@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fusedgrad import _C, operators, reference
-from fusedgrad.fuse import forms, nvrtc
+from fusedgrad.fuse import forms, nvrtc, prebuilt
 from fusedgrad.fuse.compile import CompilerError, block_address
 from fusedgrad.fuse.errors import FuseTypeError
 from fusedgrad.fuse.expression import OPERATIONS, in_order
@@ -262,7 +262,8 @@ def _compiled(graph: Graph, read: Sequence[int], wide: bool) -> int | None:
     def add() -> int:
         address = _kernels.get(source)  # of another graph, whose derivatives may differ
         if address is None:
-            address = _kernels[source] = block_address(source)
+            address = prebuilt.address_of(graph, wide) or block_address(source)
+            _kernels[source] = address
         return _C.add_fused_kernel(address, wide, used, inputs, parameters)
 
     return _number_of((source, wide), graph, read, add, "a C++ compiler")
@@ -314,7 +315,8 @@ def _number_of(
                     )
                 return None
             _kernels[key] = number
-            _graphs[number] = replace(graph, inputs=tuple(graph.inputs[i] for i in read))
+            inputs = tuple(graph.inputs[i] for i in read)
+            _graphs[number] = graph if inputs == graph.inputs else replace(graph, inputs=inputs)
         return _kernels[key]
 
 

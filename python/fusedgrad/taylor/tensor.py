@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fusedgrad import _C
-from fusedgrad.fuse import kernel
+from fusedgrad.fuse import autograd, kernel, prebuilt
 from fusedgrad.fuse.errors import FuseTypeError
 from fusedgrad.fuse.expression import Expression, apply, constant, in_order, substitute
 from fusedgrad.fuse.graph import Graph, input_named, parameter_named
@@ -511,10 +511,33 @@ class _Plan:
     splits: tuple[tuple[int, ...], ...]  # of each leaf the rows of its parts, () for no split
 
 
+def _without_compiler(jet: Jet) -> Coefficients | None:
+    """Of a pending jet of one function that is prebuilt; None for others."""
+    frame, leaves = jet.frame, jet._leaves
+    numbers = {f"x{i}": leaf for i, leaf in enumerate(leaves) if isinstance(leaf, float)}
+    expression = cast(Expression, jet._expression)
+    known = prebuilt.function_of(expression, numbers, frame.order)
+    if known is None:
+        return None
+    graph, argument, parameters = known
+    leaf = leaves[int(argument.value[1:])]
+    if not isinstance(leaf, Coefficients) or leaf.dtype is not jet.dtype or not jet.is_cpu:
+        return None
+    of_orders = {order: row for (order, _), row in leaf.rows().items()}
+    derived, operands = prebuilt.filled(graph, frame.order, of_orders)
+    results = autograd.apply(derived, parameters, [jet.dtype] * len(operands), operands)
+    keys = (VALUE, *((k, 0) for k in range(1, frame.order + 1)))
+    return Coefficients(keys, None, list(results))
+
+
 def _computed(jet: Jet) -> Coefficients:
     """The coefficients of a pending jet."""
     expression, leaves, frame = cast(Expression, jet._expression), jet._leaves, jet.frame
     dtype, shape = jet.dtype, jet.shape
+    if frame.signs == (1,) and expression.operation in prebuilt.OPERATIONS:
+        prebuilt_results = _without_compiler(jet)
+        if prebuilt_results is not None:
+            return prebuilt_results
     kinds: list[_Kind] = []
     may_pass: list[bool] = []
     numbers: list[float] = []
