@@ -32,6 +32,7 @@ _SECTION = re.compile(r"^\.text\.(\S+):$", re.M)
 _LABEL = re.compile(r"^(\.L_\w+):$")
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(.*?)\s*;$")
 _COMPUTING = {"FFMA", "FMUL", "FADD", "MUFU", "DFMA", "DMUL", "DADD", "FMNMX", "FSETP", "DSETP"}
+_PREDICATE = re.compile(r"!?U?P\d")
 _TARGET = re.compile(r"\((\.L_\w+)\)")
 _RESOURCES = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
@@ -59,6 +60,11 @@ class Instruction:
     def narrow(self) -> bool:
         """A narrower one."""
         return self.base in ("LDG", "STG") and ".128" not in self.opcode
+
+    @property
+    def conditional(self) -> bool:
+        """Also of a branch on a uniform predicate, which is its operand."""
+        return bool(self.guard) or _PREDICATE.match(self.operands) is not None
 
     @property
     def target(self) -> str | None:
@@ -117,12 +123,14 @@ class Kernel:
         path = self.full_tile()
         loads = sum(i.wide and i.base == "LDG" for i in path)
         elements = loads / int(self.parts["inputs"]) * 16 / _BYTES[self.parts["dtype"]]
-        return len(path) / elements
+        # sm_120, whose doubles are slow, waits for each in NOPs.
+        return sum(i.base != "NOP" for i in path) / elements
 
-    def loops_that_load(self) -> int:
-        """How many loops read global memory."""
-        code = self.instructions
-        return len({a for a, b in self._loops() if any(i.base == "LDG" for i in code[a : b + 1])})
+    def loops_that_load(self) -> list[int]:
+        """How many instructions read global memory in each loop that has any."""
+        loops = [self.instructions[start : end + 1] for start, end in self._loops()]
+        loads = [sum(i.base == "LDG" for i in loop) for loop in loops]
+        return [count for count in loads if count > 0]
 
     def round_trips(self) -> int:
         """How often a thread may wait for memory before it ends or goes round a loop: the most
@@ -134,7 +142,7 @@ class Kernel:
         for at in range(len(code) - 1, -1, -1):
             instruction = code[at]
             loads = instruction.base == "LDG"
-            following = [at + 1] if instruction.target is None or instruction.guard else []
+            following = [at + 1] if instruction.target is None or instruction.conditional else []
             if instruction.target is not None:
                 following.append(self.labels[instruction.target])
             for before in (False, True):
@@ -149,41 +157,36 @@ class Kernel:
         return [(start, at) for start, at in pairs if start <= at]
 
     def _longest(self, start: int, end: int | None) -> tuple[Instruction, ...] | None:
-        """From an instruction to another (to an EXIT, if None) without going back, of the paths
-        with most accesses. No branch is taken between loads nor between stores, as one is where
-        a thread is asked for how many elements there are."""
+        """From an instruction to another (to an EXIT, if None) without going back: the path with
+        most accesses that takes least from one load or store to the next and most between them,
+        where it computes. Where a thread is asked for how many elements there are, it takes more
+        to load and to store as many."""
         code = self.instructions
-        # From an instruction, before which there was no wide access (0), or last a load (1) and a
-        # branch after it (2), or a store (3) and a branch (4): how many wide accesses the longest
-        # path makes, how long it is, where it goes next.
-        paths: dict[tuple[int, int], tuple[int, int, tuple[int, int] | None]] = {}
+        # From an instruction, which a wide access and a store came before or not: the accesses,
+        # minus what it takes to load and to store, and the length of the best path; its loads, and
+        # where it goes next.
+        paths: dict[tuple[int, int], tuple[tuple[int, int, int], int, tuple[int, int] | None]] = {}
         for at in range(len(code) - 1, start - 1, -1):
             instruction = code[at]
             if instruction.narrow:
                 continue
-            wide = int(instruction.wide)
-            kind = wide * (1 if instruction.base == "LDG" else 3)
+            load = int(instruction.wide and instruction.base == "LDG")
+            store = int(instruction.wide and instruction.base == "STG")
             exits = end is None and instruction.base == "EXIT"
-            following = [at + 1] if instruction.target is None or instruction.guard else []
+            following = [at + 1] if instruction.target is None or instruction.conditional else []
             if instruction.target is not None:
                 following.append(self.labels[instruction.target])
-            for before in range(5):
-                if wide and before > kind:
-                    continue
-                after = kind or before
-                if at == end or (exits and not instruction.guard):
-                    if after:
-                        paths[at, before] = wide, 1, None
-                    continue
-                places = [
-                    (n, after + (n > at + 1 and after in (1, 3))) for n in following if n > at
-                ]
-                rests = [place for place in places if place in paths]
-                if rests:
-                    best = max(rests, key=lambda rest: paths[rest][:2])
-                    paths[at, before] = wide + paths[best][0], 1 + paths[best][1], best
-                elif exits and after:
-                    paths[at, before] = wide, 1, None
+            for before in range(3):
+                after = 2 if store else max(before, load)
+                rests = [(n, after) for n in following if n > at and (n, after) in paths]
+                if at != end and not (exits and not instruction.guard) and rests:
+                    best = max(rests, key=lambda rest: paths[rest][0])
+                    (accesses, moving, length), loads, _ = paths[best]
+                    moving -= loads > 0 or before == 2
+                    value = accesses + load + store, moving, length + 1
+                    paths[at, before] = value, loads + load, best
+                elif (at == end or exits) and after:
+                    paths[at, before] = (load + store, -(before == 2), 1), load, None
         step: tuple[int, int] | None = (start, 0)
         if step not in paths:
             return None

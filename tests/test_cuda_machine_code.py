@@ -130,11 +130,14 @@ def test_nothing_is_spilled_and_nothing_lies_in_local_memory(made: Made) -> None
 
 def test_no_size_waits_for_memory_again_and_again(made: Made) -> None:
     """Whatever its size, a tile is loaded at once; a sum waits once more, for that of an earlier
-    part."""
+    part. Of doubles, which are slow there, sm_120 may load some later."""
     for kernel in made.kernels:
         summed = kernel.parts["kernel"] == "reduction"
-        assert kernel.round_trips() <= 1 + summed, kernel.title
-        assert kernel.loops_that_load() == summed, kernel.title
+        slow = made.architecture == "120" and kernel.dtype == "float64"
+        assert kernel.round_trips() <= 1 + summed + slow, kernel.title
+        loops = kernel.loops_that_load()  # over tiles, of several packs of each input
+        assert bool(loops) == summed, kernel.title
+        assert all(loads > int(kernel.parts["inputs"]) for loads in loops), kernel.title
 
 
 def test_where_memory_sets_the_pace_enough_is_in_flight() -> None:
