@@ -399,19 +399,22 @@ def _gaussian(m: Arithmetic, x: Array, scale: float) -> Budget:
 
 
 def _scaled_complement(m: Arithmetic, a: Array) -> Budget:
-    """exp(a^2) erfc(a) = s P(1 - 2 s), s = 3 / (a + 3), less its condition times what s loses."""
+    """exp(a^2) erfc(a) = s P(1 - 2 s), s = c / (a + c); in double less about what s loses."""
     polynomial = m.polynomial("scaled_complement", "normal_approximations.h")
-    s = 3 / (a + 3)
+    is_double = m.digits > 24
+    c = 3.0 if is_double else 1.5
+    s = c / (a + c)
     t = 1 - 2 * s
     p, p_error = polynomial(t, m.digits)
     slope = np.polyval(np.polyder(polynomial.coefficients[::-1]), t)
     result = m.budget(s * p)
-    ds = s * m.half_ulp(a + 3) / (a + 3) + m.half_ulp(s)
-    left = np.abs(p - 2 * s * slope - p * (1 + 0.9 * s + 1.48 * s * s))
-    result.add("intermediate", ds * left + s * np.abs(slope) * m.half_ulp(t))
+    ds = s * m.half_ulp(a + c) / (a + c) + m.half_ulp(s)
+    corrected = p * (1 + 0.9 * s + 1.48 * s * s) if is_double else 0
+    result.add("intermediate", ds * np.abs(p - 2 * s * slope - corrected))
+    result.add("intermediate", s * np.abs(slope) * m.half_ulp(t))
     result.add("minimax", polynomial.minimax * result.value)
     result.add("polynomial", s * p_error)
-    result.add("intermediate", 2 * m.half_ulp(result.value))
+    result.add("intermediate", (2 if is_double else 1) * m.half_ulp(result.value))
     return result
 
 

@@ -154,6 +154,7 @@ _FUNCTIONS: dict[str, Callable[..., mpf]] = {
     "cathetus_reciprocal": lambda x: 1 / mp.sqrt(1 - x * x),
     "cathetus": lambda x: mp.sqrt(1 - x * x),
     "outer_cathetus": lambda x: mp.sqrt(x * x - 1),
+    "log_chosen": lambda is_log, x, y: mp.log(x) if is_log else mp.log1p(y),
     "one_minus_square": lambda x: 1 - x * x,
     "expm1_rest": lambda x: mp.expm1(x) - x,
     "exp2": lambda x: mpf(2) ** x,

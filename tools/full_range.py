@@ -20,13 +20,13 @@ MATH = Path(__file__).resolve().parent.parent / "csrc" / "math"
 LARGEST_POWER = 104  # of a float with 25 bits before its point; the last one is infinity's
 
 
-def scaled_complement(t: mpf) -> mpf:
-    """exp(a^2) erfc(a) / s for t = 1 - 2s, s = 3 / (a + 3)."""
+def scaled_complement(t: mpf, c: mpf) -> mpf:
+    """exp(a^2) erfc(a) / s for t = 1 - 2s, s = c / (a + c)."""
     s = (1 - t) / 2
     if s < mpf("1e-6"):  # a is so large that its asymptotic series is exact
-        a = 3 / s - 3 if s else mpf("inf")
-        return (1 - 1 / (2 * a**2) + 3 / (4 * a**4)) / (mpmath.sqrt(mpmath.pi) * (3 - 3 * s))
-    a = 3 / s - 3
+        a = c / s - c if s else mpf("inf")
+        return (1 - 1 / (2 * a**2) + 3 / (4 * a**4)) / (mpmath.sqrt(mpmath.pi) * c * (1 - s))
+    a = c / s - c
     return mpmath.exp(a**2) * mpmath.erfc(a) / s
 
 
@@ -85,15 +85,20 @@ def cosine_rest_of_rest(z: mpf) -> mpf:
 EIGHTH_TURN = (mpf(0), (mpmath.pi / 4) ** 2 * mpf("1.001"))
 
 NORMAL = [
-    Approximation(
-        "scaled_complement",
-        "t",
-        "exp(a^2) erfc(a) = s * polynomial, s = 3/(a + 3), t = 1 - 2s, a >= 0; relative error",
-        scaled_complement,
-        lambda t: 1 / scaled_complement(t),
-        (mpf(-1), mpf(1)),
-        0,
-        {"float": 13, "double": 28},
+    # What rounding a + c loses counts the less the smaller c is, which in double takes more terms.
+    *(
+        Approximation(
+            "scaled_complement",
+            "t",
+            f"exp(a^2) erfc(a) = s * polynomial, s = {c}/(a + {c}), t = 1 - 2s, a >= 0; "
+            "relative error",
+            partial(scaled_complement, c=mpf(c)),
+            lambda t, c=c: 1 / scaled_complement(t, mpf(c)),  # type: ignore[misc]
+            (mpf(-1), mpf(1)),
+            0,
+            terms,
+        )
+        for c, terms in (("1.5", {"float": 13}), ("3", {"double": 28}))
     ),
     *(
         Approximation(

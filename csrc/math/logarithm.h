@@ -51,6 +51,20 @@ FUSEDGRAD_HOST_DEVICE T log1p(T x) {
   return (x > -1) & (x < kInfinity<T>)&(abs(x) >= kIdentity) ? result : edge;
 }
 
+// log(x), or log1p(y)
+template <class T>
+FUSEDGRAD_HOST_DEVICE T log_chosen(bool is_log, T x, T y) {
+  constexpr T kIdentity = sizeof(T) == 4 ? T(0x1p-30f) : T(0x1p-60);
+  const T sum = 1 + y;
+  const T rounded = sum - 1;
+  const T lost = (1 - (sum - rounded)) + (y - rounded);
+  const T u = is_log ? x : sum;
+  const T result = detail::log_of_sum(u, is_log ? T(0) : lost);
+  const T same = is_log ? x : y;
+  const T edge = u == 0 ? -kInfinity<T> : u < 0 ? static_cast<T>(__builtin_nan("")) : same;
+  return (u > 0) & (u < kInfinity<T>)&(is_log | (abs(y) >= kIdentity)) ? result : edge;
+}
+
 namespace detail {
 
 template <class T>

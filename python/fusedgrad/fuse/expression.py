@@ -207,6 +207,11 @@ def where(condition: Expression, a: Expression | Number, b: Expression | Number)
         return where(make("and", condition, make("not", a.arguments[0])), a.arguments[2], b)
     if b.operation == "where" and b.arguments[2] is a:
         return where(make("or", condition, make("not", b.arguments[0])), a, b.arguments[1])
+    # One logarithm, of what is chosen: nor a choice between two.
+    if (a.operation, b.operation) == ("log", "log1p"):
+        return make("log_chosen", condition, *a.arguments, *b.arguments)
+    if (a.operation, b.operation) == ("log1p", "log"):
+        return make("log_chosen", make("not", condition), *b.arguments, *a.arguments)
     return a if a is b else make("where", condition, a, b)
 
 

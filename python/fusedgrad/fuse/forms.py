@@ -134,6 +134,11 @@ def exp2_times(x: Tensor, factor: float) -> Tensor:
     return factor * torch.exp2(x)
 
 
+def log_chosen(is_log: Tensor, x: Any, y: Any) -> Tensor:
+    """log(x) or log1p(y)."""
+    return where(is_log, log(_tensor(x)), log1p(_tensor(y)))
+
+
 def erfc(x: Tensor) -> Tensor:
     """1 - erf(x)."""
     return _in_double(torch.special.erfc, x)

@@ -162,6 +162,11 @@ def _xlog1py(e: Expression, g: Expression) -> tuple[Expression, Expression]:
     return where(nothing, 0, g * apply("log1p", y)), g * (x / (1 + y))
 
 
+def _log_chosen(e: Expression, g: Expression) -> tuple[None, Expression, Expression]:
+    is_log, x, y = e.arguments
+    return None, where(is_log, g / x, 0), where(is_log, 0, g / (1 + y))
+
+
 def _logit(e: Expression, g: Expression) -> tuple[Expression]:
     # 1/x + 1/(1 - x), whose derivative does not overflow before it must; NaN outside, as PyTorch
     (x,) = e.arguments
@@ -333,6 +338,8 @@ FUNCTIONS = (
         cpp="math::log_of_base_10({0})",
     ),
     Function("log1p", "logarithm", over(lambda x, _: 1 + x), "log1p"),
+    # log(x) or log1p(y), by the first argument
+    Function("log_chosen", "logarithm", _log_chosen, arity=3),
     Function("logit", "logarithm", _logit, "", torch.logit),
     Function(
         "entr", "logarithm", slopes(lambda x, _: -(1 + apply("log", x))), "entr", torch.special.entr
