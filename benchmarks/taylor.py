@@ -3,8 +3,9 @@
 A tanh network of 1, 32, 32, 32 and 1 units, its derivatives of order 1 to 6 at 200 and 5,000
 points, and the gradient of the mean of the highest squared; and the Laplacian of such a network of
 2, 10 and 100 inputs at 200 points. All contenders take turns in one process; each ratio is the
-median of the rounds'. jet-for-pytorch is measured where it is installed (it needs Python 3.12, and
-both sides are then measured there); --write puts the tables between markers of docs/taylor-mode.md.
+median of the rounds'. Where jet-for-pytorch is installed (it needs Python 3.12), it is measured
+beside fusedgrad alone. --write puts the tables between markers of docs/taylor-mode.md, those beside
+jet-for-pytorch between others, and draws docs/taylor.png.
 
 Peak memory is that of a process of its own above what it had after its imports and a first call of
 two points. What takes more than a second is measured once.
@@ -32,7 +33,7 @@ from benchmarks.report import DOCS, markdown, write_between_markers
 from benchmarks.timing import cpu_seconds, interleave, ratios
 
 Call = Callable[[], Tensor]
-OURS = "fusedgrad"
+OURS, THEIRS = "fusedgrad", "jet-for-pytorch"
 POINTS = (200, 5000)
 ORDERS = range(1, 7)
 DIMENSIONS = (2, 10, 100)
@@ -107,7 +108,7 @@ DERIVATIVES: dict[str, tuple[Callable[..., Tensor], Callable[[], nn.Module]]] = 
     "nested autograd": (_nested, nn.Tanh),
     "nested fused functions": (_nested, _Fused),
     "nested torch.func.jvp": (_nested_jvp, nn.Tanh),
-    "jet-for-pytorch": (_theirs, nn.Tanh),
+    THEIRS: (_theirs, nn.Tanh),
 }
 
 
@@ -142,7 +143,7 @@ LAPLACIANS: dict[str, Callable[..., Tensor]] = {
     OURS: _laplacian,
     "hessian's trace": _trace_of_hessian,
     "vmap of jvp of jvp": _jvp_of_jvp,
-    "jet-for-pytorch": _their_laplacian,
+    THEIRS: _their_laplacian,
 }
 
 
@@ -176,7 +177,9 @@ def laplacian_calls(dimension: int) -> dict[str, Call]:
 
 
 def _is_there(name: str) -> bool:
-    return name != "jet-for-pytorch" or find_spec("jet") is not None
+    if find_spec("jet") is None:
+        return name != THEIRS
+    return name in (OURS, THEIRS)
 
 
 # ---------------------------------------------------------------------------------------- measuring
@@ -246,9 +249,10 @@ def _peak(kind: str, size: str, order: str, name: str) -> None:
 
 def tables(
     budget: float, memory: bool, orders: Sequence[int], of_threads: Sequence[int] = (1, 2)
-) -> str:
-    """All of them, in Markdown."""
+) -> tuple[str, Curves]:
+    """All of them, in Markdown, and the times of the first number of threads."""
     parts: list[str] = []
+    curves: Curves = {}
     threads_before = torch.get_num_threads()
     for threads in of_threads:
         torch.set_num_threads(threads)
@@ -259,6 +263,8 @@ def tables(
                 for name in [n for n in DERIVATIVES if _is_there(n)]:
                     time, ratio = found[name]
                     rows.setdefault(name, [name]).append(f"{time:.2f} ({ratio:.1f})")
+                    if threads == of_threads[0]:
+                        curves.setdefault(points, {}).setdefault(name, {})[order] = time
             if memory and threads == 1:
                 for name, row in rows.items():
                     row.append(f"{peak_megabytes('derivatives', points, 4, name):.1f}")
@@ -280,7 +286,29 @@ def tables(
             header.append("MB, 100 dimensions")
         parts.append(markdown(header, list(rows.values())))
     torch.set_num_threads(threads_before)
-    return "\n\n".join(parts)
+    return "\n\n".join(parts), curves
+
+
+# By the number of points and the contender, milliseconds by order
+Curves = dict[int, dict[str, dict[int, float]]]
+
+
+def draw(curves: Curves, path: Path) -> None:
+    """Time over order."""
+    from matplotlib import pyplot as plt
+
+    figure, grid = plt.subplots(1, len(curves), figsize=(9, 3.6), layout="constrained")
+    for axes, (points, of_points) in zip(grid, curves.items(), strict=True):
+        for name, by_order in of_points.items():
+            width = 2.5 if name == OURS else 1.2
+            axes.plot([*by_order], [*by_order.values()], marker=".", label=name, linewidth=width)
+        axes.set(title=f"{points:,} points", xlabel="order of the derivative", yscale="log")
+        axes.grid(True, color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0].set_ylabel("ms, forward and backward")
+    grid[0].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -296,16 +324,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.peak:
         return _peak(*options.peak)
     if options.quick:
-        text = tables(0.5, False, (2, 4))
+        text, curves = tables(0.5, False, (2, 4))
     else:
-        text = tables(options.budget, options.memory, options.orders, options.threads)
+        text, curves = tables(options.budget, options.memory, options.orders, options.threads)
     about = (
         "Milliseconds of a forward and a backward pass (with one thread, of the processor), and in "
         f"parentheses how many times fusedgrad's. Python {sys.version.split()[0]}, torch "
         f"{torch.__version__}."
     )
     if options.write:
-        write_between_markers("taylor", f"{about}\n\n{text}", DOCS / "taylor-mode.md")
+        is_theirs = _is_there(THEIRS)
+        marker = "taylor-theirs" if is_theirs else "taylor"
+        write_between_markers(marker, f"{about}\n\n{text}", DOCS / "taylor-mode.md")
+        if not is_theirs:
+            draw(curves, DOCS / "taylor.png")
     else:
         print(f"{about}\n\n{text}")
     return None
