@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -242,9 +241,16 @@ def _peak(kind: str, size: str, order: str, name: str) -> None:
     torch.set_num_threads(1)
     calls(2)[name]()
     call = calls(int(size))[name]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
+    before = _resident_peak()
     call()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(_resident_peak() - before)
+
+
+def _resident_peak() -> float:
+    """In megabytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def tables(
