@@ -122,6 +122,8 @@ def run(command: Sequence[str], seconds: float, environment: Mapping[str, str]) 
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # A background job of a shell ignores interrupts, and what it starts would.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             status = process.wait(seconds)

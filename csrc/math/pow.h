@@ -78,7 +78,9 @@ FUSEDGRAD_HOST_DEVICE T ln(Pair<T> log) {
 // is represented by a large power.
 template <class T>
 FUSEDGRAD_HOST_DEVICE T coefficient_at(T x, T c) {
-  return (x == 0) & (abs(c) < 1) ? copysign(T(1), c) : c;
+  // No conjunction: in a loop with one c it would not vectorise.
+  const T large = abs(c) < 1 ? copysign(T(1), c) : c;
+  return x == 0 ? large : c;
 }
 
 template <class T>

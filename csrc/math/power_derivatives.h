@@ -20,20 +20,27 @@ namespace detail {
 
 constexpr double binomial(int n, int k) { return k == 0 ? 1 : binomial(n - 1, k - 1) * n / k; }
 
-// The derivative of order J of e (e-1) ... (e-A+1), by its coefficients
+// e (e-1) ... (e-A+1), differentiated J times: the coefficient of e^(i-J) stands at i. Computed by
+// the compiler, or a loop over several of them would not vectorise.
+template <int A, int J>
+constexpr Values<double, A + 2> falling_factorial_derivative() {
+  Values<double, A + 2> c = {{1}};
+  for (int k = 0; k < A; ++k) {
+    for (int i = k + 1; i > 0; --i) c.value[i] = c.value[i - 1] - k * c.value[i];
+    c.value[0] *= -k;
+  }
+  for (int i = J; i <= A; ++i) {
+    for (int j = 0; j < J; ++j) c.value[i] *= i - j;
+  }
+  return c;
+}
+
 template <int A, int J, class T>
 FUSEDGRAD_HOST_DEVICE T falling_factorial_derivative(T e) {
-  double c[A + 2] = {1};  // c[i] is that of e^i
-  for (int k = 0; k < A; ++k) {
-    for (int i = k + 1; i > 0; --i) c[i] = c[i - 1] - k * c[i];
-    c[0] *= -k;
-  }
+  constexpr Values<double, A + 2> c = falling_factorial_derivative<A, J>();
   T value = 0;
-  for (int i = A; i >= J; --i) {
-    double factor = c[i];
-    for (int j = 0; j < J; ++j) factor *= i - j;
-    value = fma(value, e, static_cast<T>(factor));
-  }
+#pragma GCC unroll 8
+  for (int i = A; i >= J; --i) value = fma(value, e, static_cast<T>(c.value[i]));
   return value;
 }
 
