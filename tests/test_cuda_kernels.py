@@ -471,7 +471,8 @@ def test_every_kernel_runs() -> None:
     assert set(emulated.device.launches) == compiled
 
 
-@pytest.mark.parametrize("arch", ["75", "80", "100", "120"])
+# The oldest and the newest: each is compiled anew.
+@pytest.mark.parametrize("arch", ["75", "120"])
 def test_every_architecture_computes_the_same_bits(dtype: torch.dtype, arch: str) -> None:
     name = "sigmoid_double_backward"
     for make in (contiguous, misaligned):

@@ -47,6 +47,6 @@ def test_random_programs(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("first", range(300, 1300, GROUP))
+@pytest.mark.parametrize("first", range(300, 800, GROUP))
 def test_more_random_programs(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     _check(first, monkeypatch)
