@@ -1,5 +1,6 @@
 #include "cpu/pow.h"
 
+#include "cpu/jets.h"
 #include "math/half_integers.h"
 #include "math/power_derivatives.h"
 
@@ -45,3 +46,5 @@ Kernel pow_derivative_backward(double by_base, double by_exponent) {
 }
 
 }  // namespace fusedgrad::cpu
+
+FUSEDGRAD_JETS(pow, Pow, /*exponent=*/0)

@@ -14,7 +14,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <deque>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -25,6 +24,7 @@
 #include "operators/dispatch.h"
 #include "operators/elementwise.h"
 #include "operators/recording.h"
+#include "operators/registry.h"
 #include "operators/sums.h"
 #include "operators/torch_versions.h"
 #ifdef FUSEDGRAD_CUDA
@@ -50,42 +50,20 @@ struct FusedKernel {
 #endif
 };
 
-struct Registry {
-  std::mutex mutex;
-  std::deque<FusedKernel> kernels;  // whose elements never move
-};
-
-Registry& registry() {
-  static Registry instance;
+Registry<FusedKernel>& registry() {
+  static Registry<FusedKernel> instance("fused");
   return instance;
 }
 
-// To be called with the registry locked
-FusedKernel& entry(Registry& all, int64_t number) {
-  TORCH_CHECK(number >= 0 && number < static_cast<int64_t>(all.kernels.size()),
-              "fused: there is no kernel ", number);
-  return all.kernels[number];
-}
-
-int64_t add(FusedKernel kernel) {
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  all.kernels.push_back(std::move(kernel));
-  return static_cast<int64_t>(all.kernels.size()) - 1;
-}
-
 const FusedKernel& kernel_of(int64_t number) {
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  return entry(all, number);
+  return registry().with(number, [](FusedKernel& kernel) -> const FusedKernel& { return kernel; });
 }
 
 std::optional<FusedBackward> backward_of(int64_t number, uint64_t wanted) {
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  const auto& known = entry(all, number).backward;
-  const auto found = known.find(wanted);
-  return found == known.end() ? std::nullopt : std::optional(found->second);
+  return registry().with(number, [wanted](const FusedKernel& kernel) {
+    const auto found = kernel.backward.find(wanted);
+    return found == kernel.backward.end() ? std::nullopt : std::optional(found->second);
+  });
 }
 
 std::function<FusedDifferentiableBackward>& differentiable_backward() {
@@ -521,7 +499,7 @@ int64_t add_fused_kernel(uintptr_t address, bool wide, std::vector<uint64_t> use
   } else {
     fused.kernel.float32 = reinterpret_cast<cpu::Block<float>*>(address);
   }
-  return add(std::move(fused));
+  return registry().add(std::move(fused));
 }
 
 std::vector<Tensor> call_fused(int64_t kernel, const std::vector<Tensor>& inputs,
@@ -599,7 +577,7 @@ int64_t add_fused_cuda_kernel(const std::string& code, bool wide, int outputs,
   const cudaError_t error = cuda::load_fused(code.data(), mixed, &fused.cuda);
   TORCH_CHECK(error == cudaSuccess, "fused: CUDA error: ", cudaGetErrorString(error));
   fused.dtypes = std::move(dtypes);
-  return add(std::move(fused));
+  return registry().add(std::move(fused));
 }
 
 TORCH_LIBRARY_IMPL(fusedgrad, CUDA, m) { m.impl("fused", fused_on_cuda); }
@@ -607,9 +585,9 @@ TORCH_LIBRARY_IMPL(fusedgrad, CUDA, m) { m.impl("fused", fused_on_cuda); }
 #endif
 
 void set_fused_backward(int64_t kernel, uint64_t wanted, FusedBackward backward) {
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  entry(all, kernel).backward.insert_or_assign(wanted, std::move(backward));
+  registry().with(kernel, [&](FusedKernel& fused) {
+    fused.backward.insert_or_assign(wanted, std::move(backward));
+  });
 }
 
 void set_fused_differentiable_backward(std::function<FusedDifferentiableBackward> function) {

@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <map>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -138,11 +139,13 @@ void set_fused_backward(int64_t kernel, uint64_t wanted, int64_t backward,
 // Of each of a function's jets and their gradients, in the order of csrc/cpu/jets.h, the address of
 // its Block<float> and that of its Block<double>
 std::vector<std::pair<uintptr_t, uintptr_t>> jet_blocks(const std::string& function) {
-  const auto jets = function == "sigmoid" ? cpu::sigmoid_jets
-                    : function == "tanh"  ? cpu::tanh_jets
-                                          : cpu::pow_jets;
+  static const std::map<std::string, std::vector<cpu::Kernel> (*)()> jets = {
+      {"pow", cpu::pow_jets}, {"sigmoid", cpu::sigmoid_jets}, {"tanh", cpu::tanh_jets}};
+  const auto found = jets.find(function);
+  TORCH_CHECK_VALUE(found != jets.end(), "jet_blocks: function is '", function,
+                    "', expected pow, sigmoid or tanh");
   std::vector<std::pair<uintptr_t, uintptr_t>> blocks;
-  for (const cpu::Kernel& jet : jets()) {
+  for (const cpu::Kernel& jet : found->second()) {
     blocks.emplace_back(reinterpret_cast<uintptr_t>(jet.float32),
                         reinterpret_cast<uintptr_t>(jet.float64));
   }

@@ -11,12 +11,12 @@
 #include <torch/csrc/autograd/saved_variable.h>
 
 #include <algorithm>
-#include <deque>
 #include <map>
 #include <mutex>
 #include <optional>
 
 #include "operators/recording.h"
+#include "operators/registry.h"
 #include "operators/torch_versions.h"
 
 namespace fusedgrad::operators {
@@ -30,35 +30,20 @@ struct Entry {
   std::map<std::pair<uint64_t, uint64_t>, RowsBackward> backward;  // by `needed` and `summed`
 };
 
-struct Registry {
-  std::mutex mutex;
-  std::deque<Entry> entries;  // whose elements never move
-};
-
-Registry& registry() {
-  static Registry instance;
+Registry<Entry>& registry() {
+  static Registry<Entry> instance("call_rows");
   return instance;
 }
 
-// To be called with the registry locked
-Entry& entry(Registry& all, int64_t number) {
-  TORCH_CHECK(number >= 0 && number < static_cast<int64_t>(all.entries.size()),
-              "call_rows: there is no kernel ", number);
-  return all.entries[number];
-}
-
 const RowsKernel& kernel_of(int64_t number) {
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  return entry(all, number).kernel;
+  return registry().with(number, [](Entry& entry) -> const RowsKernel& { return entry.kernel; });
 }
 
 const RowsBackward* backward_of(int64_t number, uint64_t needed, uint64_t summed) {
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  const auto& known = entry(all, number).backward;
-  const auto found = known.find({needed, summed});
-  return found == known.end() ? nullptr : &found->second;  // a map's elements never move
+  return registry().with(number, [=](const Entry& entry) -> const RowsBackward* {
+    const auto found = entry.backward.find({needed, summed});
+    return found == entry.backward.end() ? nullptr : &found->second;  // a map's never move either
+  });
 }
 
 std::function<RowsDifferentiableBackward>& differentiable_backward() {
@@ -222,12 +207,7 @@ class LinearNode final : public torch::autograd::Node {
 
 }  // namespace
 
-int64_t add_rows_kernel(RowsKernel kernel) {
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  all.entries.push_back({std::move(kernel), {}});
-  return static_cast<int64_t>(all.entries.size()) - 1;
-}
+int64_t add_rows_kernel(RowsKernel kernel) { return registry().add({std::move(kernel), {}}); }
 
 std::vector<Tensor> call_rows(int64_t number, const std::vector<Tensor>& inputs,
                               const std::vector<double>& parameters) {
@@ -245,10 +225,10 @@ std::vector<Tensor> call_rows(int64_t number, const std::vector<Tensor>& inputs,
 }
 
 void set_rows_backward(int64_t number, uint64_t needed, uint64_t summed, RowsBackward backward) {
-  Registry& all = registry();
-  const std::lock_guard<std::mutex> lock(all.mutex);
   // The first stays: a backward may be reading it.
-  entry(all, number).backward.try_emplace({needed, summed}, std::move(backward));
+  registry().with(number, [&](Entry& entry) {
+    entry.backward.try_emplace({needed, summed}, std::move(backward));
+  });
 }
 
 void set_rows_differentiable_backward(std::function<RowsDifferentiableBackward> function) {
