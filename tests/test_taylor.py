@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+import torch._dynamo.compiled_autograd
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -472,6 +473,25 @@ def test_vmap_over_directions_and_gradients_of_gradients() -> None:
     assert torch.autograd.gradcheck(loss, (x,))
 
 
+def test_compiled_autograd_runs_the_nodes() -> None:
+    network = _network(2, 4, 1)
+    parameters = list(network.parameters())[:-1]
+    x = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+
+    fused = fusedgrad.fuse(fusedgrad.tanh)
+    mean = fusedgrad.fuse(lambda a, b: torch.mean(a * b))
+
+    def loss() -> Tensor:
+        value, _, laplacian = fusedgrad.laplacian(network)(x)
+        return mean(fused(value), laplacian)  # type: ignore[no-any-return]
+
+    expected = torch.autograd.grad(loss(), [x, *parameters])
+    value = loss()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        torch.autograd.backward(value)
+    close([each.grad for each in (x, *parameters)], expected)
+
+
 def test_without_gradients_nothing_is_recorded() -> None:
     network = _network(2, 4, 1)
     with torch.no_grad():
@@ -497,8 +517,41 @@ def test_laplacian(count: int) -> None:
     (gradient,) = torch.autograd.grad(result.value.sum(), x, create_graph=True)
     close([result.gradient[:, 0]], [gradient])
     leaves = [x, *list(network.parameters())[:-1]]
-    grads = [torch.autograd.grad(each.sum(), leaves) for each in (result.laplacian, expected)]
+    grads = [
+        torch.autograd.grad(each.sum(), leaves, create_graph=True)
+        for each in (result.laplacian, expected)
+    ]
     close(*grads)
+    weights = [torch.randn_like(leaf) for leaf in leaves]
+    close(*[torch.autograd.grad(of, leaves, weights) for of in grads])
+
+
+def test_many_directions_are_one_call_of_few_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = _kernels(monkeypatch)
+    network = _network(60, 4, 4, 1)
+    x = torch.randn(3, 60, dtype=torch.float64)
+    for _ in range(2):  # the second finds its backward without Python
+        numbers.clear()
+        torch.autograd.backward(fusedgrad.laplacian(network)(x).laplacian.sum())
+    assert len(numbers) == 3
+    for forward in [rows._rows[number] for number in numbers[:2]]:
+        (backward,) = [own for own in rows._rows.values() if own.tensors[1:] == forward.tensors]
+        for each in (forward, backward):
+            assert len(each.steps) > 5
+            assert len({step.graph.outputs for step in each.summing}) <= 3
+
+
+def test_many_directions_of_coefficients_that_are_not_side_by_side() -> None:
+    """Sums over directions in the place where they are read, of strided operands."""
+    x = torch.randn(3, 21, dtype=torch.float64, requires_grad=True)
+
+    def f(x: Tensor) -> Tensor:
+        return torch.stack([torch.sin(x.mT), torch.cos(2 * x).mT], -1).sum((0, -1))
+
+    result = fusedgrad.laplacian(f)(x)
+    expected = -torch.sin(x).sum(-1) - 4 * torch.cos(2 * x).sum(-1)
+    close([result.laplacian], [expected])
+    close(*[torch.autograd.grad(each.sum(), x) for each in (result.laplacian, expected)])
 
 
 def test_laplacian_with_weights_and_with_given_directions() -> None:

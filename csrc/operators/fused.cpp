@@ -10,7 +10,6 @@
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -21,6 +20,7 @@
 
 #include "cpu/memory.h"
 #include "cpu/walk.h"
+#include "operators/compiled.h"
 #include "operators/dispatch.h"
 #include "operators/elementwise.h"
 #include "operators/recording.h"
@@ -245,44 +245,56 @@ const c10::TypedOperatorHandle<FusedReductionOperator>& fused_reduction_operator
   return handle;
 }
 
-// A fused function under autograd: keeps its inputs, and nothing else.
-class FusedNode final : public torch::autograd::Node {
+// A fused function under autograd
+class FusedNode final : public KernelNode {
  public:
   // No gradient goes to the inputs that are not among `moving`, as under no_grad.
   FusedNode(int64_t number, at::TensorList inputs, at::ArrayRef<double> parameters,
             int64_t reduction, uint64_t moving)
-      : torch::autograd::Node(torch::autograd::collect_next_edges(only(inputs, moving))),
-        number_(number),
-        parameters_(parameters.vec()),
-        reduction_(reduction) {
-    for (const Tensor& input : inputs) saved_.emplace_back(input, /*is_output=*/false);
-  }
+      : KernelNode(torch::autograd::collect_next_edges(only(inputs, moving)), number, inputs,
+                   parameters),
+        reduction_(reduction) {}
 
   std::string name() const override { return "fusedgrad::FusedBackward"; }
-
-  void release_variables() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    for (torch::autograd::SavedVariable& input : saved_) input.reset_data();
-  }
 
   variable_list apply(variable_list&& grads) override {
     const bool any =
         std::any_of(grads.begin(), grads.end(), [](const Tensor& grad) { return grad.defined(); });
-    if (!any) return variable_list(saved_.size());
-    const variable_list inputs = unpack();
-    if (reduction_ != at::Reduction::None) grads = {of_elements(grads[0], inputs)};
-    uint64_t wanted = 0;
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      wanted |= static_cast<uint64_t>(task_should_compute_output(i)) << i;
+    if (!any) return variable_list(num_outputs());
+    const KernelCall call = unpack();
+    if (reduction_ != at::Reduction::None) grads = {of_elements(grads[0], call.inputs, reduction_)};
+    if (is_plain(grads, call)) {
+      const std::optional<FusedBackward> backward = backward_of(call.number, call.wanted);
+      if (backward) return run(*backward, grads, call);
     }
-    if (is_plain(grads, inputs)) {
-      const std::optional<FusedBackward> backward = backward_of(number_, wanted);
-      if (backward) return run(*backward, grads, inputs, wanted);
-    }
-    return differentiable_backward()(number_, grads, inputs, parameters_, wanted);
+    return differentiable(call, grads);
+  }
+
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
+    KernelNode::compiled_args(args);
+    args.collect(reduction_);
+  }
+
+  variable_list apply_with_saved(const variable_list& grads,
+                                 torch::dynamo::autograd::SwapSavedVariables& saved) override {
+    PackedArgs args = packed(saved);
+    args.pack(reduction_);
+    return call_compiled(name(), compiled, args, grads, next_edges(), saved);
   }
 
  private:
+  static variable_list compiled(const variable_list& grads, const std::vector<c10::IValue>& args) {
+    PackedArgs packed(args);
+    const KernelCall call = KernelCall::unpacked(packed);
+    const auto reduction = packed.unpack<int64_t>();
+    if (reduction == at::Reduction::None) return differentiable(call, grads);
+    return differentiable(call, {of_elements(grads[0], call.inputs, reduction)});
+  }
+
+  static variable_list differentiable(const KernelCall& call, const variable_list& grads) {
+    return differentiable_backward()(call.number, grads, call.inputs, call.parameters, call.wanted);
+  }
+
   static variable_list only(at::TensorList inputs, uint64_t moving) {
     variable_list result(inputs.size());
     for (size_t i = 0; i < inputs.size(); ++i) {
@@ -291,65 +303,56 @@ class FusedNode final : public torch::autograd::Node {
     return result;
   }
 
-  variable_list unpack() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    variable_list inputs;
-    for (torch::autograd::SavedVariable& input : saved_) inputs.push_back(input.unpack());
-    return inputs;
-  }
-
   // The gradient of each element, from that of their sum or mean.
-  Tensor of_elements(Tensor grad, const variable_list& inputs) const {
+  static Tensor of_elements(Tensor grad, const variable_list& inputs, int64_t reduction) {
     c10::SymDimVector sizes;
     for (const Tensor& input : inputs) {
       sizes = at::infer_size_symdimvector(sizes, input.sym_sizes());
     }
     // 1/n of many elements would be 0 in half precision.
     if (at::isReducedFloatingType(grad.scalar_type())) grad = grad.to(at::kFloat);
-    if (reduction_ == at::Reduction::Mean) {
+    if (reduction == at::Reduction::Mean) {
       const c10::SymInt count = c10::multiply_integers(sizes);
-      grad = grad.mul(scale_of(reduction_, count.guard_int(__FILE__, __LINE__)));
+      grad = grad.mul(scale_of(reduction, count.guard_int(__FILE__, __LINE__)));
     }
     return grad.expand_symint(sizes);
   }
 
   // Whether a kernel alone gives the gradients.
-  bool is_plain(const variable_list& grads, const variable_list& inputs) const {
-    const bool wide = kernel_of(number_).wide;
+  static bool is_plain(const variable_list& grads, const KernelCall& call) {
+    const bool wide = kernel_of(call.number).wide;
     if (at::GradMode::is_enabled() || is_transformed()) return false;
     for (const Tensor& grad : grads) {
       if (!grad.defined() || grad._fw_grad(/*level=*/0).defined()) return false;
       if (grad.scalar_type() == at::kDouble && !wide) return false;
     }
-    return std::all_of(inputs.begin(), inputs.end(), [&](const Tensor& input) {
+    return std::all_of(call.inputs.begin(), call.inputs.end(), [&](const Tensor& input) {
       return input.sym_sizes() == grads[0].sym_sizes();
     });
   }
 
-  variable_list run(const FusedBackward& backward, const variable_list& grads,
-                    const variable_list& inputs, uint64_t wanted) const {
+  static variable_list run(const FusedBackward& backward, const variable_list& grads,
+                           const KernelCall& call) {
+    const variable_list& inputs = call.inputs;
     variable_list operands = grads;
     operands.insert(operands.end(), inputs.begin(), inputs.end());
     variable_list read;
     for (int64_t i : backward.read) read.push_back(operands[i]);
     std::vector<at::ScalarType> dtypes;
     for (size_t i = 0; i < inputs.size(); ++i) {
-      if (wanted >> i & 1) dtypes.push_back(inputs[i].scalar_type());
+      if (call.wanted >> i & 1) dtypes.push_back(inputs[i].scalar_type());
     }
     const at::AutoDispatchBelowADInplaceOrView guard;
     const std::vector<Tensor> found =
-        fused_operator().call(backward.kernel, read, parameters_, dtypes, {});
+        fused_operator().call(backward.kernel, read, call.parameters, dtypes, {});
     variable_list results(inputs.size());
     for (size_t i = 0, next = 0; i < inputs.size(); ++i) {
-      if (wanted >> i & 1) results[i] = found[next++];
+      if (call.wanted >> i & 1) results[i] = found[next++];
     }
     return results;
   }
 
-  int64_t number_;
-  std::vector<double> parameters_;
   int64_t reduction_;
-  std::vector<torch::autograd::SavedVariable> saved_;
 };
 
 // `result` becomes the next output of `node`.
@@ -414,21 +417,20 @@ Tensor fused_reduction_recorded(int64_t number, at::TensorList inputs,
   });
 }
 
-at::IntArrayRef shape_of(const Tensor& input, int64_t row) {
-  return input.sizes().slice(row < 0 ? 0 : 1);
+// Of an operand that is a tensor, or one of its rows
+at::IntArrayRef shape_of(const Tensor& tensor, int64_t row) {
+  return tensor.sizes().slice(row < 0 ? 0 : 1);
 }
 
 // For operands on the CPU that lie side by side: the number of elements after which the smaller
 // ones repeat, 0 if there are none but single elements. Nothing for others, which
 // at::TensorIterator can walk over.
-std::optional<int64_t> period_of(const std::vector<Tensor>& inputs, const std::vector<Row>& read,
-                                 at::IntArrayRef sizes) {
+std::optional<int64_t> period_of(const std::vector<Tensor>& inputs,
+                                 const std::vector<int64_t>& rows, at::IntArrayRef sizes) {
   int64_t period = 0;
-  for (const Tensor& input : inputs) {
-    if (!input.is_cpu() || !input.is_contiguous()) return std::nullopt;
-  }
-  for (const auto& [tensor, row] : read) {
-    at::IntArrayRef shape = shape_of(inputs[tensor], row);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (!inputs[i].is_cpu() || !inputs[i].is_contiguous()) return std::nullopt;
+    at::IntArrayRef shape = shape_of(inputs[i], rows[i]);
     if (shape == sizes) continue;
     while (!shape.empty() && shape[0] == 1) shape = shape.slice(1);
     if (shape.empty()) continue;
@@ -440,10 +442,9 @@ std::optional<int64_t> period_of(const std::vector<Tensor>& inputs, const std::v
   return period;
 }
 
-// The kernel over such operands, `numel` elements of each result.
-void run_on_rows(const cpu::Kernel& kernel, bool wide, const std::vector<Tensor>& inputs,
-                 const std::vector<Row>& read, const std::vector<Tensor>& results,
-                 const std::vector<int64_t>& rows, int64_t period, int64_t numel) {
+// The kernel over such operands, of which a whole one has `numel` elements.
+void run_on_rows(const cpu::Kernel& kernel, bool wide, const std::vector<Tensor>& tensors,
+                 const RowsStep& step, int64_t period, int64_t numel) {
   if (numel == 0) return;
   const int64_t size0 = period == 0 ? numel : period;
   const int count = kernel.outputs + kernel.inputs;
@@ -451,21 +452,18 @@ void run_on_rows(const cpu::Kernel& kernel, bool wide, const std::vector<Tensor>
   std::array<char*, cpu::kMaxOperands> data;
   std::array<int64_t, 2 * cpu::kMaxOperands> strides{};
   int filled = 0;
-  const auto add = [&](const Tensor& tensor, int64_t row, int64_t elements) {
-    const int64_t size = static_cast<int64_t>(tensor.element_size());
-    types[filled] = dtype_of("fused", tensor.scalar_type());
-    data[filled] = static_cast<char*>(const_cast<void*>(tensor.const_data_ptr()));
-    data[filled] += std::max<int64_t>(row, 0) * elements * size;
-    strides[filled] = elements == 1 ? 0 : size;
-    strides[count + filled] = elements == numel ? size0 * size : 0;
-    ++filled;
-  };
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const int64_t last = std::max<int64_t>(rows[i], 1);
-    for (int64_t row = 0; row < last; ++row) add(results[i], row, numel);
-  }
-  for (const auto& [tensor, row] : read) {
-    add(inputs[tensor], row, c10::multiply_integers(shape_of(inputs[tensor], row)));
+  for (const std::vector<Row>* rows : {&step.writes, &step.read}) {
+    for (const auto& [i, row] : *rows) {
+      const Tensor& tensor = tensors[i];
+      const int64_t elements = c10::multiply_integers(shape_of(tensor, row));
+      const int64_t size = static_cast<int64_t>(tensor.element_size());
+      types[filled] = dtype_of("fused", tensor.scalar_type());
+      data[filled] = static_cast<char*>(const_cast<void*>(tensor.const_data_ptr()));
+      data[filled] += std::max<int64_t>(row, 0) * elements * size;
+      strides[filled] = elements == 1 ? 0 : size;
+      strides[count + filled] = elements == numel ? size0 * size : 0;
+      ++filled;
+    }
   }
   const int64_t size1 = numel / size0;
   const bool is_one = size1 == 1;  // whose elements are shared out, not its rows
@@ -509,53 +507,60 @@ std::vector<Tensor> call_fused(int64_t kernel, const std::vector<Tensor>& inputs
   return fused_operator().call(kernel, inputs, parameters, dtypes, summed);
 }
 
-std::vector<Tensor> fused_rows(int64_t number, const std::vector<Tensor>& inputs,
-                               const std::vector<Row>& read, const std::vector<double>& parameters,
-                               const std::vector<int64_t>& rows,
-                               const std::vector<at::ScalarType>& dtypes) {
+std::vector<Tensor> fused_rows(const RowsKernel& rows, const std::vector<Tensor>& inputs,
+                               const std::vector<double>& parameters) {
   RECORD_FUNCTION("fusedgrad::fused_rows", c10::ArrayRef<const c10::IValue>{});
   const at::AutoDispatchBelowADInplaceOrView below;
+  TORCH_CHECK(!inputs.empty() && inputs.size() == rows.tensors.size(), "fused_rows: got ",
+              inputs.size(), " tensors, expected ", rows.tensors.size());
   c10::DimVector sizes;
-  for (const auto& [tensor, row] : read) {
-    sizes = at::infer_size_dimvector(sizes, shape_of(inputs.at(tensor), row));
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const int64_t count = rows.tensors[i];
+    TORCH_CHECK(count < 0 || (inputs[i].dim() > 0 && inputs[i].size(0) == count),
+                "fused_rows: tensor ", i, " has shape ", inputs[i].sizes(), ", expected ", count,
+                " rows");
+    sizes = at::infer_size_dimvector(sizes, shape_of(inputs[i], count));
   }
-  TORCH_CHECK(!read.empty() && rows.size() == dtypes.size(), "fused_rows: got ", read.size(),
-              " operands, and ", dtypes.size(), " dtypes for ", rows.size(), " outputs");
-  std::vector<Tensor> results;
-  size_t outputs = 0;
-  for (size_t i = 0; i < rows.size(); ++i) {
+  const std::optional<int64_t> period = period_of(inputs, rows.tensors, sizes);
+  std::vector<Tensor> tensors = inputs;
+  for (size_t i = 0; i < rows.results.size(); ++i) {
     c10::DimVector own = sizes;
-    if (rows[i] >= 0) own.insert(own.begin(), rows[i]);
-    results.push_back(at::empty(own, inputs[read[0].first].options().dtype(dtypes[i])));
-    if (results[i].is_cpu()) cpu::advise_huge_pages(results[i].data_ptr(), results[i].nbytes());
-    outputs += rows[i] < 0 ? 1 : rows[i];
+    if (rows.results[i] >= 0) own.insert(own.begin(), rows.results[i]);
+    tensors.push_back(at::empty(own, inputs[0].options().dtype(rows.dtypes[i])));
+    if (tensors.back().is_cpu()) {
+      cpu::advise_huge_pages(tensors.back().data_ptr(), tensors.back().nbytes());
+    }
   }
-  const FusedKernel& fused = kernel_of(number);
-  if (const std::optional<int64_t> period = period_of(inputs, read, sizes)) {
-    const cpu::Kernel kernel = checked(fused, read.size(), inputs, parameters, outputs);
-    run_on_rows(kernel, fused.wide, inputs, read, results, rows, *period,
-                c10::multiply_integers(sizes));
-    return results;
-  }
-  std::vector<Tensor> operands, targets;
-  for (const auto& [tensor, row] : read) {
-    operands.push_back(row < 0 ? inputs[tensor] : inputs[tensor].select(0, row));
-  }
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i] < 0) targets.push_back(results[i]);
-    for (int64_t row = 0; row < rows[i]; ++row) targets.push_back(results[i].select(0, row));
-  }
+  for (const RowsStep& step : rows.steps) {
+    const FusedKernel& fused = kernel_of(step.kernel);
+    const size_t outputs = step.writes.size();
+    if (period) {
+      const cpu::Kernel kernel = checked(fused, step.read.size(), inputs, parameters, outputs);
+      run_on_rows(kernel, fused.wide, tensors, step, *period, c10::multiply_integers(sizes));
+      continue;
+    }
+    const auto operands_of = [&tensors](const std::vector<Row>& of) {
+      std::vector<Tensor> operands;
+      for (const auto& [i, row] : of) {
+        operands.push_back(row < 0 ? tensors[i] : tensors[i].select(0, row));
+      }
+      return operands;
+    };
+    const std::vector<Tensor> targets = operands_of(step.writes);
+    const std::vector<Tensor> operands = operands_of(step.read);
 #ifdef FUSEDGRAD_CUDA
-  if (!operands[0].is_cpu()) {
-    check_on_cuda(fused, operands, parameters, outputs);
-    run_on_cuda(fused, parameters, iterator(targets, on_one_device(operands), dtypes[0]));
-    return results;
-  }
+    if (!operands[0].is_cpu()) {
+      check_on_cuda(fused, operands, parameters, outputs);
+      run_on_cuda(fused, parameters,
+                  iterator(targets, on_one_device(operands), targets[0].scalar_type()));
+      continue;
+    }
 #endif
-  const cpu::Kernel kernel = checked(fused, operands.size(), operands, parameters, outputs);
-  at::TensorIterator iter = iterator(targets, operands, dtypes[0]);
-  run(kernel, fused.wide, iter);
-  return results;
+    const cpu::Kernel kernel = checked(fused, operands.size(), operands, parameters, outputs);
+    at::TensorIterator iter = iterator(targets, operands, targets[0].scalar_type());
+    run(kernel, fused.wide, iter);
+  }
+  return {tensors.begin() + static_cast<std::ptrdiff_t>(inputs.size()), tensors.end()};
 }
 
 #ifdef FUSEDGRAD_CUDA

@@ -24,14 +24,26 @@ std::vector<at::Tensor> call_fused(int64_t kernel, const std::vector<at::Tensor>
 // A tensor among several, and one of its rows (of its first dimension); -1 for all of it.
 using Row = std::pair<int64_t, int64_t>;
 
-// A kernel whose operands are the rows `read` of `inputs`. Its outputs are the rows of as many
-// fresh tensors as `rows` has elements, each so many rows, or, for -1, an output itself. Records
-// nothing.
-std::vector<at::Tensor> fused_rows(int64_t kernel, const std::vector<at::Tensor>& inputs,
-                                   const std::vector<Row>& read,
-                                   const std::vector<double>& parameters,
-                                   const std::vector<int64_t>& rows,
-                                   const std::vector<at::ScalarType>& dtypes);
+// A kernel that reads rows of tensors and writes rows of results, which it finds among the tensors
+// behind all inputs. It may write where it reads.
+struct RowsStep {
+  int64_t kernel;
+  std::vector<Row> read;
+  std::vector<Row> writes;
+};
+
+// Steps one after the other. `tensors` has for each input, and `results` for each result, how many
+// rows it is, -1 for an operand itself; results are fresh, of the shape of all inputs together.
+struct RowsKernel {
+  std::vector<RowsStep> steps;
+  std::vector<int64_t> tensors;
+  std::vector<int64_t> results;
+  std::vector<at::ScalarType> dtypes;
+};
+
+// Records nothing.
+std::vector<at::Tensor> fused_rows(const RowsKernel& rows, const std::vector<at::Tensor>& inputs,
+                                   const std::vector<double>& parameters);
 
 #ifdef FUSEDGRAD_CUDA
 // A kernel for CUDA whose machine code or PTX is `code`, for outputs and then inputs of `dtypes`.

@@ -152,9 +152,13 @@ std::vector<std::pair<uintptr_t, uintptr_t>> jet_blocks(const std::string& funct
   return blocks;
 }
 
-int64_t add_rows_kernel(int64_t kernel, std::vector<operators::Row> read, std::vector<int64_t> rows,
-                        std::vector<at::ScalarType> dtypes) {
-  return operators::add_rows_kernel({kernel, std::move(read), std::move(rows), std::move(dtypes)});
+using RowsStep = std::tuple<int64_t, std::vector<operators::Row>, std::vector<operators::Row>>;
+
+int64_t add_rows_kernel(const std::vector<RowsStep>& steps, std::vector<int64_t> tensors,
+                        std::vector<int64_t> results, std::vector<at::ScalarType> dtypes) {
+  operators::RowsKernel rows{{}, std::move(tensors), std::move(results), std::move(dtypes)};
+  for (const auto& [kernel, read, writes] : steps) rows.steps.push_back({kernel, read, writes});
+  return operators::add_rows_kernel(std::move(rows));
 }
 
 void set_rows_backward(int64_t number, uint64_t needed, uint64_t summed, int64_t backward,

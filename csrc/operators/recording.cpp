@@ -9,12 +9,12 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
-#include <torch/csrc/dynamo/compiled_autograd.h>
 
 #include <algorithm>
 #include <optional>
 #include <utility>
 
+#include "operators/compiled.h"
 #include "operators/patch.h"
 #include "operators/torch_versions.h"
 
@@ -115,32 +115,20 @@ class Node final : public torch::autograd::Node {
   // Puts a call of `compiled` into the graph, as PyTorch's own nodes do.
   variable_list apply_with_saved(const variable_list& grads,
                                  torch::dynamo::autograd::SwapSavedVariables& saved) override {
-    using torch::dynamo::autograd::IValuePacker;
     saved.before(saved_);
-    torch::dynamo::autograd::PackedArgs packed;
+    PackedArgs packed;
     packed.pack(reinterpret_cast<int64_t>(&rule_));
     packed.pack(parameters_.number);
     packed.pack(parameters_.order);
     packed.pack(wanted());
     for (const Tensor& operand : unpack()) packed.pack(operand);
     saved.after(saved_);
-    std::vector<at::TypePtr> schema;
-    for (const c10::IValue& value : packed.vec()) {
-      schema.push_back(value.isTensor() ? at::TensorType::get() : value.type());
-    }
-    const auto& compiler = torch::dynamo::autograd::getPyCompilerInterface();
-    const std::string function =
-        compiler->bind_function(saved.get_py_compiler(), rule_.name, compiled, schema,
-                                /*is_custom_function=*/true, /*is_traceable=*/true);
-    return compiler->call_function(
-        saved.get_py_compiler(), "apply_functional", function, grads, packed.vec(),
-        IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
-            torch::dynamo::autograd::get_input_metadata(next_edges())));
+    return call_compiled(rule_.name, compiled, packed, grads, next_edges(), saved);
   }
 
  private:
   static variable_list compiled(const variable_list& grads, const std::vector<c10::IValue>& args) {
-    torch::dynamo::autograd::PackedArgs packed(args);
+    PackedArgs packed(args);
     const auto& rule = *reinterpret_cast<const Rule*>(packed.unpack<int64_t>());
     Parameters parameters;
     parameters.number = packed.unpack<at::Scalar>();

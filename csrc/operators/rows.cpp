@@ -5,8 +5,8 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
-#include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
@@ -15,6 +15,7 @@
 #include <mutex>
 #include <optional>
 
+#include "operators/compiled.h"
 #include "operators/recording.h"
 #include "operators/registry.h"
 #include "operators/torch_versions.h"
@@ -51,34 +52,23 @@ std::function<RowsDifferentiableBackward>& differentiable_backward() {
   return *function;  // outlives the interpreter
 }
 
-std::vector<Tensor> run(const RowsKernel& kernel, const std::vector<Tensor>& inputs,
-                        const std::vector<double>& parameters) {
-  return fused_rows(kernel.kernel, inputs, kernel.read, parameters, kernel.rows, kernel.dtypes);
-}
-
 bool has_tangent(const Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
 
 // Whether a backward is that of plain tensors, and nothing differentiates it.
 bool is_last(const variable_list& grads) {
   return !at::GradMode::is_enabled() && !is_transformed() &&
+         !c10::impl::TorchDispatchModeTLS::any_modes_set() &&
          std::none_of(grads.begin(), grads.end(), has_tangent);
 }
 
-std::vector<Tensor> unpacked(const std::vector<SavedVariable>& saved) {
-  std::vector<Tensor> tensors;
-  tensors.reserve(saved.size());
-  for (const SavedVariable& each : saved) tensors.push_back(each.unpack());
-  return tensors;
-}
-
 // The shape of each of the rows of a tensor, of itself if it has none
-at::IntArrayRef shape_of_row(const Tensor& tensor, bool has_rows) {
-  return tensor.sizes().slice(has_rows ? 1 : 0);
+c10::SymIntArrayRef shape_of_row(const Tensor& tensor, bool has_rows) {
+  return tensor.sym_sizes().slice(has_rows ? 1 : 0);
 }
 
 // The gradient summed to the shape of its input, row by row.
 Tensor summed_to(const Tensor& grad, const Tensor& input, bool has_rows) {
-  c10::DimVector sizes(shape_of_row(input, has_rows));
+  c10::DimVector sizes(input.sizes().slice(has_rows ? 1 : 0));
   if (has_rows) {
     sizes.insert(sizes.begin(), grad.dim() - input.dim(), 1);
     sizes.insert(sizes.begin(), input.size(0));
@@ -86,60 +76,64 @@ Tensor summed_to(const Tensor& grad, const Tensor& input, bool has_rows) {
   return at::sum_to(grad, sizes).reshape(input.sizes()).to(input.scalar_type());
 }
 
-// Keeps the inputs, and nothing else.
-class RowsNode final : public torch::autograd::Node {
+class RowsNode final : public KernelNode {
  public:
   RowsNode(int64_t number, const std::vector<Tensor>& inputs, const std::vector<double>& parameters)
-      : torch::autograd::Node(torch::autograd::collect_next_edges(inputs)),
-        number_(number),
-        parameters_(parameters) {
-    saved_.reserve(inputs.size());
-    for (const Tensor& input : inputs) saved_.emplace_back(input, /*is_output=*/false);
-  }
+      : KernelNode(torch::autograd::collect_next_edges(inputs), number, inputs, parameters) {}
 
   std::string name() const override { return "fusedgrad::RowsBackward"; }
 
-  void release_variables() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    for (SavedVariable& input : saved_) input.reset_data();
-  }
-
   variable_list apply(variable_list&& grads) override {
     const auto defined = [](const Tensor& grad) { return grad.defined(); };
-    if (std::none_of(grads.begin(), grads.end(), defined)) return variable_list(saved_.size());
-    for (size_t i = 0; i < grads.size(); ++i) {
-      if (!grads[i].defined()) grads[i] = input_metadata(i).zeros_like();
-    }
-    std::vector<Tensor> inputs;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      inputs = unpacked(saved_);
-    }
-    const RowsKernel& kernel = kernel_of(number_);
-    const std::vector<bool> has_rows = have_rows(kernel, inputs.size());
-    const at::IntArrayRef shape = shape_of_row(grads[0], kernel.rows[0] >= 0);
-    uint64_t needed = 0;
-    uint64_t summed = 0;
+    if (std::none_of(grads.begin(), grads.end(), defined)) return variable_list(num_outputs());
+    return gradients(unpack(), std::move(grads));
+  }
+
+  variable_list apply_with_saved(const variable_list& grads,
+                                 torch::dynamo::autograd::SwapSavedVariables& saved) override {
+    return call_compiled(name(), compiled, packed(saved), grads, next_edges(), saved);
+  }
+
+ private:
+  static variable_list compiled(const variable_list& grads, const std::vector<c10::IValue>& args) {
+    PackedArgs packed(args);
+    return gradients(KernelCall::unpacked(packed), variable_list(grads));
+  }
+
+  static variable_list gradients(const KernelCall& call, variable_list&& grads) {
+    const auto& [number, parameters, inputs, needed] = call;
+    const RowsKernel& kernel = kernel_of(number);
+    const auto has_rows = [&kernel = kernel](size_t i) { return kernel.tensors[i] >= 0; };
+    c10::SymDimVector shape;
     for (size_t i = 0; i < inputs.size(); ++i) {
-      needed |= static_cast<uint64_t>(task_should_compute_output(i)) << i;
-      summed |= static_cast<uint64_t>(shape_of_row(inputs[i], has_rows[i]) != shape) << i;
+      shape = at::infer_size_symdimvector(shape, shape_of_row(inputs[i], has_rows(i)));
     }
     bool is_known = is_last(grads);
     for (size_t i = 0; i < grads.size(); ++i) {
+      if (!grads[i].defined()) {
+        c10::SymDimVector sizes = shape;
+        if (kernel.results[i] >= 0) sizes.insert(sizes.begin(), kernel.results[i]);
+        grads[i] = at::zeros_symint(sizes, inputs[0].options().dtype(kernel.dtypes[i]));
+      }
       is_known = is_known && grads[i].scalar_type() == kernel.dtypes[i];
     }
-    const RowsBackward* backward = is_known ? backward_of(number_, needed, summed) : nullptr;
+    uint64_t summed = 0;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      summed |= static_cast<uint64_t>(shape_of_row(inputs[i], has_rows(i)) != shape) << i;
+    }
+    const RowsBackward* backward = is_known ? backward_of(number, needed, summed) : nullptr;
     if (backward == nullptr) {
-      return differentiable_backward()(number_, grads, inputs, parameters_, needed, summed);
+      return differentiable_backward()(number, grads, inputs, parameters, needed, summed);
     }
     const at::AutoDispatchBelowADInplaceOrView guard;
     std::vector<Tensor> operands = std::move(grads);
     operands.insert(operands.end(), inputs.begin(), inputs.end());
-    const std::vector<Tensor> results = run(kernel_of(backward->number), operands, parameters_);
+    const std::vector<Tensor> results =
+        fused_rows(kernel_of(backward->number), operands, parameters);
     variable_list found(inputs.size());
     for (size_t i = 0; i < results.size(); ++i) {
       const int64_t target = backward->targets[i];
-      found[target] = summed >> target & 1 ? summed_to(results[i], inputs[target], has_rows[target])
+      found[target] = summed >> target & 1 ? summed_to(results[i], inputs[target], has_rows(target))
                                            : results[i];
     }
     for (const auto& [target, row] : backward->shared) {
@@ -149,17 +143,6 @@ class RowsNode final : public torch::autograd::Node {
     }
     return found;
   }
-
- private:
-  static std::vector<bool> have_rows(const RowsKernel& kernel, size_t inputs) {
-    std::vector<bool> result(inputs);
-    for (const auto& [tensor, row] : kernel.read) result[tensor] = row >= 0;
-    return result;
-  }
-
-  int64_t number_;
-  std::vector<double> parameters_;
-  std::vector<SavedVariable> saved_;
 };
 
 bool is_recorded(const Tensor& tensor) { return tensor.requires_grad(); }
@@ -172,7 +155,6 @@ class LinearNode final : public torch::autograd::Node {
     // What the gradients that will be asked for are made of
     if (weight.requires_grad()) input_ = SavedVariable(input, /*is_output=*/false);
     if (input.requires_grad()) weight_ = SavedVariable(weight, /*is_output=*/false);
-    sizes_ = input.sizes().vec();
   }
 
   std::string name() const override { return "fusedgrad::LinearBackward"; }
@@ -185,24 +167,68 @@ class LinearNode final : public torch::autograd::Node {
 
   variable_list apply(variable_list&& grads) override {
     if (!grads[0].defined()) return variable_list(2);
-    Tensor input, weight;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (task_should_compute_output(1)) input = input_.unpack();
-      if (task_should_compute_output(0)) weight = weight_.unpack();
-    }
+    const auto [input, weight] = unpack();
     std::optional<at::AutoDispatchBelowADInplaceOrView> guard;
     if (is_last(grads)) guard.emplace();
-    const Tensor grad = grads[0].reshape({-1, grads[0].size(-1)});
-    variable_list results(2);
-    if (weight.defined()) results[0] = at::mm(grad, weight).view(sizes_);
-    if (input.defined()) results[1] = at::mm(grad.t(), input.reshape({-1, input.size(-1)}));
-    return results;
+    return gradients(grads[0], input, weight);
+  }
+
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
+    args.collect(input_, /*is_output=*/false);
+    args.collect(weight_, /*is_output=*/false);
+    for (const size_t i : {0, 1}) args.collect(task_should_compute_output(i));
+  }
+
+  variable_list apply_with_saved(const variable_list& grads,
+                                 torch::dynamo::autograd::SwapSavedVariables& saved) override {
+    PackedArgs packed;
+    saved.before(input_);
+    saved.before(weight_);
+    const auto [input, weight] = unpack();
+    packed.pack(input);
+    packed.pack(weight);
+    saved.after(input_);
+    saved.after(weight_);
+    return call_compiled(name(), compiled, packed, grads, next_edges(), saved);
   }
 
  private:
+  static variable_list compiled(const variable_list& grads, const std::vector<c10::IValue>& args) {
+    PackedArgs packed(args);
+    const auto input = packed.unpack<Tensor>();
+    return gradients(grads[0], input, packed.unpack<Tensor>());
+  }
+
+  // What the wanted gradients are made of; undefined for the others
+  std::pair<Tensor, Tensor> unpack() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return {task_should_compute_output(1) ? input_.unpack() : Tensor(),
+            task_should_compute_output(0) ? weight_.unpack() : Tensor()};
+  }
+
+  static Tensor as_matrix(const Tensor& tensor) {
+    return tensor.reshape_symint({-1, tensor.sym_size(-1)});
+  }
+
+  static variable_list gradients(const Tensor& of_result, const Tensor& input,
+                                 const Tensor& weight) {
+    const Tensor grad = as_matrix(of_result);
+    variable_list results(2);
+    if (weight.defined()) {
+      c10::SymDimVector sizes(of_result.sym_sizes());
+      sizes.back() = weight.sym_size(1);
+      results[0] = at::mm(grad, weight).view_symint(sizes);
+    }
+    if (input.defined()) {
+      const Tensor matrix = as_matrix(input);
+      // Of few rows and many columns, for which MKL takes a sixth of the time
+      results[1] = matrix.sym_size(1) < grad.sym_size(1) ? at::mm(matrix.t(), grad).t()
+                                                         : at::mm(grad.t(), matrix);
+    }
+    return results;
+  }
+
   SavedVariable input_, weight_;
-  std::vector<int64_t> sizes_;
 };
 
 }  // namespace
@@ -217,7 +243,7 @@ std::vector<Tensor> call_rows(int64_t number, const std::vector<Tensor>& inputs,
   if (at::GradMode::is_enabled() && std::any_of(inputs.begin(), inputs.end(), is_recorded)) {
     node = make_node<RowsNode>(number, inputs, parameters);
   }
-  std::vector<Tensor> results = run(kernel_of(number), inputs, parameters);
+  std::vector<Tensor> results = fused_rows(kernel_of(number), inputs, parameters);
   if (node) {
     for (Tensor& result : results) torch::autograd::set_history(result, node);
   }

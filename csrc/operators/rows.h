@@ -12,17 +12,9 @@
 
 namespace fusedgrad::operators {
 
-// What of a call of `fused_rows` stays the same for all tensors of some dtypes.
-struct RowsKernel {
-  int64_t kernel;
-  std::vector<Row> read;
-  std::vector<int64_t> rows;
-  std::vector<at::ScalarType> dtypes;
-};
-
 int64_t add_rows_kernel(RowsKernel kernel);
 
-// Calls a kernel by the number that it was added under, differentiable.
+// Runs them by the number that it was added under, differentiable.
 std::vector<at::Tensor> call_rows(int64_t number, const std::vector<at::Tensor>& inputs,
                                   const std::vector<double>& parameters);
 

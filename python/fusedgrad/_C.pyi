@@ -70,9 +70,9 @@ def jet_blocks(function: str) -> list[tuple[int, int]]: ...
 # Kernels of rows of tensors: csrc/operators/rows.h.
 
 def add_rows_kernel(
-    kernel: int,
-    read: Sequence[tuple[int, int]],
-    rows: Sequence[int],
+    steps: Sequence[tuple[int, Sequence[tuple[int, int]], Sequence[tuple[int, int]]]],
+    tensors: Sequence[int],
+    results: Sequence[int],
     dtypes: Sequence[torch.dtype],
 ) -> int: ...
 def call_rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch._C import _len_torch_dispatch_stack as count_of_dispatch_modes
 from fusedgrad import _C
 from fusedgrad.fuse import autograd, kernel, nvrtc
 from fusedgrad.fuse.expression import Expression, constant
-from fusedgrad.fuse.graph import Graph
+from fusedgrad.fuse.graph import Graph, input_named
 from fusedgrad.fuse.trace import PLAIN
 from fusedgrad.operations.shared import HALF_DTYPES, is_transformed
 
@@ -25,19 +25,45 @@ Row = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """A graph whose inputs are rows of tensors, and whose outputs are rows of results."""
+class Step:
+    """A kernel that reads rows of tensors and writes rows of results."""
 
     graph: Graph  # whole
-    tensors: tuple[int, ...]  # of each its rows, -1 for one that is an input itself
     read: tuple[Row, ...]  # of each input
+    writes: tuple[Row, ...]  # of each output, which is added to what a step before wrote there
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What is computed of rows of tensors, in steps one after the other."""
+
+    steps: tuple[Step, ...]
+    tensors: tuple[int, ...]  # of each its rows, -1 for one that is an input itself
     results: tuple[int, ...]  # of each its rows, -1 for one that is an output itself
     numbers: dict[Any, int | None] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
+    def summing(self) -> tuple[Step, ...]:
+        """The steps as kernels: sums so far are among the inputs, results behind all tensors."""
+        steps, written = [], set[Row]()
+        for step in self.steps:
+            outputs, inputs, read = list(step.graph.outputs), list(step.graph.inputs), [*step.read]
+            for i, (result, row) in enumerate(step.writes):
+                if (result, row) in written:
+                    inputs.append(f"sum_{i}")
+                    outputs[i] = outputs[i] + input_named(inputs[-1])
+                    read.append((len(self.tensors) + result, row))
+            written.update(step.writes)
+            writes = tuple((len(self.tensors) + result, row) for result, row in step.writes)
+            graph = replace(step.graph, inputs=tuple(inputs), outputs=tuple(outputs))
+            steps.append(Step(graph, tuple(read), writes))
+        return tuple(steps)
+
+    @functools.cached_property
     def is_within_limits(self) -> bool:
         """Whether a kernel has as many operands."""
-        return len(self.read) + len(self.graph.outputs) <= _C.max_operands
+        operands = max(len(step.read) + len(step.writes) for step in self.summing)
+        return operands <= _C.max_operands
 
     @functools.cached_property
     def backward(self) -> functools._lru_cache_wrapper[Backward]:
@@ -49,50 +75,48 @@ class Rows:
         key = (tensors[0].device.type, *dtypes, *[tensor.dtype for tensor in tensors])
         number = self.numbers.get(key, -1)
         if number == -1:
-            kernel_number = self._compiled(dtypes, tensors)
-            if kernel_number is None:
-                number = None
-            else:
-                number = _C.add_rows_kernel(kernel_number, self.read, self.results, dtypes)
+            steps = []
+            for step in self.summing:
+                kernel_number = self._compiled(step, dtypes, tensors)
+                if kernel_number is not None:
+                    steps.append((kernel_number, step.read, step.writes))
+            number = None
+            if len(steps) == len(self.summing):
+                number = _C.add_rows_kernel(steps, self.tensors, self.results, dtypes)
                 _rows[number] = self
             self.numbers[key] = number
         return number
 
-    def _compiled(self, dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]) -> int | None:
-        operands = self.operands(tensors)
-        read = range(len(operands))
-        wide = kernel.computed(operands) is torch.float64
+    def _compiled(
+        self, step: Step, dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]
+    ) -> int | None:
+        wide = kernel.computed(tensors) is torch.float64
         if all(tensor.is_cpu for tensor in tensors):
-            return kernel._compiled(self.graph, read, wide)
-        target = nvrtc.target_of(operands)
+            return kernel._compiled(step.graph, range(len(step.read)), wide)
+        target = nvrtc.target_of(tensors)
         if target is None:
             return None
-        own = [*self._of_outputs(dtypes), *(operand.dtype for operand in operands)]
-        with nvrtc.on_device_of(operands):
-            return kernel._compiled_for_cuda(self.graph, read, own, wide, target)
-
-    def operands(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The inputs of the graph."""
-        return [tensors[i] if row < 0 else tensors[i][row] for i, row in self.read]
-
-    def _of_outputs(self, dtypes: Sequence[torch.dtype]) -> list[torch.dtype]:
-        return [d for d, n in zip(dtypes, self.results, strict=True) for _ in range(abs(n))]
-
-    def _stacked(self, outputs: Sequence[Tensor]) -> list[Tensor]:
-        left = iter(outputs)
-        return [
-            next(left) if n < 0 else torch.stack([next(left) for _ in range(n)])
-            for n in self.results
-        ]
+        own = [*(tensor.dtype for tensor in tensors), *dtypes]
+        operands = [own[i] for i, _ in (*step.writes, *step.read)]
+        with nvrtc.on_device_of(tensors):
+            read = range(len(step.read))
+            return kernel._compiled_for_cuda(step.graph, read, operands, wide, target)
 
     def by_parts(
         self, numbers: Sequence[float], dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]
     ) -> list[Tensor]:
         """The results, of tensors of any kind, under any transform."""
-        operands = self.operands(tensors)
-        return self._stacked(
-            autograd.apply(self.graph, tuple(numbers), self._of_outputs(dtypes), operands)
-        )
+        found: dict[Row, Tensor] = {}
+        for step in self.steps:
+            operands = [tensors[i] if row < 0 else tensors[i][row] for i, row in step.read]
+            own = [dtypes[i] for i, _ in step.writes]
+            outputs = autograd.apply(step.graph, tuple(numbers), own, operands)
+            for row, output in zip(step.writes, outputs, strict=True):
+                found[row] = found[row] + output if row in found else output
+        return [
+            found[i, -1] if n < 0 else torch.stack([found[i, row] for row in range(n)])
+            for i, n in enumerate(self.results)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,54 +130,46 @@ class Backward:
 
 
 def _backward(rows: Rows, needed: tuple[bool, ...], summed: tuple[bool, ...]) -> Backward:
-    graph = rows.graph
-    wanted = tuple(needed[tensor] for tensor, _ in rows.read)
-    pull_back = graph.pull_back((True,) * len(graph.outputs), wanted)
-    by_row: dict[Row, Expression] = dict(
-        zip(
-            (own for own, want in zip(rows.read, wanted, strict=True) if want),
-            pull_back.outputs,
-            strict=True,
-        )
-    )
-    outputs: list[Expression] = []
+    pulled: list[Graph] = []
+    by_row: dict[Row, list[Expression]] = {}  # of each step
+    for place, step in enumerate(rows.steps):
+        wanted = tuple(needed[tensor] for tensor, _ in step.read)
+        pulled.append(step.graph.pull_back((True,) * len(step.writes), wanted))
+        of_wanted = [own for own, want in zip(step.read, wanted, strict=True) if want]
+        for own, expression in zip(of_wanted, pulled[-1].outputs, strict=True):
+            by_row.setdefault(own, [constant(0)] * len(rows.steps))[place] = expression
+    nothing = [constant(0)] * len(rows.steps)
     results: list[int] = []
     targets: list[int] = []
-    places: dict[Expression, Row] = {}
+    writes: list[dict[Row, Expression]] = [{} for _ in rows.steps]
+    places: dict[tuple[Expression, ...], Row] = {}
     shared: list[tuple[int, Row]] = []
-    order = sorted(range(len(needed)), key=lambda i: (summed[i], i))
-    for i in order:
+    for i in sorted(range(len(needed)), key=lambda i: (summed[i], i)):
         if not needed[i]:
             continue
         count = rows.tensors[i]
-        if count < 0:
-            expression = by_row.get((i, -1), constant(0))
-            if summed[i] and expression in places:
-                shared.append((i, places[expression]))
-                continue
-            outputs.append(expression)
+        for row in range(count) if count >= 0 else (-1,):
+            of_steps = tuple(by_row.get((i, row), nothing))
+            if row < 0 and summed[i] and of_steps in places:
+                shared.append((i, places[of_steps]))
+                break
+            if not summed[i]:
+                places.setdefault(of_steps, (len(targets), row))
+            zero = constant(0)
+            parts = [place for place, e in enumerate(of_steps) if e is not zero] or [0]
+            for part in parts:
+                writes[part][len(targets), row] = of_steps[part]
         else:
-            for row in range(count):
-                expression = by_row.get((i, row), constant(0))
-                if not summed[i]:
-                    places.setdefault(expression, (len(targets), row))
-                outputs.append(expression)
-        targets.append(i)
-        results.append(count)
-    grads: list[Row] = []
-    for i, count in enumerate(rows.results):
-        grads += [(i, -1)] if count < 0 else [(i, row) for row in range(count)]
-    shifted = [(i + len(rows.results), row) for i, row in rows.read]
-    derived = Graph(
-        pull_back.name,
-        pull_back.inputs,
-        pull_back.parameters,
-        tuple(outputs),
-        whole=True,
-        interpreted=graph.interpreted,
-    )
-    own = Rows(derived, (*rows.results, *rows.tensors), (*grads, *shifted), tuple(results))
-    return Backward(own, tuple(targets), tuple(shared))
+            targets.append(i)
+            results.append(count)
+    steps = []
+    for step, graph, of_rows in zip(rows.steps, pulled, writes, strict=True):
+        if of_rows:
+            shifted = [(i + len(rows.results), row) for i, row in step.read]
+            derived = replace(graph, outputs=tuple(of_rows.values()))
+            steps.append(Step(derived, (*step.writes, *shifted), tuple(of_rows)))
+    derived_rows = Rows(tuple(steps), (*rows.results, *rows.tensors), tuple(results))
+    return Backward(derived_rows, tuple(targets), tuple(shared))
 
 
 def are_plain(tensors: Sequence[Tensor]) -> bool:

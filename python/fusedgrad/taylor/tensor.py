@@ -31,7 +31,7 @@ from fusedgrad.fuse.graph import Graph, input_named, parameter_named
 from fusedgrad.fuse.jet import Series
 from fusedgrad.fuse.trace import PLAIN, _broadcast, line_of_caller, name_of
 from fusedgrad.fuse.vocabulary import CHOSEN_BY, LOGICAL, OF_ONE_SHAPE, RULES, TYPED, Rule
-from fusedgrad.taylor.rows import Row, Rows
+from fusedgrad.taylor.rows import Rows, Step
 from fusedgrad.taylor.rows import apply as apply_rows
 
 Key = tuple[int, int]
@@ -493,22 +493,13 @@ _Kind = tuple[tuple[Key, ...], bool] | None
 
 
 @dataclass(frozen=True, eq=False)
-class _Step:
-    """One kernel of a chunk of directions, whose results are the coefficients `keys`."""
+class _Plan:
+    """How all coefficients are computed."""
 
     rows: Rows | None
     takes: tuple[tuple[int, int], ...]  # of each tensor the leaf, and which of its parts
-    keys: tuple[Key, ...]
-    adds: bool  # whether the last tensor is the sum over the directions before
+    keys: tuple[Key, ...]  # of the results
     passed: tuple[tuple[Key, int, Key], ...]  # an output that is an input: its leaf and key
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """The kernels that compute all coefficients: one, unless there are many directions."""
-
-    steps: tuple[_Step, ...]
-    splits: tuple[tuple[int, ...], ...]  # of each leaf the rows of its parts, () for no split
 
 
 def _without_compiler(jet: Jet) -> Coefficients | None:
@@ -534,7 +525,11 @@ def _computed(jet: Jet) -> Coefficients:
     """The coefficients of a pending jet."""
     expression, leaves, frame = cast(Expression, jet._expression), jet._leaves, jet.frame
     dtype, shape = jet.dtype, jet.shape
-    if frame.signs == (1,) and expression.operation in prebuilt.OPERATIONS:
+    if (
+        frame.signs == (1,)
+        and expression.operation in prebuilt.OPERATIONS
+        and expression.arguments[0].operation == "input"
+    ):
         prebuilt_results = _without_compiler(jet)
         if prebuilt_results is not None:
             return prebuilt_results
@@ -557,46 +552,24 @@ def _computed(jet: Jet) -> Coefficients:
             continue
         may_pass.append(leaf.dtype is dtype and leaf.shape == shape)
     plan = _plan(expression, tuple(kinds), frame, tuple(may_pass))
-    for i, sizes in enumerate(plan.splits):
-        if sizes:
-            parts[i] = torch.split(parts[i][0], list(sizes))
     found: dict[Key, Tensor] = {}
-    stacks: list[Tensor] = []
-    keys: list[Key] = []
-    for step in plan.steps:
-        for key, i, own in step.passed:
-            leaf = leaves[i]
-            found[key] = leaf.rows()[own] if isinstance(leaf, Coefficients) else cast(Tensor, leaf)
-        if step.rows is None:
-            continue
-        tensors = [parts[i][part] for i, part in step.takes]
-        if step.adds:
-            tensors.append(found[frame.top])
-        counts = step.rows.results
-        results = apply_rows(step.rows, numbers, [dtype] * len(counts), tensors)
-        results = [_filled(r, n, shape) for r, n in zip(results, counts, strict=True)]
-        if len(plan.steps) == 1 and not step.passed:
-            return Coefficients(step.keys, results[0])
-        if counts[0] >= 0:
-            stacks.append(results[0])
-            keys += step.keys[: counts[0]]
-        if counts[-1] < 0:
-            found[frame.top] = results[-1]
-    if any(step.passed for step in plan.steps):
-        rows = [row for stack in stacks for row in stack.unbind(0)]
-        found.update(zip(keys, rows, strict=True))
-        own_keys = frame.ordered(found)
-        return Coefficients(own_keys, None, [found[key] for key in own_keys])
-    for key, row in found.items():
-        stacks.append(row[None])
-        keys.append(key)
-    return Coefficients(tuple(keys), torch.cat(stacks))
+    if plan.rows is not None:
+        tensors = [parts[i][part] for i, part in plan.takes]
+        (result,) = apply_rows(plan.rows, numbers, [dtype], tensors)
+        stack = _filled(result, shape)
+        if not plan.passed:
+            return Coefficients(plan.keys, stack)
+        found.update(zip(plan.keys, stack.unbind(0), strict=True))
+    for key, i, own in plan.passed:
+        leaf = leaves[i]
+        found[key] = leaf.rows()[own] if isinstance(leaf, Coefficients) else cast(Tensor, leaf)
+    own_keys = frame.ordered(found)
+    return Coefficients(own_keys, None, [found[key] for key in own_keys])
 
 
-def _filled(result: Tensor, rows: int, shape: torch.Size) -> Tensor:
+def _filled(stack: Tensor, shape: torch.Size) -> Tensor:
     """Of the shape that it has by PyTorch, where the expression has dropped an operand."""
-    own = result.shape if rows < 0 else result.shape[1:]
-    return result if own == shape else result.expand(*result.shape[: rows >= 0], *shape)
+    return stack if stack.shape[1:] == shape else stack.expand(-1, *shape)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -604,24 +577,19 @@ def _plan(
     expression: Expression, kinds: tuple[_Kind, ...], frame: Frame, may_pass: tuple[bool, ...]
 ) -> _Plan:
     order, signs, top = frame.order, frame.signs, frame.top
-    moving = [i for i, kind in enumerate(kinds) if kind is not None and len(kind[0]) > 1]
-    width = _width(order, len(moving), sum(kind is not None for kind in kinds), len(signs))
-    chunks = [range(d, min(d + width, len(signs))) for d in range(0, len(signs), width)]
-    places, splits = [], []
-    for kind in kinds:
-        of_keys, sizes = _places(kind, frame, width if len(chunks) > 1 else 0)
-        places.append(of_keys)
-        splits.append(sizes)
-    steps: list[_Step] = []
-    has_sum = False
-    for number, chunk in enumerate(chunks):
-        names: dict[tuple[int, Key], Expression] = {}
-        results: dict[Key, Expression] = {} if number else {VALUE: expression}
+    leaves = [i for i, kind in enumerate(kinds) if kind is not None]
+    moving = [i for i in leaves if len(cast(Any, kinds[i])[0]) > 1]
+    width = _width(order, len(moving), len(leaves), len(signs))
+    steps: list[tuple[dict[Key, Expression], dict[_Named, Expression]]] = []
+    for first in range(0, len(signs), width):
+        # The values are inputs always, for the shape of a coefficient may be that of another's.
+        names: dict[_Named, Expression] = {(i, VALUE): input_named(f"x{i}") for i in leaves}
+        results: dict[Key, Expression] = {} if first else {VALUE: expression}
         total: Expression | None = None
-        for d in chunk:
+        for d in range(first, min(first + width, len(signs))):
             given: dict[Expression, list[Expression | None]] = {}
             for i in moving:
-                of_leaf = _coefficients(i, kinds[i], names, chunk[0])
+                of_leaf = _coefficients(i, kinds[i], names, first)
                 series = [of_leaf((k, d)) for k in range(1, order)]
                 highest = of_leaf(top) if d == 0 and signs[0] else None  # of all directions
                 if highest is not None and signs[0] < 0:
@@ -645,48 +613,20 @@ def _plan(
             if last is not None:
                 last = last if signs[d] > 0 else -last
                 total = last if total is None else total + last
-        adds = total is not None and has_sum
         if total is not None:
-            results[top] = total + input_named("sum") if adds else total
-            has_sum = True
-        steps.append(_step(results, names, places, top, adds, may_pass, len(chunks) == 1))
-    return _Plan(tuple(steps), tuple(splits))
+            results[top] = total
+        steps.append((results, names))
+    return _joined(steps, kinds, frame, may_pass)
 
 
-# Where the coefficients of a leaf are: which of its parts, the row, and how many the part has
-_Place = tuple[int, int, int]
-
-
-def _places(
-    kind: _Kind, frame: Frame, width: int
-) -> tuple[dict[Key, _Place] | None, tuple[int, ...]]:
-    """Where each coefficient is, and the rows of the parts that a leaf is split into.
-
-    A part for the value, one for each `width` directions, and one for the highest: a gradient by
-    one is not a gradient by all.
-    """
-    if kind is None:
-        return None, ()
-    keys, is_stack = kind
-    if not is_stack:
-        return {key: (row, -1, -1) for row, key in enumerate(keys)}, ()
-    if not width:
-        return {key: (0, row, len(keys)) for row, key in enumerate(keys)}, ()
-    groups: dict[Any, list[Key]] = {}
-    for key in keys:
-        groups.setdefault(key if key in (VALUE, frame.top) else key[1] // width, []).append(key)
-    found = {
-        key: (part, row, len(group))
-        for part, group in enumerate(groups.values())
-        for row, key in enumerate(group)
-    }
-    return found, tuple(len(group) for group in groups.values())
+# A coefficient of a leaf
+_Named = tuple[int, Key]
 
 
 def _coefficients(
-    i: int, kind: _Kind, names: dict[tuple[int, Key], Expression], first: int
+    i: int, kind: _Kind, names: dict[_Named, Expression], first: int
 ) -> Callable[[Key], Expression | None]:
-    """The coefficients of a leaf by names that are the same for all chunks."""
+    """The coefficients of a leaf by names that are the same for all steps."""
     keys = () if kind is None else kind[0]
 
     def of_leaf(key: Key) -> Expression | None:
@@ -698,59 +638,53 @@ def _coefficients(
     return of_leaf
 
 
-def _step(
-    results: dict[Key, Expression],
-    names: dict[tuple[int, Key], Expression],
-    places: Sequence[dict[Key, _Place] | None],
-    top: Key,
-    adds: bool,
+def _joined(
+    steps: Sequence[tuple[dict[Key, Expression], dict[_Named, Expression]]],
+    kinds: tuple[_Kind, ...],
+    frame: Frame,
     may_pass: tuple[bool, ...],
-    is_only: bool,
-) -> _Step:
-    parameters = tuple(f"x{i}" for i, of_keys in enumerate(places) if of_keys is None)
-    # The values are inputs always, for the shape of a coefficient may be that of another's value.
-    for i, of_keys in enumerate(places):
-        if of_keys is not None:
-            names[i, VALUE] = input_named(f"x{i}")
-    by_expression = {e: own for own, e in names.items()}
+) -> _Plan:
+    """The plan of steps, each of results and the inputs that they are made of."""
+    tops = sum(frame.top in results for results, _ in steps)
     passed = []
-    for key, expression in list(results.items()):
-        own = by_expression.get(expression)
-        if own is not None and may_pass[own[0]] and (is_only or key != top):
-            passed.append((key, *own))
-            del results[key]
-    if not results:
-        return _Step(None, (), (), False, tuple(passed))
-    used = {e.value for e in in_order(results.values()) if e.operation == "input"}
+    for results, names in steps:
+        by_expression = {e: own for own, e in names.items()}
+        for key, expression in list(results.items()):
+            own = by_expression.get(expression)
+            if own is not None and may_pass[own[0]] and (key != frame.top or tops == 1):
+                passed.append((key, *own))
+                del results[key]
+    keys = frame.ordered({key for results, _ in steps for key in results})
+    if not keys:
+        return _Plan(None, (), (), tuple(passed))
+    places: dict[_Named, tuple[tuple[int, int], int, int]] = {}
+    for i, kind in enumerate(kinds):
+        of_keys, is_stack = kind or ((), False)
+        for row, key in enumerate(of_keys):
+            places[i, key] = ((i, 0), row, len(of_keys)) if is_stack else ((i, row), -1, -1)
+    parameters = tuple(f"x{i}" for i, kind in enumerate(kinds) if kind is None)
     takes: dict[tuple[int, int], int] = {}  # with the number of rows
-    inputs: list[str] = []
-    read: list[Row] = []
-    for i, of_keys in enumerate(places):
-        for key, (part, row, count) in (of_keys or {}).items():
-            name = names.get((i, key))
-            if name is not None and (key == VALUE or name.value in used):
-                takes[i, part] = count
-                inputs.append(name.value)
-                read.append((list(takes).index((i, part)), row))
-    tensors = list(takes.values())
-    if adds:
-        inputs.append("sum")
-        read.append((len(tensors), -1))
-        tensors.append(-1)
-    graph = Graph("jet", tuple(inputs), parameters, tuple(results.values()), whole=True)
-    keys = tuple(results)
-    if is_only or top not in results:
-        counts: tuple[int, ...] = (len(keys),)
-    else:
-        counts = (len(keys) - 1, -1) if len(keys) > 1 else (-1,)
-    rows = Rows(graph, tuple(tensors), tuple(read), counts)
-    return _Step(rows, tuple(takes), keys, adds, tuple(passed))
+    made: list[Step] = []
+    for results, names in steps:
+        if not results:
+            continue
+        used = {e.value for e in in_order(results.values()) if e.operation == "input"}
+        inputs, read = [], []
+        for own, (part, row, count) in places.items():
+            if own in names and (own[1] == VALUE or names[own].value in used):
+                takes[part] = count
+                inputs.append(names[own].value)
+                read.append((list(takes).index(part), row))
+        graph = Graph("jet", tuple(inputs), parameters, tuple(results.values()), whole=True)
+        made.append(Step(graph, tuple(read), tuple((0, keys.index(key)) for key in results)))
+    rows = Rows(tuple(made), tuple(takes.values()), (len(keys),))
+    return _Plan(rows, tuple(takes), keys, tuple(passed))
 
 
 def _width(order: int, moving: int, leaves: int, directions: int) -> int:
     """How many directions a kernel and its backward have the operands for."""
-    # The gradients of the results, what they are made of, and the gradients by that
-    still = 2 + 2 * (leaves + moving) + 2
+    # The gradients of the results, what they are made of, the gradients by that, and sums so far
+    still = 2 + 3 * leaves + 2 * moving
     each = (order - 1) * (1 + 2 * moving)
     most = max(1, (_C.max_operands - still) // each) if each else directions
     return math.ceil(directions / math.ceil(directions / most))
