@@ -7,6 +7,10 @@
 
 #include "math/half.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace fusedgrad::cpu {
 namespace {
 
@@ -122,9 +126,43 @@ struct Mover {
   void (*scatter)(const Computed* buffer, char* target, int64_t stride, int64_t n);
 };
 
+#if defined(__x86_64__)
+// Eight at a time by instructions that GCC does not find, with the bits of math/half.h. Every AVX2
+// processor has them, and memory does not keep up with more.
+struct MoveFloat16 : Move<Float16, float> {
+  FUSEDGRAD_TARGET_AVX2 static void gather(const char* source, int64_t stride, float* buffer,
+                                           int64_t n) {
+    int64_t k = 0;
+    for (; stride == sizeof(Float16) && k + 8 <= n; k += 8) {
+      const void* const eight = source + k * sizeof(Float16);
+      const __m128i halves = _mm_loadu_si128(static_cast<const __m128i*>(eight));
+      _mm256_storeu_ps(buffer + k, _mm256_cvtph_ps(halves));
+    }
+    gather_body(source + k * stride, stride, buffer + k, n - k);
+  }
+
+  FUSEDGRAD_TARGET_AVX2 static void scatter(const float* buffer, char* target, int64_t stride,
+                                            int64_t n) {
+    int64_t k = 0;
+    for (; stride == sizeof(Float16) && k + 8 <= n; k += 8) {
+      void* const eight = target + k * sizeof(Float16);
+      const __m256 floats = _mm256_loadu_ps(buffer + k);
+      _mm_storeu_si128(static_cast<__m128i*>(eight),
+                       _mm256_cvtps_ph(floats, _MM_FROUND_TO_NEAREST_INT));
+    }
+    scatter_body(buffer + k, target + k * stride, stride, n - k);
+  }
+};
+#endif
+
 template <class Stored, class Computed>
 Mover<Computed> mover_of() {
   using M = Move<Stored, Computed>;
+#if defined(__x86_64__)
+  if constexpr (std::is_same_v<M, Move<Float16, float>>) {
+    if (capability() != Capability::Baseline) return {MoveFloat16::gather, MoveFloat16::scatter};
+  }
+#endif
   return {choose(M::gather_baseline, M::gather_avx2, M::gather_avx512),
           choose(M::scatter_baseline, M::scatter_avx2, M::scatter_avx512)};
 }

@@ -31,9 +31,9 @@ FUSEDGRAD_HOST_DEVICE H from_float(float x);
 template <>
 FUSEDGRAD_HOST_DEVICE BFloat16 from_float<BFloat16>(float x) {
   const uint32_t bits = to_bits(x);
-  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const uint32_t quiet = (bits >> 16) | 0x40;
-  return {static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded)};
+  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  const uint32_t quiet = bits | 0x400000;
+  return {static_cast<uint16_t>((x != x ? quiet : rounded) >> 16)};
 }
 
 template <>
