@@ -41,3 +41,19 @@ def compiled_fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for cache in caches:
         cache.cache_clear()
+
+
+@pytest.fixture
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New functions run operation by operation: for tests of what stands before a kernel.
+
+    (CXX is read once a process, and what was compiled before serves without a compiler.)
+    """
+    from fusedgrad.fuse import kernel
+    from fusedgrad.fuse.compile import CompilerError
+
+    def refuse(source: str) -> int:
+        raise CompilerError("this test takes none")
+
+    monkeypatch.setattr(kernel, "block_address", refuse)
+    monkeypatch.setattr(kernel, "_warnings", ["a C++ compiler"])

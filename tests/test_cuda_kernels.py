@@ -47,6 +47,13 @@ MORE_THAN_A_TILE = 2049
 
 BACKENDS = ["emulated", "cpu", ON_CUDA]
 
+# Of approximate instructions: each operand's result moved by its own sign, or all in one way.
+WORST_CASES = [
+    "mixed",
+    pytest.param("low", marks=pytest.mark.slow),
+    pytest.param("high", marks=pytest.mark.slow),
+]
+
 
 @functools.cache
 def backend_of(name: str) -> Backend:
@@ -168,7 +175,7 @@ def test_results_are_exact_to_a_few_ulps(backend: Backend, dtype: torch.dtype, n
         check(backend, name, inputs, parameter)
 
 
-@pytest.mark.parametrize("worst_case", ["low", "high", "mixed"])
+@pytest.mark.parametrize("worst_case", WORST_CASES)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_halves_keep_their_bounds_for_the_worst_approximate_instructions(
     name: str, worst_case: str
@@ -472,7 +479,7 @@ def test_every_kernel_runs() -> None:
 
 
 # The oldest and the newest: each is compiled anew.
-@pytest.mark.parametrize("arch", ["75", "120"])
+@pytest.mark.parametrize("arch", ["75", pytest.param("120", marks=pytest.mark.slow)])
 def test_every_architecture_computes_the_same_bits(dtype: torch.dtype, arch: str) -> None:
     name = "sigmoid_double_backward"
     for make in (contiguous, misaligned):

@@ -516,11 +516,8 @@ def test_ten_thousand_numbers_take_no_memory_and_no_more_entries(
     assert grown < 500, grown
 
 
-def test_a_structure_that_keeps_changing_is_told_once_and_stays_right(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-
+@pytest.mark.usefixtures("without_compiler")
+def test_a_structure_that_keeps_changing_is_told_once_and_stays_right() -> None:
     def f(x: Tensor, n: int) -> Tensor:
         for _ in range(n):
             x = torch.tanh(x)

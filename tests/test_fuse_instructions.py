@@ -181,9 +181,9 @@ def served(function: Callable[..., Tensor], x: Tensor) -> tuple[Tensor, str]:
     return fused(x), fused._reason if not fused._entries else ""
 
 
+@pytest.mark.usefixtures("without_compiler")  # what runs is told by other tests
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_ordinary_python_is_proved(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")  # what runs is told by other tests
+def test_ordinary_python_is_proved(name: str) -> None:
     x = torch.linspace(-2, 3, 7, dtype=torch.float64, requires_grad=True)
     function = FUNCTIONS[name]
     result, reason = served(function, x)

@@ -22,8 +22,7 @@ REFUSALS = (
 )
 
 
-def _check(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")  # operation by operation: kernels have own tests
+def _check(first: int) -> None:
     calls = 0
     for number in range(first, first + GROUP):
         if number in KNOWN:
@@ -39,14 +38,17 @@ def _check(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls > 4 * GROUP
 
 
+# Operation by operation: kernels have tests of their own.
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("without_compiler")
 @pytest.mark.parametrize("first", range(0, 300, GROUP))
-def test_random_programs(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    _check(first, monkeypatch)
+def test_random_programs(first: int) -> None:
+    _check(first)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("without_compiler")
 @pytest.mark.parametrize("first", range(300, 800, GROUP))
-def test_more_random_programs(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    _check(first, monkeypatch)
+def test_more_random_programs(first: int) -> None:
+    _check(first)

@@ -235,7 +235,15 @@ class Program:
             if block.end == "next" or block.conditional:
                 after |= live[b + 1]
             self.live_after.append(after)
-            block.live = [r for r, bit in enumerate(bin(live[b])[:1:-1]) if bit == "1"]
+            block.live = _positions(live[b])
+
+
+def _positions(bits: int) -> list[int]:
+    """Of the bits that are set, in a number that may have thousands."""
+    text, found, at = bin(bits)[:1:-1], [], -1
+    while (at := text.find("1", at + 1)) >= 0:
+        found.append(at)
+    return found
 
 
 def waits(instruction: Instruction) -> bool:
