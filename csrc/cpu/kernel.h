@@ -23,9 +23,11 @@ inline constexpr int64_t kTileBytes = 256;
 struct Kernel {
   int outputs;
   int inputs;
-  Block<float>* float32;  // Float16 and BFloat16 too: converted to float and rounded once
+  Block<float>* float32;
   Block<double>* float64;
   std::array<double, kMaxParameters> parameters;
+  // Float16 and BFloat16, converted to float and rounded once: float32, or what has less to keep
+  Block<float>* halves = float32;
 };
 
 namespace detail {
@@ -84,7 +86,11 @@ struct MakeWithTwoParameters {
 
 template <class Functor>
 Kernel make_kernel() {
-  return detail::kernel_of<detail::MakePlain<Functor>>({});
+  Kernel kernel = detail::kernel_of<detail::MakePlain<Functor>>({});
+  if constexpr (requires { typename Functor::ForHalves; }) {
+    kernel.halves = detail::Loops<detail::MakePlain<typename Functor::ForHalves>, float>::chosen();
+  }
+  return kernel;
 }
 
 // For a functor that carries numbers of the type it computes in: an exponent, a scale, an order.

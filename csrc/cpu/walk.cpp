@@ -408,7 +408,9 @@ void elementwise(const Kernel& kernel, DType dtype, const Rectangle& rectangle) 
   if (dtype == DType::Float64) {
     run<double>(kernel, dtype_of, rectangle, kernel.outputs, nothing);
   } else {
-    run<float>(kernel, dtype_of, rectangle, kernel.outputs, nothing);
+    Kernel own = kernel;
+    if (dtype != DType::Float32) own.float32 = kernel.halves;
+    run<float>(own, dtype_of, rectangle, kernel.outputs, nothing);
   }
 }
 

@@ -59,10 +59,54 @@ FUSEDGRAD_HOST_DEVICE T sigmoid_second_derivative(T x) {
   return detail::lifted_density(a, r) * -signed_tanh * kUnlift * kUnlift;
 }
 
+// For half types on a host, in float: of results that are rounded to 11 digits, 2^-17 is enough,
+// and no digit that a rounding took is put back. (device.h has what a GPU's instructions make of
+// it.)
+namespace brief {
+
+// exp(-y) 2^scale = power (1 + expm1)
+struct Exp {
+  float power;
+  float expm1;
+};
+
+FUSEDGRAD_HOST_DEVICE Exp exp_of_minus(float y, int scale) {
+  using C = Approximations<float>;
+  const float shift = kRound<float> + static_cast<float>(Format<float>::kBias + scale);
+  const float shifted = fma(y, -C::kLog2E, shift);
+  const float f = fma(y, -C::kLog2E, shift - shifted);
+  return {power_of_two(shifted), f * C::exp2(f)};
+}
+
+// c / (c + c exp(-x)), as above; NaN is left by comparisons that are written so.
+FUSEDGRAD_HOST_DEVICE float sigmoid(float x) {
+  constexpr float kC = 0x1p-40f;
+  x = x < -110.0f ? -110.0f : x;
+  x = x > 40.0f ? 40.0f : x;
+  const Exp exp = exp_of_minus(x, -40);
+  return kC / fma(exp.power, exp.expm1, exp.power + kC);
+}
+
+// factor a / (1 + a)^2, a = exp(-y), y >= 0
+FUSEDGRAD_HOST_DEVICE float logistic_density(float y, float factor) {
+  constexpr float kLift = Ranges<float>::kLift;
+  const Exp exp = exp_of_minus(y > 110.0f ? 110.0f : y, Ranges<float>::kLiftBits);
+  const float a = fma(exp.power, exp.expm1, exp.power);
+  return a / fma(a, fma(a, 1 / (factor * kLift), 2 / factor), kLift / factor);
+}
+
+}  // namespace brief
+
 template <class S, int kScale>
 class LogisticDerivatives;  // logistic_derivatives.h
 
 struct SigmoidBackward {
+  struct ForHalves {
+    FUSEDGRAD_HOST_DEVICE float operator()(float grad, float x) const {
+      return grad * brief::logistic_density(abs(x), 1);
+    }
+  };
+
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x) const {
     return grad * sigmoid_derivative(x);
@@ -79,6 +123,9 @@ struct SigmoidDoubleBackward {
 struct Sigmoid {
   using Backward = SigmoidBackward;
   using DoubleBackward = SigmoidDoubleBackward;
+  struct ForHalves {
+    FUSEDGRAD_HOST_DEVICE float operator()(float x) const { return brief::sigmoid(x); }
+  };
   template <class S>
   using Derivatives = LogisticDerivatives<S, 1>;
 

@@ -41,7 +41,25 @@ FUSEDGRAD_HOST_DEVICE T tanh_second_derivative(T x) {
   return detail::lifted_density(a, r) * -signed_tanh * (8 * kUnlift) * kUnlift;
 }
 
+namespace brief {
+
+// (1 - a) / (1 + a): tanh(20) rounds to 1
+FUSEDGRAD_HOST_DEVICE float tanh(float x) {
+  const float y = 2 * abs(x);
+  const Exp exp = exp_of_minus(y > 40.0f ? 40.0f : y, 0);
+  const float complement = fma(-exp.power, exp.expm1, 1 - exp.power);
+  return copysign(complement / (2 - complement), x);
+}
+
+}  // namespace brief
+
 struct TanhBackward {
+  struct ForHalves {
+    FUSEDGRAD_HOST_DEVICE float operator()(float grad, float x) const {
+      return grad * brief::logistic_density(2 * abs(x), 4);
+    }
+  };
+
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x) const {
     return grad * tanh_derivative(x);
@@ -58,6 +76,9 @@ struct TanhDoubleBackward {
 struct Tanh {
   using Backward = TanhBackward;
   using DoubleBackward = TanhDoubleBackward;
+  struct ForHalves {
+    FUSEDGRAD_HOST_DEVICE float operator()(float x) const { return brief::tanh(x); }
+  };
   template <class S>
   using Derivatives = LogisticDerivatives<S, 2>;
 
