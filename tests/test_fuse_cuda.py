@@ -39,7 +39,7 @@ from cuda_backend import (
     spaced,
 )
 from cuda_emulator import EmulationError
-from cuda_mutation import Mutation
+from cuda_mutation import Mutation, some_slow
 from exact_expressions import evaluate
 from fused_functions import CASES, columns, rows
 from fusedgrad import _C, activations
@@ -828,7 +828,7 @@ def test_the_checks_pass_unbroken_kernels() -> None:
     _checks(FusedEmulated())
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.title)
+@pytest.mark.parametrize("mutation", some_slow(MUTATIONS), ids=lambda mutation: mutation.title)
 def test_a_broken_launcher_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutation: Mutation
 ) -> None:
