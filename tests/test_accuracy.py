@@ -98,9 +98,7 @@ def vanishes_inside(name: str, parameter: float) -> bool:
 
 
 @pytest.mark.parametrize(("name", "parameter", "bound", "_"), CASES)
-def test_float32_at_one_number_in_2039(
-    name: str, parameter: float, bound: float, _: float
-) -> None:
+def test_float32_at_one_number_in_2039(name: str, parameter: float, bound: float, _: float) -> None:
     check(_C.scan(name, "float32", 0, 2**32, STRIDE, parameter), bound)
 
 
