@@ -1,8 +1,11 @@
 #include "operators/rows.h"
 
+#include <ATen/Dispatch.h>
 #include <ATen/ExpandUtils.h>
+#include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
@@ -66,6 +69,36 @@ c10::SymIntArrayRef shape_of_row(const Tensor& tensor, bool has_rows) {
   return tensor.sym_sizes().slice(has_rows ? 1 : 0);
 }
 
+// Of few numbers side by side, what at::sum_to takes several operators for: the sum over the
+// leading dimensions, in double.
+template <class T>
+void sum_rows(const T* values, int64_t rows, int64_t columns, T* sums) {
+  std::vector<double> wide(columns);
+  for (int64_t row = 0; row < rows; ++row, values += columns) {
+    for (int64_t i = 0; i < columns; ++i) wide[i] += static_cast<double>(values[i]);
+  }
+  std::transform(wide.begin(), wide.end(), sums, [](double sum) { return static_cast<T>(sum); });
+}
+
+// A gradient, or one of its rows (-1: all of it), summed to the shape of a vector; undefined where
+// at::sum_to has to.
+Tensor summed_to_vector(const Tensor& grad, int64_t row, const Tensor& input) {
+  const at::ScalarType type = grad.scalar_type();
+  const int64_t numel = row < 0 ? grad.numel() : grad.numel() / grad.size(0);
+  if (!grad.is_cpu() || !grad.is_contiguous() || input.scalar_type() != type || input.dim() != 1 ||
+      input.size(0) != grad.size(-1) || numel == 0 || numel > at::internal::GRAIN_SIZE ||
+      (type != at::kFloat && type != at::kDouble)) {
+    return {};
+  }
+  Tensor sums = at::empty(input.sizes(), grad.options());
+  const int64_t columns = grad.size(-1), offset = std::max<int64_t>(row, 0) * numel;
+  AT_DISPATCH_FLOATING_TYPES(type, "fused_rows", [&] {
+    sum_rows(grad.const_data_ptr<scalar_t>() + offset, numel / columns, columns,
+             sums.mutable_data_ptr<scalar_t>());
+  });
+  return sums;
+}
+
 // The gradient summed to the shape of its input, row by row.
 Tensor summed_to(const Tensor& grad, const Tensor& input, bool has_rows) {
   c10::DimVector sizes(input.sizes().slice(has_rows ? 1 : 0));
@@ -119,7 +152,9 @@ class RowsNode final : public KernelNode {
     }
     uint64_t summed = 0;
     for (size_t i = 0; i < inputs.size(); ++i) {
-      summed |= static_cast<uint64_t>(shape_of_row(inputs[i], has_rows(i)) != shape) << i;
+      summed |=
+          static_cast<uint64_t>(shape_of_row(inputs[i], has_rows(i)) != c10::SymIntArrayRef(shape))
+          << i;
     }
     const RowsBackward* backward = is_known ? backward_of(number, needed, summed) : nullptr;
     if (backward == nullptr) {
@@ -138,6 +173,8 @@ class RowsNode final : public KernelNode {
     }
     for (const auto& [target, row] : backward->shared) {
       const Tensor& result = results[row.first];
+      found[target] = summed_to_vector(result, row.second, inputs[target]);
+      if (found[target].defined()) continue;
       found[target] = summed_to(row.second < 0 ? result : result.select(0, row.second),
                                 inputs[target], /*has_rows=*/false);
     }

@@ -87,7 +87,8 @@ def jet(
 
 def _rows_of(result: Any) -> dict[Key, Tensor]:
     if isinstance(result, Jet):
-        return {VALUE: result.condition()} if result.is_condition else result.rows()
+        with torch._C.DisableTorchFunctionSubclass():
+            return {VALUE: result.condition()} if result.is_condition else result.rows()
     return {VALUE: result} if isinstance(result, Tensor) else {}
 
 
@@ -129,7 +130,7 @@ def derivatives(function: Function, x: Tensor, direction: Tensor, order: int) ->
     result = _one_tensor("derivatives()", function(lifted))
     rows = _rows_of(result)
     keys = [VALUE, *((k, 0) for k in range(1, order + 1))]
-    return tuple(rows[key] if key in rows else torch.zeros_like(rows[VALUE]) for key in keys)
+    return tuple([rows[key] if key in rows else torch.zeros_like(rows[VALUE]) for key in keys])
 
 
 def _one_tensor(name: str, result: Any) -> Tensor:

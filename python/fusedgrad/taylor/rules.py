@@ -309,18 +309,23 @@ HANDLERS[_T.__rmatmul__] = lambda func, args, kwargs: _matmul(
 
 def _linear_layer(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
     """One matrix product for all coefficients; the bias joins the next elementwise operation."""
-    names = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
-    input, weight, bias = names["input"], names["weight"], names.get("bias")
+    if len(args) == 3 and not kwargs:
+        input, weight, bias = args
+    else:
+        names = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+        input, weight, bias = names["input"], names["weight"], names.get("bias")
     if isinstance(input, Jet) and not isinstance(weight, Jet) and not input.is_condition:
-        frame = _frame_of(func, [input])
-        stack = input.stack()
+        check_grad_mode(func, input.frame)
+        given = input.settle()
+        stack = given.stack()
         is_own = type(stack) in PLAIN_TYPES and type(weight) in PLAIN_TYPES
         stack = (_C.linear_of_rows if is_own else F.linear)(stack, weight)
-        if bias is not None and not isinstance(bias, Jet):
-            leaves = (Coefficients(input.keys, stack), bias)
+        made = Coefficients(given.keys, stack)
+        if bias is None or isinstance(bias, Jet):
+            product = Jet.of(input.frame, made)
+        else:
             shape, dtype, device = stack.shape[1:], stack.dtype, stack.device
-            return Jet.pending(frame, _sum_of_two(), leaves, shape, dtype, device)
-        product = Jet.of_stack(frame, input.keys, stack)
+            return Jet.pending(input.frame, _sum_of_two(), (made, bias), shape, dtype, device)
     else:
         product = _product(F.linear, (input, weight), {})
     return _with_bias(product, bias, 1)
