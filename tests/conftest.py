@@ -3,9 +3,26 @@
 They import what they need: the process of pytest-xdist that runs no test then loads no PyTorch.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is sampled(n), one case of n is left to `make test`; the others are slow.
+
+    But for those of a GPU, which are quick there.
+    """
+    cases: Counter[str] = Counter()
+    for item in items:
+        sampled = item.get_closest_marker("sampled")
+        name, _, case = item.nodeid.partition("[")
+        if sampled is not None and "cuda" not in case:
+            if cases[name] % sampled.args[0] != 0:
+                item.add_marker(pytest.mark.slow)
+            cases[name] += 1
 
 
 @pytest.fixture(autouse=True)

@@ -2,12 +2,8 @@
 
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 CSRC = Path(__file__).parents[1] / "csrc"
 
@@ -27,12 +23,6 @@ class Mutation:
         text = path.read_text()
         assert text.count(self.old) == 1
         path.write_text(text.replace(self.old, self.new))
-
-
-def some_slow(mutations: Sequence[Mutation]) -> list[Any]:
-    """One in three for `make test`, since each is compiled anew; the others are slow tests."""
-    slow = pytest.mark.slow
-    return [m if i % 3 == 0 else pytest.param(m, marks=slow) for i, m in enumerate(mutations)]
 
 
 # What is compiled of a copy: of these sources these launchers.

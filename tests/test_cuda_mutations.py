@@ -10,7 +10,7 @@ import torch
 import test_cuda_kernels as suite
 from cuda_backend import Emulated, LaunchError, misaligned
 from cuda_emulator import EmulationError
-from cuda_mutation import Mutation, copied, some_slow
+from cuda_mutation import Mutation, copied
 
 
 def _elementwise(backend: Emulated) -> None:
@@ -184,7 +184,8 @@ def test_the_checks_pass_unbroken_kernels(
     checks(Emulated(csrc=copied(tmp_path)))
 
 
-@pytest.mark.parametrize("mutation", some_slow(MUTATIONS), ids=lambda mutation: mutation.title)
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.title)
 def test_a_broken_kernel_is_noticed(tmp_path: Path, mutation: KernelMutation) -> None:
     csrc = copied(tmp_path)
     mutation.apply(csrc)

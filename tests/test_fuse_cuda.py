@@ -39,7 +39,7 @@ from cuda_backend import (
     spaced,
 )
 from cuda_emulator import EmulationError
-from cuda_mutation import Mutation, some_slow
+from cuda_mutation import Mutation
 from exact_expressions import evaluate
 from fused_functions import CASES, columns, rows
 from fusedgrad import _C, activations
@@ -138,6 +138,7 @@ def _scaled() -> Graph:
 # -------------------------------------------------------------------------------------- accuracy
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[case.name for case in CASES])
 def test_emulated_value_and_partials_are_exact(number: int, dtype: torch.dtype) -> None:
@@ -211,6 +212,7 @@ def _values(count: int) -> list[np.ndarray]:
     return [np.random.default_rng(i).uniform(0.25, 2, SHAPE) for i in range(count)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_any_layout_with_parameters(kind: str, dtype: torch.dtype) -> None:
@@ -828,7 +830,8 @@ def test_the_checks_pass_unbroken_kernels() -> None:
     _checks(FusedEmulated())
 
 
-@pytest.mark.parametrize("mutation", some_slow(MUTATIONS), ids=lambda mutation: mutation.title)
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.title)
 def test_a_broken_launcher_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutation: Mutation
 ) -> None:

@@ -88,6 +88,7 @@ BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", [*UNARY, *BINARY])
 def test_dtypes_under_autocast_are_those_of_the_operations(name: str, dtype: torch.dtype) -> None:

@@ -52,6 +52,7 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
     return x
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("layout", ["contiguous", "reversed", "apart"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("full", "own"), PAIRS, ids=str)

@@ -108,6 +108,7 @@ def _second(grads: Any, leaves: list[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad(moving, leaves, **options))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", INFOS)
 def test_is_pytorchs_or_refused_by_name(name: str) -> None:
     torch.manual_seed(0)
@@ -210,6 +211,7 @@ TIES: dict[str, Callable[..., Tensor]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", TIES)
 def test_ties_are_as_the_installed_pytorch_has_them(name: str) -> None:
     function = TIES[name]
@@ -290,6 +292,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_reduce_within_the_kernel(name: str, reduction: str) -> None:

@@ -88,18 +88,10 @@ def check(name: str, first: Callable[[], Tensor], second: Callable[[], Tensor]) 
             torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("first", FULL.values(), ids=FULL.keys())
 @pytest.mark.parametrize("name", FUNCTIONS.keys())
 def test_strides_are_pytorchs(name: str, first: Callable[[], Tensor]) -> None:
-    start = [*FULL.values()].index(first) % 3  # each with a third of the others
-    for second in [*FULL.values()][start::3]:
-        check(name, first, second)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("first", FULL.values(), ids=FULL.keys())
-@pytest.mark.parametrize("name", FUNCTIONS.keys())
-def test_strides_of_any_two_are_pytorchs(name: str, first: Callable[[], Tensor]) -> None:
     for second in FULL.values():
         check(name, first, second)
 

@@ -114,6 +114,7 @@ def test_fake_tensors_have_the_dtype_of_the_result(operator: Any, dtype: torch.d
 RECORDED = list(OPERATORS)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("operator", RECORDED, ids=str)
 def test_opcheck_of_the_operators_with_a_backward(operator: Any) -> None:
     def make() -> Tensor:

@@ -195,6 +195,7 @@ def _random_function(generator: random.Random) -> Function:
     return function
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seed", range(8))
 def test_random_networks_agree_with_nested_autograd(seed: int) -> None:
     torch.manual_seed(seed)
@@ -258,6 +259,7 @@ def _repeated(x: Tensor, count: int) -> Tensor:
     return x
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operations_agree_with_nested_autograd(name: str) -> None:
     check(OPERATIONS[name], (3, 4), order=2)
