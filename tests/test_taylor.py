@@ -528,6 +528,22 @@ def test_laplacian(count: int) -> None:
     close(*[torch.autograd.grad(of, leaves, weights) for of in grads])
 
 
+def test_directions_are_not_repeated_for_each_point() -> None:
+    network = _network(3, 6, 1)
+    x = torch.randn(50, 3, dtype=torch.float64)
+    directions = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        got = fusedgrad.laplacian(network, directions=directions)(x).laplacian
+    products = [e.input_shapes[0][0] for e in profile.events() or () if e.name == "aten::mm"]
+    assert products == [50, 7, 9 * 50]
+    along = [fusedgrad.derivatives(network, x, d, 2)[2] for d in directions.unbind()]
+    expected = torch.stack(along).mean(0)
+    close([got], [expected])
+    close(*[torch.autograd.grad((each**2).sum(), directions) for each in (got, expected)])
+    (point,) = fusedgrad.laplacian(network, directions=directions)(x[3]).laplacian[None]
+    close([point], [got[3]])
+
+
 def test_many_directions_are_one_call_of_few_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = _kernels(monkeypatch)
     network = _network(60, 4, 4, 1)

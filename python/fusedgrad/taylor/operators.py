@@ -11,7 +11,7 @@ from torch.utils import _pytree
 
 from fusedgrad.fuse.jet_function import MOST_ORDERS
 from fusedgrad.taylor import rules  # noqa: F401  (fills the table of operations)
-from fusedgrad.taylor.tensor import VALUE, Frame, Jet, Key
+from fusedgrad.taylor.tensor import VALUE, Coefficients, Frame, Jet, Key
 
 Function = Callable[..., Any]
 
@@ -181,13 +181,12 @@ def laplacian(
     def operator(x: Tensor, *rest: Any) -> Laplacian:
         vectors, signs = _vectors(x, weight, directions)
         frame = Frame(2, signs, records=torch.is_grad_enabled())
-        rows = _along("laplacian()", function, x, rest, frame, vectors)
-        value = rows[VALUE]
-        total = rows.get(frame.top)
-        total = torch.zeros_like(value) if total is None else total
+        found = _along("laplacian()", function, x, rest, frame, vectors)
+        value = found.row(VALUE)
+        total = found.row(frame.top) if frame.top in found.keys else torch.zeros_like(value)
         if directions is not None:
             total = total / len(signs)
-        return Laplacian(value, _gradient(rows, value, len(signs)), total)
+        return Laplacian(value, _gradient(found, value, len(signs)), total)
 
     return operator
 
@@ -214,21 +213,26 @@ def bilaplacian(
             vectors, signs = _vectors(x, None, directions)
             count = len(signs)
         frame = Frame(4, signs, records=torch.is_grad_enabled())
-        rows = _along("bilaplacian()", function, x, rest, frame, vectors)
+        found = _along("bilaplacian()", function, x, rest, frame, vectors)
+        rows = found.rows()
         value = rows[VALUE]
         zero = torch.zeros_like(value)
         scale = 1.0 if directions is None else 1.0 / count
         axes = 1.0 if directions is not None else _axis_scale(count)
         second = sum((rows.get((2, d), zero) for d in range(count)), zero) * (scale / axes**2)
         highest = rows.get(frame.top, zero) * (1.0 if directions is None else scale / 3)
-        return Bilaplacian(value, _gradient(rows, value, count) / axes, second, highest)
+        return Bilaplacian(value, _gradient(found, value, count) / axes, second, highest)
 
     return operator
 
 
-def _gradient(rows: dict[Key, Tensor], value: Tensor, count: int) -> Tensor:
+def _gradient(found: Coefficients, value: Tensor, count: int) -> Tensor:
+    keys = [(1, d) for d in range(count)]
+    if all(key in found.keys for key in keys):
+        return found.rows_of(keys).movedim(0, -1)
     zero = torch.zeros_like(value)
-    return torch.stack([rows.get((1, d), zero) for d in range(count)], -1)
+    rows = found.rows()
+    return torch.stack([rows.get(key, zero) for key in keys], -1)
 
 
 def _along(
@@ -238,13 +242,17 @@ def _along(
     rest: tuple[Any, ...],
     frame: Frame,
     vectors: Tensor,
-) -> dict[Key, Tensor]:
+) -> Coefficients:
     """The coefficients of the function where `x` moves along each of the vectors."""
     between = [1] * (x.dim() - 1)
-    moving = vectors.reshape(len(vectors), *between, -1).expand(-1, *x.shape)
+    moving = vectors.reshape(len(vectors), *between, -1)
     keys = (VALUE, *((1, d) for d in range(len(vectors))))
-    lifted = Jet.of_stack(frame, keys, torch.cat([x[None], moving]))
-    return _rows_of(_one_tensor(name, function(lifted, *rest)))
+    lifted = Jet.of(frame, Coefficients(keys, None, None, (x[None], moving)))
+    result = _one_tensor(name, function(lifted, *rest))
+    if isinstance(result, Jet) and not result.is_condition:
+        with torch._C.DisableTorchFunctionSubclass():
+            return result.settle()
+    return Coefficients((VALUE,), None, [_rows_of(result)[VALUE]])
 
 
 def _vectors(

@@ -317,10 +317,15 @@ def _linear_layer(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
     if isinstance(input, Jet) and not isinstance(weight, Jet) and not input.is_condition:
         check_grad_mode(func, input.frame)
         given = input.settle()
-        stack = given.stack()
+        spread = given.spread
+        stack = given.stack() if spread is None else spread[0]
         is_own = type(stack) in PLAIN_TYPES and type(weight) in PLAIN_TYPES
-        stack = (_C.linear_of_rows if is_own else F.linear)(stack, weight)
-        made = Coefficients(given.keys, stack)
+        linear = _C.linear_of_rows if is_own else F.linear
+        stack = linear(stack, weight)
+        if spread is None:
+            made = Coefficients(given.keys, stack)
+        else:
+            made = Coefficients(given.keys, None, None, (stack, linear(spread[1], weight)))
         if bias is None or isinstance(bias, Jet):
             product = Jet.of(input.frame, made)
         else:

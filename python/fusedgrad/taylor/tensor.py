@@ -72,43 +72,91 @@ def refused(func: Any, why: str = "is no operation that jet() knows") -> TaylorE
 
 
 class Coefficients:
-    """The coefficients of a settled jet: rows of one tensor, or several of one shape and dtype."""
+    """The coefficients of a settled jet: rows of one tensor, or several of one shape and dtype.
 
-    __slots__ = ("_rows", "_stack", "keys")
+    Or *spread*: rows of two tensors, of which the second has the derivatives of all points alike.
+    """
+
+    __slots__ = ("_rows", "_spread", "_stack", "keys")
 
     def __init__(
-        self, keys: tuple[Key, ...], stack: Tensor | None, rows: Sequence[Tensor] | None = None
+        self,
+        keys: tuple[Key, ...],
+        stack: Tensor | None,
+        rows: Sequence[Tensor | tuple[Coefficients, Key]] | None = None,
+        spread: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """One of `stack` and `rows` is given."""
-        self.keys, self._stack, self._rows = keys, stack, rows
+        """One of `stack`, `rows` and `spread` is given; a row may be that of another jet."""
+        self.keys, self._stack, self._rows, self._spread = keys, stack, rows, spread
 
     @property
-    def is_stack(self) -> bool:
-        """Whether they are rows of one tensor already."""
-        return self._stack is not None
+    def layout(self) -> tuple[int, ...]:
+        """The rows of each of `parts`, () if they are rows themselves."""
+        if self._stack is not None:
+            return (len(self.keys),)
+        return () if self._spread is None else (1, len(self.keys) - 1)
+
+    @property
+    def spread(self) -> tuple[Tensor, Tensor] | None:
+        """The value, and the derivatives, if they lie so."""
+        return self._spread if self._stack is None else None
 
     def stack(self) -> Tensor:
         """As the rows of one tensor."""
         if self._stack is None:
-            self._stack = torch.stack(list(cast(Sequence[Tensor], self._rows)))
+            if self._spread is not None:
+                value, others = self._spread
+                self._stack = torch.cat([value, others.expand(-1, *value.shape[1:])])
+            else:
+                self._stack = torch.stack(self._resolved())
         return self._stack
+
+    def _resolved(self) -> list[Tensor]:
+        rows = [r if isinstance(r, Tensor) else r[0].rows()[r[1]] for r in self._rows or ()]
+        self._rows = rows
+        return rows
 
     def rows(self) -> dict[Key, Tensor]:
         """By their keys."""
         if self._rows is None:
-            self._rows = cast(Tensor, self._stack).unbind(0)
-        return dict(zip(self.keys, self._rows, strict=True))
+            self._rows = self.stack().unbind(0)
+        return dict(zip(self.keys, self._resolved(), strict=True))
+
+    def row(self, key: Key) -> Tensor:
+        """One of them, for which the others are left as they lie."""
+        place = self.keys.index(key)
+        if self._rows is None:
+            return self.stack()[place]
+        row = self._rows[place]
+        return row if isinstance(row, Tensor) else row[0].row(row[1])
+
+    def rows_of(self, keys: Sequence[Key]) -> Tensor:
+        """Some of them as the rows of one tensor."""
+        places = [self.keys.index(key) for key in keys]
+        if self._rows is None:
+            stack, first = self.stack(), places[0]
+            if places == [*range(first, first + len(places))]:
+                return stack[first : first + len(places)]
+        else:
+            own = [self._rows[place] for place in places]
+            sources = {id(r[0]): r[0] for r in own if not isinstance(r, Tensor)}
+            if len(sources) == 1 and not any(isinstance(r, Tensor) for r in own):
+                (source,) = sources.values()
+                return source.rows_of([cast(Any, r)[1] for r in own])
+        rows = self.rows()
+        return torch.stack([rows[key] for key in keys])
 
     def parts(self) -> Sequence[Tensor]:
         """The tensors that they are in."""
-        return cast(Sequence[Tensor], self._rows) if self._stack is None else (self._stack,)
+        if self._stack is not None:
+            return (self._stack,)
+        return self._resolved() if self._spread is None else self._spread
 
     @property
     def shape(self) -> torch.Size:
         """Of each."""
-        if self._stack is not None:
-            return self._stack.shape[1:]
-        return cast(Sequence[Tensor], self._rows)[0].shape
+        part = self.parts()[0]
+        return part.shape[1:] if self.layout else part.shape
 
     @property
     def dtype(self) -> torch.dtype:
@@ -487,9 +535,8 @@ def _dtype_of(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, An
 # --------------------------------------------------------------------------------------- the kernel
 
 
-# How the coefficients of a leaf lie: their keys, and whether they are rows of one tensor; None for
-# a number
-_Kind = tuple[tuple[Key, ...], bool] | None
+# How the coefficients of a leaf lie: their keys, and `Coefficients.layout`; None for a number
+_Kind = tuple[tuple[Key, ...], tuple[int, ...]] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -539,10 +586,13 @@ def _computed(jet: Jet) -> Coefficients:
     parts: list[Sequence[Tensor]] = []
     for leaf in leaves:
         if isinstance(leaf, Coefficients):
-            kinds.append((leaf.keys, leaf.is_stack))
+            kinds.append((leaf.keys, leaf.layout))
             parts.append(leaf.parts())
+            if leaf.spread is not None:
+                may_pass.append(False)
+                continue
         elif isinstance(leaf, Tensor):
-            kinds.append(((VALUE,), False))
+            kinds.append(((VALUE,), ()))
             parts.append((leaf,))
         else:
             kinds.append(None)
@@ -552,17 +602,18 @@ def _computed(jet: Jet) -> Coefficients:
             continue
         may_pass.append(leaf.dtype is dtype and leaf.shape == shape)
     plan = _plan(expression, tuple(kinds), frame, tuple(may_pass))
-    found: dict[Key, Tensor] = {}
+    found: dict[Key, Tensor | tuple[Coefficients, Key]] = {}
     if plan.rows is not None:
         tensors = [parts[i][part] for i, part in plan.takes]
         (result,) = apply_rows(plan.rows, numbers, [dtype], tensors)
         stack = _filled(result, shape)
         if not plan.passed:
             return Coefficients(plan.keys, stack)
-        found.update(zip(plan.keys, stack.unbind(0), strict=True))
+        made = Coefficients(plan.keys, stack)
+        found.update((key, (made, key)) for key in plan.keys)
     for key, i, own in plan.passed:
         leaf = leaves[i]
-        found[key] = leaf.rows()[own] if isinstance(leaf, Coefficients) else cast(Tensor, leaf)
+        found[key] = (leaf, own) if isinstance(leaf, Coefficients) else cast(Tensor, leaf)
     own_keys = frame.ordered(found)
     return Coefficients(own_keys, None, [found[key] for key in own_keys])
 
@@ -659,9 +710,10 @@ def _joined(
         return _Plan(None, (), (), tuple(passed))
     places: dict[_Named, tuple[tuple[int, int], int, int]] = {}
     for i, kind in enumerate(kinds):
-        of_keys, is_stack = kind or ((), False)
-        for row, key in enumerate(of_keys):
-            places[i, key] = ((i, 0), row, len(of_keys)) if is_stack else ((i, row), -1, -1)
+        of_keys, layout = kind or ((), ())
+        lie = [((i, part), row, count) for part, count in enumerate(layout) for row in range(count)]
+        lie = lie or [((i, part), -1, -1) for part in range(len(of_keys))]
+        places.update(((i, key), place) for key, place in zip(of_keys, lie, strict=True))
     parameters = tuple(f"x{i}" for i, kind in enumerate(kinds) if kind is None)
     takes: dict[tuple[int, int], int] = {}  # with the number of rows
     made: list[Step] = []
