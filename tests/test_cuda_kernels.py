@@ -176,6 +176,7 @@ def test_results_are_exact_to_a_few_ulps(backend: Backend, dtype: torch.dtype, n
         check(backend, name, inputs, parameter)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("worst_case", WORST_CASES)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_halves_keep_their_bounds_for_the_worst_approximate_instructions(

@@ -354,6 +354,7 @@ def test_a_change_outside_is_seen(name: str) -> None:
         _changes()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", state_changes.CASES)
 def test_a_change_of_any_kind_is_seen(name: str) -> None:
@@ -680,6 +681,7 @@ REFUSED: dict[str, Function] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_elementwise_is_a_fuse_error(name: str) -> None:
     x = X.clone().requires_grad_()

@@ -299,9 +299,8 @@ def test_offsets_beyond_32_bits_are_launched_in_parts(tmp_path: Path) -> None:
     assert len(device.device.launches) > 4
 
 
-@pytest.mark.parametrize(
-    "arch", ["75", "120", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("80", "100"))]
-)
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("arch", ["75", "80", "100", "120"])
 def test_the_ptx_of_every_architecture_runs(arch: str) -> None:
     for dtype in DTYPES:
         inputs = [contiguous(values, dtype) for values in _values(2)]

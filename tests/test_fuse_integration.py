@@ -234,6 +234,7 @@ def test_shards_agree_with_the_whole() -> None:
 # --------------------------------------------------------------------- compile, export, transforms
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_compiled_in_one_graph(backend: str, reduction: Any) -> None:
@@ -548,6 +549,7 @@ print(*(taken / (4 * n) for taken in found))
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("kind", "forward", "backward"),
     # In tensors of the whole size: the result, and then the gradients, but for one that is summed

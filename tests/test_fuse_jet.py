@@ -83,6 +83,7 @@ def _series(generator: torch.Generator, *lengths: int) -> list[Any]:
     return [tuple(made() for _ in range(n + 1)) if n else made() for n in lengths]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("number", range(0, 300, 25))
 def test_random_functions_agree_with_nested_autograd(number: int) -> None:
     generator = torch.Generator().manual_seed(number)

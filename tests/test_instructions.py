@@ -45,6 +45,7 @@ def test_a_loop_is_counted_for_sixteen_elements() -> None:
     assert instructions.main_loops(found["other"], "float", 64) == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not on PATH")
 @pytest.mark.parametrize("capability", ["avx2", "avx512"])
 def test_every_kernel_is_vectorised(capability: str) -> None:
@@ -57,6 +58,7 @@ def test_every_kernel_is_vectorised(capability: str) -> None:
         assert [kernel.title for kernel in kernels if not kernel.loops] == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not on PATH")
 @pytest.mark.parametrize("type_name", instructions.WIDTH)
 def test_every_fused_function_is_vectorised(type_name: str) -> None:

@@ -141,6 +141,7 @@ NETWORKS: dict[str, tuple[Function, tuple[tuple[int, ...], ...]]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_agree_with_nested_autograd(name: str) -> None:
     function, shapes = NETWORKS[name]
