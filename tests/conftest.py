@@ -3,6 +3,7 @@
 They import what they need: the process of pytest-xdist that runs no test then loads no PyTorch.
 """
 
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 
@@ -73,4 +74,6 @@ def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         raise CompilerError("this test takes none")
 
     monkeypatch.setattr(kernel, "block_address", refuse)
+    # What has no kernel is remembered, and shall have one after the test.
+    monkeypatch.setattr(kernel, "_plans", weakref.WeakKeyDictionary())
     monkeypatch.setattr(kernel, "_warnings", ["a C++ compiler"])

@@ -17,9 +17,9 @@ from unary_functions import Array
 
 # Of each operation, order and dtype at least so many inputs
 COUNTS = [
-    ("emulated", 10_000),
-    pytest.param("emulated", 100_000, marks=pytest.mark.slow),
-    pytest.param("cuda", 1 << 24, marks=ON_CUDA.marks),
+    pytest.param("emulated", 10_000, id="emulated"),
+    pytest.param("emulated", 100_000, id="emulated, many", marks=pytest.mark.slow),
+    pytest.param("cuda", 1 << 24, id="cuda", marks=ON_CUDA.marks),
 ]
 
 # Both sides of each are tried: where a branch or a limit of csrc/math is, where results become
