@@ -229,15 +229,9 @@ TRANSFORMED: dict[str, Function] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
-@pytest.mark.parametrize(
-    "function",
-    [
-        pytest.param(function, id=name, marks=[pytest.mark.slow] if " of " in name else [])
-        for name, function in TRANSFORMED.items()
-    ],
-)
+@pytest.mark.parametrize("function", TRANSFORMED.values(), ids=TRANSFORMED.keys())
 def test_transforms_of_torch_func_compile(
     function: Function, transform: Callable[[Function], Function]
 ) -> None:

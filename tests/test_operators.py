@@ -84,20 +84,15 @@ OUT_OPERATORS: dict[Any, Callable[[Callable[[], Tensor]], tuple[Any, ...]]] = {
 }
 
 
-# The others are slow tests: half a minute of 0.1 s each.
-CHECKED = [
-    pytest.param(layout, id=name, marks=[] if name in ("permuted", "0-dim") else pytest.mark.slow)
-    for name, layout in LAYOUTS.items()
-]
-
-
-@pytest.mark.parametrize("layout", CHECKED)
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 @pytest.mark.parametrize("operator", OPERATORS, ids=str)
 def test_opcheck(operator: Any, layout: Callable[[], Tensor]) -> None:
     torch.library.opcheck(operator, OPERATORS[operator](layout))
 
 
-@pytest.mark.parametrize("layout", CHECKED)
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 @pytest.mark.parametrize("operator", OUT_OPERATORS, ids=str)
 def test_opcheck_of_the_operators_with_out(operator: Any, layout: Callable[[], Tensor]) -> None:
     out = torch.empty_like(layout())

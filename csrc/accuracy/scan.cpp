@@ -201,7 +201,7 @@ void compare(Errors& errors, double x, double parameter, typename Type::Compute 
 constexpr int64_t kBlock = 1024;
 
 // The kernel's results for a block of at most kBlock elements.
-template <class Compute>
+template <class Type, class Compute>
 void evaluate(const Function& function, const cpu::Kernel& kernel, const Compute* x,
               const Compute* parameters, int64_t n, Compute* result) {
   static const std::vector<Compute> zeros(kBlock, -Compute(0)), ones(kBlock, Compute(1));
@@ -219,7 +219,9 @@ void evaluate(const Function& function, const cpu::Kernel& kernel, const Compute
   if constexpr (std::is_same_v<Compute, double>) {
     kernel.float64(kernel.parameters.data(), outputs.data(), inputs.data(), n);
   } else {
-    kernel.float32(kernel.parameters.data(), outputs.data(), inputs.data(), n);
+    const bool is_half = sizeof(typename Type::Bits) < sizeof(float);
+    (is_half ? kernel.halves() : kernel.float32)(kernel.parameters.data(), outputs.data(),
+                                                 inputs.data(), n);
   }
 }
 
@@ -236,7 +238,7 @@ Errors scan_kernel(const Function& function, const cpu::Kernel& kernel, int64_t 
       x[i] = Type::load(x_of(start + i));
       parameters[i] = static_cast<Compute>(parameter_of(start + i));
     }
-    evaluate(function, kernel, x, parameters, count, results);
+    evaluate<Type>(function, kernel, x, parameters, count, results);
     for (int64_t i = 0; i < count; ++i) {
       compare<Type>(errors, x[i], parameters[i], Type::load(Type::store(results[i])),
                     Type::exact(function, x[i], parameter_of(start + i)));

@@ -26,8 +26,10 @@ struct Kernel {
   Block<float>* float32;
   Block<double>* float64;
   std::array<double, kMaxParameters> parameters;
-  // Float16 and BFloat16, converted to float and rounded once: float32, or what has less to keep
-  Block<float>* halves = float32;
+  Block<float>* short_float32 = nullptr;  // if there is one: keeps no more digits than a half type
+
+  // For Float16 and BFloat16, which are converted to float and rounded once
+  Block<float>* halves() const { return short_float32 != nullptr ? short_float32 : float32; }
 };
 
 namespace detail {
@@ -88,7 +90,8 @@ template <class Functor>
 Kernel make_kernel() {
   Kernel kernel = detail::kernel_of<detail::MakePlain<Functor>>({});
   if constexpr (requires { typename Functor::ForHalves; }) {
-    kernel.halves = detail::Loops<detail::MakePlain<typename Functor::ForHalves>, float>::chosen();
+    kernel.short_float32 =
+        detail::Loops<detail::MakePlain<typename Functor::ForHalves>, float>::chosen();
   }
   return kernel;
 }

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 #include "math/half.h"
 
@@ -127,8 +128,8 @@ struct Mover {
 };
 
 #if defined(__x86_64__)
-// Eight at a time by instructions that GCC does not find, with the bits of math/half.h. Every AVX2
-// processor has them, and memory does not keep up with more.
+// Eight at a time by instructions that GCC does not find, with the bits of math/half.h. Every
+// processor with AVX2 has them, and those with AVX-512 take the same.
 struct MoveFloat16 : Move<Float16, float> {
   FUSEDGRAD_TARGET_AVX2 static void gather(const char* source, int64_t stride, float* buffer,
                                            int64_t n) {
@@ -409,7 +410,7 @@ void elementwise(const Kernel& kernel, DType dtype, const Rectangle& rectangle) 
     run<double>(kernel, dtype_of, rectangle, kernel.outputs, nothing);
   } else {
     Kernel own = kernel;
-    if (dtype != DType::Float32) own.float32 = kernel.halves;
+    if (dtype != DType::Float32) own.float32 = kernel.halves();
     run<float>(own, dtype_of, rectangle, kernel.outputs, nothing);
   }
 }
@@ -428,6 +429,17 @@ void elementwise(const Kernel& kernel, bool wide, const DType* dtypes, const Rec
 
 void store(const double* values, DType dtype, void* target, int64_t n) {
   mover<double>(dtype).scatter(values, static_cast<char*>(target), size_of(dtype), n);
+}
+
+void sum_rows(DType dtype, const void* values, int64_t rows, int64_t columns, void* sums) {
+  const auto gather = mover<double>(dtype).gather;
+  const auto* row = static_cast<const char*>(values);
+  std::vector<double> own(columns), totals(columns);
+  for (int64_t i = 0; i < rows; ++i, row += columns * size_of(dtype)) {
+    gather(row, size_of(dtype), own.data(), columns);
+    accumulate(own.data(), reinterpret_cast<char*>(totals.data()), sizeof(double), columns);
+  }
+  store(totals.data(), dtype, sums, columns);
 }
 
 namespace {

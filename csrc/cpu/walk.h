@@ -31,6 +31,9 @@ void elementwise(const Kernel& kernel, bool wide, const DType* dtypes, const Rec
 // n doubles, each rounded once, side by side.
 void store(const double* values, DType dtype, void* target, int64_t n);
 
+// The sum of each column of rows that lie one after the other, in double, rounded once.
+void sum_rows(DType dtype, const void* values, int64_t rows, int64_t columns, void* sums);
+
 // The sum of a one-output kernel over the rectangle; `data` and `strides` hold its inputs alone.
 // Accumulated in float64 in an order that depends on the sizes only.
 double sum(const Kernel& kernel, DType dtype, const Rectangle& rectangle);

@@ -61,7 +61,9 @@ FUSEDGRAD_HOST_DEVICE T sigmoid_second_derivative(T x) {
 
 // For half types on a host, in float: of results that are rounded to 11 digits, 2^-17 is enough,
 // and no digit that a rounding took is put back. (device.h has what a GPU's instructions make of
-// it.)
+// it.) Largest errors in Float16, over every input: sigmoid 0.50006 at 0x1.6p-7, its derivative
+// 0.50006 at 0x1.62p-1, tanh 0.50018 at 0x1.b1p+0, its derivative 0.50006 at 0x1.62p-2; in BFloat16
+// every result is the nearest (test_half_types_are_correctly_rounded).
 namespace brief {
 
 // exp(-y) 2^scale = power (1 + expm1)

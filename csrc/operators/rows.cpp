@@ -1,6 +1,5 @@
 #include "operators/rows.h"
 
-#include <ATen/Dispatch.h>
 #include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
@@ -18,7 +17,9 @@
 #include <mutex>
 #include <optional>
 
+#include "cpu/walk.h"
 #include "operators/compiled.h"
+#include "operators/elementwise.h"
 #include "operators/recording.h"
 #include "operators/registry.h"
 #include "operators/torch_versions.h"
@@ -69,19 +70,8 @@ c10::SymIntArrayRef shape_of_row(const Tensor& tensor, bool has_rows) {
   return tensor.sym_sizes().slice(has_rows ? 1 : 0);
 }
 
-// Of few numbers side by side, what at::sum_to takes several operators for: the sum over the
-// leading dimensions, in double.
-template <class T>
-void sum_rows(const T* values, int64_t rows, int64_t columns, T* sums) {
-  std::vector<double> wide(columns);
-  for (int64_t row = 0; row < rows; ++row, values += columns) {
-    for (int64_t i = 0; i < columns; ++i) wide[i] += static_cast<double>(values[i]);
-  }
-  std::transform(wide.begin(), wide.end(), sums, [](double sum) { return static_cast<T>(sum); });
-}
-
-// A gradient, or one of its rows (-1: all of it), summed to the shape of a vector; undefined where
-// at::sum_to has to.
+// A gradient, or one of its rows (-1: all of it), summed to the shape of a vector, where it is few
+// numbers, which at::sum_to takes several operators for; undefined where that has to.
 Tensor summed_to_vector(const Tensor& grad, int64_t row, const Tensor& input) {
   const at::ScalarType type = grad.scalar_type();
   const int64_t numel = row < 0 ? grad.numel() : grad.numel() / grad.size(0);
@@ -92,10 +82,9 @@ Tensor summed_to_vector(const Tensor& grad, int64_t row, const Tensor& input) {
   }
   Tensor sums = at::empty(input.sizes(), grad.options());
   const int64_t columns = grad.size(-1), offset = std::max<int64_t>(row, 0) * numel;
-  AT_DISPATCH_FLOATING_TYPES(type, "fused_rows", [&] {
-    sum_rows(grad.const_data_ptr<scalar_t>() + offset, numel / columns, columns,
-             sums.mutable_data_ptr<scalar_t>());
-  });
+  const auto* const values = static_cast<const char*>(grad.const_data_ptr());
+  cpu::sum_rows(dtype_of("fused_rows", type), values + offset * grad.element_size(),
+                numel / columns, columns, sums.mutable_data_ptr());
   return sums;
 }
 
