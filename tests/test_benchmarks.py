@@ -422,6 +422,13 @@ def test_short_table_has_headlines_with_all_threads() -> None:
     assert "into memory that exists, these times are 2.00 to 2.00" in text
 
 
+def test_short_table_without_a_headline_says_nothing_of_floors() -> None:
+    found = a_report()
+    found.results = [dataclasses.replace(r, work="snake_beta, channels") for r in found.results]
+    text = speed_tables.short_table(found)
+    assert "floor" not in text.split("\n\n")[1] and "snake" not in text
+
+
 def test_tables_name_every_result_in_which_eager_is_faster() -> None:
     found = a_report()
     counted = "of 5 measured cells of operations and fused functions"
