@@ -495,6 +495,48 @@ def test_compiled_autograd_runs_the_nodes() -> None:
     close([each.grad for each in (x, *parameters)], expected)
 
 
+class _Unmoved(torch.autograd.Function):
+    """The sum, through which no gradient passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        return None
+
+
+def _row(function: Function) -> Function:
+    return lambda x: fusedgrad.jet(function, (x,), ((torch.ones_like(x),),))[1][0]
+
+
+@pytest.mark.parametrize(
+    ("function", "node"),
+    [
+        (fusedgrad.sigmoid, "SigmoidBackward"),
+        (fusedgrad.fuse(lambda x: torch.sin(x) * x), "FusedBackward"),
+        (fusedgrad.fuse(lambda x: torch.sin(x) * x, reduction="sum"), "FusedBackward"),
+        (_row(torch.tanh), "RowsBackward"),
+        (_row(lambda x: F.linear(x, torch.ones(4, 2).double())), "LinearBackward"),
+    ],
+    ids=["operator", "fused", "reduction", "rows", "linear"],
+)
+def test_compiled_autograd_runs_the_nodes_of_results_that_nobody_uses(
+    function: Function, node: str
+) -> None:
+    x = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    result = function(x)
+    recorded = result.grad_fn
+    while recorded is not None and recorded.name() != f"fusedgrad::{node}":
+        recorded = recorded.next_functions[0][0]
+    assert recorded is not None
+    value = _Unmoved.apply(result)  # type: ignore[no-untyped-call]
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        torch.autograd.backward(value)
+    assert x.grad is None
+
+
 def test_without_gradients_nothing_is_recorded() -> None:
     network = _network(2, 4, 1)
     with torch.no_grad():

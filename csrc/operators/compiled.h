@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -18,7 +19,8 @@ namespace fusedgrad::operators {
 
 using torch::dynamo::autograd::PackedArgs;
 
-// `backward` of the gradients and of what was packed: what a node's apply_with_saved returns.
+// `backward` of the gradients, of which at least one is defined, and of what was packed: what a
+// node's apply_with_saved returns.
 inline variable_list call_compiled(
     const std::string& name,
     variable_list (*backward)(const variable_list& grads, const std::vector<c10::IValue>& packed),
@@ -30,8 +32,15 @@ inline variable_list call_compiled(
     schema.push_back(value.isTensor() ? at::TensorType::get() : value.type());
   }
   const auto& compiler = torch::dynamo::autograd::getPyCompilerInterface();
+  // Whether gradients are defined is known when the graph runs, and not before.
+  const auto guarded = [backward, count = edges.size()](const variable_list& grads,
+                                                        const std::vector<c10::IValue>& packed) {
+    const auto defined = [](const at::Tensor& grad) { return grad.defined(); };
+    if (std::none_of(grads.begin(), grads.end(), defined)) return variable_list(count);
+    return backward(grads, packed);
+  };
   const std::string function =
-      compiler->bind_function(saved.get_py_compiler(), name, backward, schema,
+      compiler->bind_function(saved.get_py_compiler(), name, guarded, schema,
                               /*is_custom_function=*/true, /*is_traceable=*/true);
   return compiler->call_function(
       saved.get_py_compiler(), "apply_functional", function, grads, packed.vec(),

@@ -136,7 +136,6 @@ class Node final : public torch::autograd::Node {
     const auto mask = packed.unpack<std::vector<bool>>();
     variable_list operands;
     for (size_t i = 0; i < mask.size(); ++i) operands.push_back(packed.unpack<Tensor>());
-    if (!grads[0].defined()) return variable_list(mask.size());
     return differentiate(rule, grads[0], operands, parameters, mask);
   }
 
