@@ -20,7 +20,7 @@ CUDA_LIB := $(CURDIR)/build/cuda/lib
 COMPANIONS_VENV := .venv-companions
 COMPANIONS_BIN := $(COMPANIONS_VENV)/bin
 
-.PHONY: help build demo examples $(EXAMPLES) dist test-dist test test-slow matrix test-sanitized test-companions check-aarch64 check-clang lint format bench accuracy cuda-build test-cuda-build gpu gpu-rehearsal gpu-build clean
+.PHONY: help build demo examples $(EXAMPLES) dist test-dist test test-slow matrix test-sanitized test-companions check-aarch64 check-clang lint format bench accuracy cuda-build test-cuda-build test-cuda-operators gpu gpu-rehearsal gpu-build clean
 
 help:
 	@echo "make demo       the derivatives of the two notebooks, two trainings, a picture"
@@ -34,6 +34,7 @@ help:
 	@echo "make dist       a wheel and a source distribution in dist; make test-dist checks them"
 	@echo "make gpu        tests and benchmark on this machine's GPU, reported in benchmarks/results"
 	@echo "make gpu-build  a build to carry to a GPU: PYTHON_VERSION=3.12 TORCH=2.11.0+cu130 ARCH=9.0"
+	@echo "make test-cuda-operators  operators and autograd on CUDA tensors, on the emulated device"
 	@echo "make matrix     builds and tests PAIRS, such as 2.11.0:3.12, of PyTorch and Python"
 	@echo "make accuracy   largest errors beside torch's, in ULP"
 
@@ -140,6 +141,10 @@ test-cuda-build: cuda-build build
 	$(CUDA_BIN)/python tests/check_cuda_build.py
 	PYTHONPATH=$(CUDA_LIB) $(BIN)/python tests/check_cuda_build.py
 	$(CUDA_BIN)/python -m pytest -q $(IN_PARALLEL) $(OTHERS_WARN) tests/test_functional.py tests/test_operators.py tests/test_nn.py tests/test_errors.py tests/test_notebooks.py tests/test_accuracy.py
+
+# The same operators on CUDA tensors: the emulated device under .venv's torch, as a GPU would be.
+test-cuda-operators: build
+	cd tests && ../$(BIN)/python -m cuda_torch $(IN_PARALLEL) -q test_fuse_cuda.py test_cuda_kernels.py -k '[cuda'
 
 # On this machine's GPU, without the network: by PYTHON if it has torch with CUDA, else by an
 # environment of its own from the registry. With a build that was carried along, if it fits.

@@ -3,7 +3,8 @@
 FUSEDGRAD_CUDA=1 builds the CUDA kernels too, 0 does not, auto (the default) does where the
 installed torch is a CUDA build and a toolkit is found. TORCH_CUDA_ARCH_LIST names the
 architectures, or is `all`; without it they are those of the GPUs that are present, and all where
-there is none. FUSEDGRAD_WERROR=1 makes an error of every warning of the compiler.
+there is none. FUSEDGRAD_CUDA_LIBRARY names a shared object of csrc/cuda that brings a run time, to
+be linked in the place of both. FUSEDGRAD_WERROR=1 makes an error of every warning of the compiler.
 """
 
 import os
@@ -196,6 +197,7 @@ def extension() -> Extension:
     files = sources("cpu", "operators", "accuracy", suffix=".cpp")
     library_dirs = list(cpp_extension.library_paths())
     libraries = ["c10", "torch", "torch_cpu", "torch_python"]
+    objects: list[str] = []
 
     toolkit = cuda_to_build_with()
     if toolkit is not None:
@@ -205,12 +207,15 @@ def extension() -> Extension:
         defines += [("FUSEDGRAD_CUDA", "1"), ("FUSEDGRAD_CUDA_ARCHITECTURES", f'"{named}"')]
         cxx.append(system_include(toolkit / "include"))
         nvcc.append("-compress-mode=size")
-        files += sources("cuda", suffix=".cu")
-        library_dirs += [
-            str(toolkit / name) for name in ("lib64", "lib") if (toolkit / name).is_dir()
-        ]
-        # Static, so that the shared object loads where torch brings no CUDA.
-        libraries += ["cudart_static", "rt", "dl", "pthread"]
+        if library := os.environ.get("FUSEDGRAD_CUDA_LIBRARY"):
+            objects.append(library)
+        else:
+            files += sources("cuda", suffix=".cu")
+            library_dirs += [
+                str(toolkit / name) for name in ("lib64", "lib") if (toolkit / name).is_dir()
+            ]
+            # Static, so that the shared object loads where torch brings no CUDA.
+            libraries += ["cudart_static", "rt", "dl", "pthread"]
 
     return Extension(
         "fusedgrad._C",
@@ -219,6 +224,7 @@ def extension() -> Extension:
         define_macros=defines,
         library_dirs=library_dirs,
         libraries=libraries,
+        extra_objects=objects,
         extra_compile_args={"cxx": cxx, "nvcc": nvcc},
         # clang has a run time of OpenMP of its own; GCC's comes with torch.
         extra_link_args=["-fopenmp"] if is_clang() else [],

@@ -43,8 +43,8 @@ from cuda_mutation import Mutation
 from exact_expressions import evaluate
 from fused_functions import CASES, columns, rows
 from fusedgrad import _C, activations
+from fusedgrad.fuse import autograd, generate, kernel, nvrtc
 from fusedgrad.fuse import compile as compilation
-from fusedgrad.fuse import generate, kernel, nvrtc
 from fusedgrad.fuse.expression import OPERATIONS
 from fusedgrad.fuse.graph import Graph
 from ulp import ulp_error
@@ -644,12 +644,11 @@ GATE = fusedgrad.fuse(lambda x, z, a=2.0: torch.sigmoid(a * x) * z)
 def added(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What was added as kernels for sm_90, to which every tensor leads."""
     seen: list[tuple[Any, ...]] = []
-    numbers = itertools.count(10**6)
 
     def add(code: bytes, *rest: Any) -> int:
         assert code[:4] == b"\x7fELF"
         seen.append(rest)
-        return next(numbers)
+        return _added(*rest)
 
     monkeypatch.setattr(_C, "add_fused_cuda_kernel", add, raising=False)
     monkeypatch.setattr(nvrtc, "target_of", lambda tensors: "sm_90")
@@ -658,6 +657,11 @@ def added(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     monkeypatch.setattr(kernel, "_warnings", [])
     kernel._plans.clear()
     return seen
+
+
+def _added(wide: bool, used: Sequence[int], dtypes: Sequence[torch.dtype], parameters: int) -> int:
+    """The number of a kernel that no tensor with elements may reach."""
+    return _C.add_fused_kernel(0, wide, used, len(dtypes) - len(used), parameters)
 
 
 def _meta(*dtypes: torch.dtype) -> list[Tensor]:
@@ -675,11 +679,63 @@ def test_each_combination_of_dtypes_has_its_kernels(added: list[tuple[Any, ...]]
         assert x.grad.dtype is half
         GATE(*_meta(double, double))
     assert added == [
-        # wide, outputs, dtypes of outputs and inputs, parameters
-        (False, 1, [single, half, single], 0),
-        (False, 2, [half, single, single, half, single], 0),
-        (True, 1, [double] * 3, 0),
+        # wide, inputs that move an output, dtypes of outputs and inputs, parameters
+        (False, [0b11], [single, half, single], 0),
+        (False, [0b111, 0b011], [half, single, single, half, single], 0),
+        (True, [0b11], [double] * 3, 0),
     ]
+
+
+def _check_served_without_python(
+    tensors: Sequence[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = fusedgrad.fuse(lambda x, z: torch.tanh(x) * z)
+
+    def call() -> Sequence[Tensor]:
+        value = function(*tensors)
+        assert value.grad_fn is not None
+        assert value.grad_fn.name() == "fusedgrad::FusedBackward"
+        return value, *torch.autograd.grad(value, tensors, torch.ones_like(value))
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("Python is asked")
+
+    first, *_ = [call() for _ in range(3)]  # the function is proved, and its backward found
+    with monkeypatch.context() as without:
+        for module, name in ((kernel, "kernel_of"), (autograd, "gradients")):
+            without.setattr(module, name, refuse)
+        without.setattr(type(function), "_served", refuse)
+        again = call()
+    if not tensors[0].is_meta:
+        for one, other in zip(first, again, strict=True):
+            assert torch.equal(one.cpu(), other.cpu())
+
+
+def test_calls_and_gradients_are_served_without_python(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [contiguous(values, torch.float32) for values in _values(2)]
+    tensors = [x.requires_grad_() for x in Operators(device).tensors(inputs)]
+    _check_served_without_python(tensors, monkeypatch)
+
+
+def test_calls_and_gradients_on_any_device_are_served_without_python(
+    added: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _check_served_without_python(_meta(torch.float32, torch.float16), monkeypatch)
+    assert len(added) == 2
+
+
+def test_a_gradient_of_another_dtype_has_a_kernel_of_its_own(device: str) -> None:
+    (x,) = Operators(device).tensors([contiguous(_values(1)[0], torch.float32)])
+    y = fusedgrad.fuse(lambda x: torch.tanh(x))(x.requires_grad_())
+    assert y.grad_fn is not None
+    for dtype in (torch.float32, torch.float16, torch.float32):
+        grad = torch.full_like(y, 0.5, dtype=dtype)
+        with torch.no_grad():
+            got = y.grad_fn(grad)
+        exact = 0.5 / torch.cosh(x.detach().cpu().double()) ** 2
+        torch.testing.assert_close(got.cpu().double(), exact, rtol=1e-6, atol=0)
 
 
 def test_without_a_compiler_operations_run_one_by_one_with_one_warning(
@@ -733,9 +789,9 @@ def test_a_kernel_is_loaded_on_the_device_of_its_tensors(
         yield
         current.pop()
 
-    def add(*_: Any) -> int:
+    def add(_: bytes, *rest: Any) -> int:
         loaded.append(current[-1])
-        return 10**6 + len(loaded)
+        return _added(*rest)
 
     monkeypatch.setattr(torch.cuda, "device_of", device_of)
     monkeypatch.setattr(_C, "add_fused_cuda_kernel", add)

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fusedgrad
 from fusedgrad import FuseError, activations
+from fusedgrad.fuse import autograd
 from test_distributed import distributed, full, in_two_processes
 
 
@@ -367,7 +368,8 @@ def test_opcheck(requires_grad: bool) -> None:
     f(x, z)
     f(x, z, 2.0)
     (structure,) = f._structures.values()
-    arguments = (cast(Any, structure.varying).number, [x, z], [2.0], [torch.float32, torch.float16])
+    (number,) = cast(Any, structure.varying).numbers.values()
+    arguments = (number, [x, z], [2.0], [torch.float32, torch.float16])
     # PyTorch's test_schema cannot read a list of dtypes.
     tests = ("test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(torch.ops.fusedgrad.fused.default, arguments, test_utils=tests)
@@ -376,8 +378,10 @@ def test_opcheck(requires_grad: bool) -> None:
     g(x, z)
     g(x, z, 2.0)
     (structure,) = g._structures.values()
+    graph = cast(Any, structure.varying).graph
+    number = autograd.recording_kernel(graph, [x, z], [torch.float32])
     for reduction in (1, 2):
-        reduced = (cast(Any, structure.varying).number, [x, z], [2.0], torch.float32, reduction)
+        reduced = (number, [x, z], [2.0], torch.float32, reduction)
         torch.library.opcheck(torch.ops.fusedgrad.fused_reduction.default, reduced)
 
 

@@ -59,6 +59,16 @@ const FusedKernel& kernel_of(int64_t number) {
   return registry().with(number, [](FusedKernel& kernel) -> const FusedKernel& { return kernel; });
 }
 
+// Whether a kernel serves inputs of these dtypes: one for CUDA was compiled for its own.
+bool takes([[maybe_unused]] const FusedKernel& fused, [[maybe_unused]] at::TensorList inputs) {
+#ifdef FUSEDGRAD_CUDA
+  for (size_t i = 0; i < inputs.size() && !fused.dtypes.empty(); ++i) {
+    if (fused.dtypes[fused.cuda.outputs + i] != inputs[i].scalar_type()) return false;
+  }
+#endif
+  return true;
+}
+
 std::optional<FusedBackward> backward_of(int64_t number, uint64_t wanted) {
   return registry().with(number, [wanted](const FusedKernel& kernel) {
     const auto found = kernel.backward.find(wanted);
@@ -265,7 +275,10 @@ class FusedNode final : public KernelNode {
     if (reduction_ != at::Reduction::None) grads = {of_elements(grads[0], call.inputs, reduction_)};
     if (is_plain(grads, call)) {
       const std::optional<FusedBackward> backward = backward_of(call.number, call.wanted);
-      if (backward) return run(*backward, grads, call);
+      if (backward) {
+        const variable_list read = operands(*backward, grads, call);
+        if (takes(kernel_of(backward->kernel), read)) return run(*backward, read, call);
+      }
     }
     return differentiable(call, grads);
   }
@@ -331,13 +344,18 @@ class FusedNode final : public KernelNode {
     });
   }
 
-  static variable_list run(const FusedBackward& backward, const variable_list& grads,
+  static variable_list operands(const FusedBackward& backward, const variable_list& grads,
+                                const KernelCall& call) {
+    variable_list all = grads;
+    all.insert(all.end(), call.inputs.begin(), call.inputs.end());
+    variable_list read;
+    for (int64_t i : backward.read) read.push_back(all[i]);
+    return read;
+  }
+
+  static variable_list run(const FusedBackward& backward, const variable_list& read,
                            const KernelCall& call) {
     const variable_list& inputs = call.inputs;
-    variable_list operands = grads;
-    operands.insert(operands.end(), inputs.begin(), inputs.end());
-    variable_list read;
-    for (int64_t i : backward.read) read.push_back(operands[i]);
     std::vector<at::ScalarType> dtypes;
     for (size_t i = 0; i < inputs.size(); ++i) {
       if (call.wanted >> i & 1) dtypes.push_back(inputs[i].scalar_type());
@@ -567,13 +585,14 @@ std::vector<Tensor> fused_rows(const RowsKernel& rows, const std::vector<Tensor>
 
 static_assert(cpu::kMaxOperands == cuda::kMaxOperands);
 
-int64_t add_fused_cuda_kernel(const std::string& code, bool wide, int outputs,
+int64_t add_fused_cuda_kernel(const std::string& code, bool wide, std::vector<uint64_t> used,
                               std::vector<at::ScalarType> dtypes, int parameters) {
+  const int outputs = static_cast<int>(used.size());
   const int inputs = static_cast<int>(dtypes.size()) - outputs;
   check_operands(outputs, inputs);
   const auto unlike = [&](at::ScalarType dtype) { return dtype != dtypes[0]; };
   const bool mixed = std::any_of(dtypes.begin(), dtypes.end(), unlike);
-  FusedKernel fused{{outputs, inputs, nullptr, nullptr, {}}, wide, parameters, {}, {}};
+  FusedKernel fused{{outputs, inputs, nullptr, nullptr, {}}, wide, parameters, std::move(used), {}};
   fused.cuda.outputs = outputs;
   fused.cuda.inputs = inputs;
   fused.cuda.wide = wide;

@@ -47,7 +47,7 @@ std::vector<at::Tensor> fused_rows(const RowsKernel& rows, const std::vector<at:
 
 #ifdef FUSEDGRAD_CUDA
 // A kernel for CUDA whose machine code or PTX is `code`, for outputs and then inputs of `dtypes`.
-int64_t add_fused_cuda_kernel(const std::string& code, bool wide, int outputs,
+int64_t add_fused_cuda_kernel(const std::string& code, bool wide, std::vector<uint64_t> used,
                               std::vector<at::ScalarType> dtypes, int parameters);
 #endif
 

@@ -60,7 +60,7 @@ def set_fused_differentiable_backward(
 
 # Only in a build with CUDA kernels. `code` is machine code or PTX; the outputs' dtypes are first.
 def add_fused_cuda_kernel(
-    code: bytes, wide: bool, outputs: int, dtypes: Sequence[dtype], parameters: int
+    code: bytes, wide: bool, used: Sequence[int], dtypes: Sequence[dtype], parameters: int
 ) -> int: ...
 
 # Prebuilt jets: csrc/cpu/jets.h.

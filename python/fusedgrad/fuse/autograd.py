@@ -114,17 +114,15 @@ def apply(
     if not is_transformed():
         if not is_grad_enabled() or not any([tensor.requires_grad for tensor in tensors]):  # noqa: C419
             return kernel.run(graph, tensors, parameters, dtypes, summed)
-        number = None if summed else recording_kernel(graph, tensors)
+        number = None if summed else recording_kernel(graph, tensors, dtypes)
         if number is not None:
             return kernel.fused(number, tensors, parameters, dtypes)
     return cast(Sequence[Tensor], _Fused.apply(graph, parameters, dtypes, summed, *tensors))
 
 
-def recording_kernel(graph: Graph, tensors: Sequence[Tensor]) -> int | None:
+def recording_kernel(graph: Graph, tensors: Sequence[Tensor], dtypes: _Dtypes) -> int | None:
     """The number of the kernel that reads all of these tensors, if there is one."""
-    if not all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
-        return None
-    number, read = kernel.kernel_of(graph, tensors)
+    number, read = kernel.kernel_of(graph, tensors, dtypes)
     return number if len(read) == len(tensors) else None
 
 
@@ -136,9 +134,12 @@ def apply_reduced(
     tensors: Sequence[Tensor],
 ) -> Tensor:
     """The mean or the sum of the graph's only output, differentiable."""
-    number = None if is_transformed() else recording_kernel(graph, tensors)
-    if number is not None:
-        return cast(Tensor, kernel.fused_reduction(number, tensors, parameters, dtype, reduction))
+    if not is_transformed() and all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
+        number = recording_kernel(graph, tensors, [dtype])
+        if number is not None:
+            return cast(
+                Tensor, kernel.fused_reduction(number, tensors, parameters, dtype, reduction)
+            )
     (values,) = apply(graph, parameters, [kernel.computed(tensors)], tensors)
     return kernel.reduced(values, dtype, reduction)
 
@@ -197,7 +198,7 @@ def _recorded_backward(
     """The backwards that csrc/operators/fused.h leaves to Python."""
     graph = kernel.graph_of(number)
     needed = tuple(bool(wanted >> i & 1) for i in range(len(tensors)))
-    if prebuilt.is_prebuilt(graph):
+    if tensors[0].is_cpu and prebuilt.is_prebuilt(graph):
         zero = torch.zeros_like(next(grad for grad in grads if grad is not None))
         grads = [zero if grad is None else grad for grad in grads]
         found = gradients(graph, tuple(parameters), tensors, grads, (True,) * len(tensors))
@@ -217,11 +218,12 @@ def _remember_backward(
 ) -> None:
     """Let the operator find the kernel by itself next time."""
     operands = [*grads, *tensors]
-    if not all(operand.is_cpu and operand.shape == grads[0].shape for operand in operands):
+    if not all(operand.shape == grads[0].shape for operand in operands):
         return
     if kernel.computed(operands) is not kernel.computed(tensors):
         return
-    backward, read = kernel.kernel_of(graph.pull_back(_present(grads), needed), operands)
+    dtypes = [tensor.dtype for tensor, need in zip(tensors, needed, strict=True) if need]
+    backward, read = kernel.kernel_of(graph.pull_back(_present(grads), needed), operands, dtypes)
     if backward is not None:
         wanted = sum(need << i for i, need in enumerate(needed))
         _C.set_fused_backward(number, wanted, backward, read)

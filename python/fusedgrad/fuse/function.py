@@ -331,9 +331,8 @@ class Fused:
                     computed = self._computed(program, graph, tensors, entry.parameters)
             else:
                 computed = self._computed(program, graph, tensors, entry.parameters)
-                is_plain = entry.single and not entry.casts and self._how(program) == "none"
-                if is_plain and all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
-                    self._make_ready(key, entry)
+                if entry.single and not entry.casts and self._how(program) == "none":
+                    self._make_ready(key, entry, kernel.device_of(tensors))
             if self._reduction != "none" or entry.single:
                 return computed[0]
         leaves = [
@@ -342,8 +341,8 @@ class Fused:
         ]
         return unflattened(leaves, entry.structure)
 
-    def _make_ready(self, key: tuple[Any, ...], entry: _Entry) -> None:
-        guards, number = entry.guards, entry.program.number
+    def _make_ready(self, key: tuple[Any, ...], entry: _Entry, device: torch.device) -> None:
+        guards, number = entry.guards, entry.program.numbers.get(device)
         is_simple = guards.are_simple() and not (entry.references or entry.program.bounded)
         if number is not None and is_simple:
             reads = guards.items, guards.attributes, MISSING
@@ -638,17 +637,16 @@ class Fused:
     ) -> Sequence[Tensor]:
         if program.sums:
             return _sums(graph, tensors, parameters, program.dtypes)
-        if program.number is None and graph.reads_all and not graph.interpreted:
-            program.number = autograd.recording_kernel(graph, tensors)
         how = self._how(program)
         if how == "none":
-            if (
-                program.number is not None
-                and not transforms_active()
-                and forward_ad._current_level < 0
-                and all([tensor.is_cpu for tensor in tensors])  # noqa: C419
-            ):
-                return kernel.fused(program.number, tensors, parameters, program.dtypes)
+            device = kernel.device_of(tensors)
+            number = program.numbers.get(device)
+            if number is None and graph.reads_all and not graph.interpreted:
+                number = autograd.recording_kernel(graph, tensors, program.dtypes)
+                if number is not None:
+                    program.numbers[device] = number
+            if number is not None and not transforms_active() and forward_ad._current_level < 0:
+                return kernel.fused(number, tensors, parameters, program.dtypes)
             return _outputs(graph, tensors, parameters, program.dtypes)
         if not graph.has_one_shape:
             tensors = [t for n, t in zip(graph.inputs, tensors, strict=True) if n in graph.used[0]]

@@ -26,6 +26,7 @@ from fusedgrad.torch_versions import dtypes_of
 fused = _C.fused
 # Tensors that no class of others handles as it likes
 _OWN = (Tensor, torch.nn.Parameter)
+_CPU = torch.device("cpu")
 MOST_NODES = 4000  # 1,563 took 1.9 s to compile on one core
 MAX_PARAMETERS: int = _C.max_parameters
 fused_reduction = operators._ops.fused_reduction.default
@@ -81,11 +82,7 @@ def run(
     """
     if summed and not all([t.is_cpu and type(t) in _OWN for t in tensors]):  # noqa: C419
         return _written_and_summed(graph, tensors, parameters, dtypes, summed)
-    # A comprehension in a list, because a generator would cost twice as much.
-    if all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
-        number, read = kernel_of(graph, tensors)
-    else:
-        number, read = cuda_kernel_of(graph, tensors, dtypes)
+    number, read = kernel_of(graph, tensors, dtypes)
     if number is None:
         if len(graph.outputs) > 1 and len(graph.outputs) + len(read) > _C.max_operands:
             half = len(graph.outputs) // 2
@@ -155,15 +152,29 @@ def _made_whole(graph: Graph) -> Graph:
     return replace(graph, whole=True)
 
 
-def kernel_of(graph: Graph, tensors: Sequence[Tensor]) -> tuple[int | None, tuple[int, ...]]:
+def kernel_of(
+    graph: Graph, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]
+) -> tuple[int | None, tuple[int, ...]]:
     """The number of the kernel for these tensors, None if there is none, and which it reads.
 
-    It may be called again for other tensors of these dtypes, if they have one shape, or if it
-    reads all.
+    `dtypes` are those of its outputs. It may be called again for other tensors of these dtypes on
+    such a device, if they have one shape, or if it reads all.
 
     Raises:
         FuseTypeError: a dtype without kernels.
     """
+    # A comprehension in a list, because a generator would cost twice as much.
+    if all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
+        return _cpu_kernel_of(graph, tensors)
+    return _cuda_kernel_of(graph, tensors, dtypes)
+
+
+def device_of(tensors: Sequence[Tensor]) -> torch.device:
+    """That of a kernel for these tensors: the CPU's if all are there."""
+    return next((tensor.device for tensor in tensors if not tensor.is_cpu), _CPU)
+
+
+def _cpu_kernel_of(graph: Graph, tensors: Sequence[Tensor]) -> tuple[int | None, tuple[int, ...]]:
     key: _Key = tuple([tensor.dtype for tensor in tensors])
     plans, read = _plans_and_read(graph, tensors)
     number = plans.kernels.get((key, read), -1)
@@ -173,10 +184,9 @@ def kernel_of(graph: Graph, tensors: Sequence[Tensor]) -> tuple[int | None, tupl
     return number, read
 
 
-def cuda_kernel_of(
+def _cuda_kernel_of(
     graph: Graph, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]
 ) -> tuple[int | None, tuple[int, ...]]:
-    """As `kernel_of`, for tensors that are not all on the CPU, and these dtypes of the outputs."""
     target = nvrtc.target_of(tensors)
     plans, read = _plans_and_read(graph, tensors)
     if target is None:
@@ -256,8 +266,7 @@ def _compiled(graph: Graph, read: Sequence[int], wide: bool) -> int | None:
         return None
     names = [graph.inputs[i] for i in read]
     source = cpu_source(graph, names, wide)
-    moves = graph.used if graph.moves is None else graph.moves
-    used = [sum((name in own) << i for i, name in enumerate(names)) for own in moves]
+    used = _moving(graph, names)
 
     def add() -> int:
         address = _kernels.get(source)  # of another graph, whose derivatives may differ
@@ -269,20 +278,26 @@ def _compiled(graph: Graph, read: Sequence[int], wide: bool) -> int | None:
     return _number_of((source, wide), graph, read, add, "a C++ compiler")
 
 
+def _moving(graph: Graph, names: Sequence[str]) -> list[int]:
+    """For each output a bit i for the input i of these names that a gradient passes to."""
+    moves = graph.used if graph.moves is None else graph.moves
+    return [sum((name in own) << i for i, name in enumerate(names)) for own in moves]
+
+
 def _compiled_for_cuda(
     graph: Graph, read: Sequence[int], dtypes: Sequence[torch.dtype], wide: bool, target: str
 ) -> int | None:
     """The number of the CUDA kernel, None where the graph must be evaluated."""
     if graph.interpreted or _is_too_large(graph) or len(dtypes) > _C.max_operands:
         return None
-    used = [graph.inputs[i] for i in read]
-    source = cuda_source(graph, used, nvrtc.types(dtypes), "double" if wide else "float")
+    names = [graph.inputs[i] for i in read]
+    source = cuda_source(graph, names, nvrtc.types(dtypes), "double" if wide else "float")
 
     def add() -> int:
         code = nvrtc.code_of(source, target)
-        outputs, parameters = len(graph.outputs), len(graph.parameters)
+        used, parameters = _moving(graph, names), len(graph.parameters)
         try:
-            return _C.add_fused_cuda_kernel(code, wide, outputs, dtypes, parameters)
+            return _C.add_fused_cuda_kernel(code, wide, used, dtypes, parameters)
         except RuntimeError as error:
             raise CompilerError(f"the driver does not load what NVRTC made, {error}") from error
 

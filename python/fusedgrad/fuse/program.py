@@ -71,7 +71,8 @@ class Program:
     sums: list[tuple[int, int | None]] = field(default_factory=list)
     following: list[int] = field(default_factory=list)
     bounded: bool = False  # whether there are values of which PyTorch refuses some
-    number: int | None = None  # of a kernel that reads all tensors, for CPU tensors of any shape
+    # Of kernels that read all tensors, by the device of these, of any shape
+    numbers: dict[torch.device, int] = field(default_factory=dict)
     graphs: dict[Any, Any] = field(default_factory=dict)
 
 
