@@ -8,6 +8,7 @@ convention: the gradient of y = f(z) is grad * conj(f'(z)).
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
@@ -290,7 +291,8 @@ def _fake_products(inputs: int, outputs: int, *arguments: Any) -> Any:
     return (result, *others) if others else result
 
 
-class UnaryOperation(NamedTuple):
+@dataclass
+class UnaryOperation:
     """A function of one tensor: its public function, its formula, and what `traced` takes."""
 
     function: Callable[..., Tensor]
