@@ -19,6 +19,10 @@ Array = NDArray[Any]
 WINDOWS = ((PARAMETER_WINDOW, "param"), (LOCAL_WINDOW, "local"), (SHARED_WINDOW, "shared"))
 
 
+# Accesses that are no race: a thread may wait for what another writes.
+STRONG = ("volatile", "relaxed", "acquire", "release", "mmio")
+
+
 class Access:
     """What loads, stores and atomic operations share: how wide, where, and which address."""
 
@@ -33,7 +37,7 @@ class Access:
         self.displacement = displacement
         self.space = instruction.one_of("global", "shared", "local", "param", "const") or "generic"
         # accesses which the memory model orders are no data races
-        self.ordered = instruction.has("volatile", "relaxed", "acquire", "release", "mmio")
+        self.strong = instruction.has(*STRONG)
         self.word = np.dtype(f"u{size}")
 
     def resolve(self, address: Array) -> tuple[str, Array]:
@@ -75,7 +79,7 @@ class Load(Access):
             allocations = memory.locate(self, group, offsets)
             rows = offsets >> self.shift
             memory.check_written(self, group, allocations, rows)
-            if not self.ordered and launch.check_races:
+            if launch.check_races:
                 launch.races.record(self, group, allocations, group.spread(offsets))
             words = memory.views(self.size, self.count)[0][rows]
         elif space == "shared":
@@ -148,7 +152,7 @@ class Store(Access):
                     raise OutOfBoundsError(
                         f"write to the constant {allocation}", group.place(self.instruction, 0)
                     )
-            if not self.ordered and launch.check_races:
+            if launch.check_races:
                 launch.races.record(self, group, allocations, offsets)
             rows = offsets >> self.shift
             content, shadow = memory.views(self.size, self.count)

@@ -62,7 +62,7 @@ class Launch:
 
     def start(self) -> None:
         """Nothing has happened yet."""
-        self.races = GlobalRaces(self.memory)
+        self.races = GlobalRaces(self.memory, self.program.global_granule)
         self.ticks = 0
 
     def parameter(self, offset: int, dtype: np.dtype[Any]) -> Array:
@@ -91,8 +91,7 @@ class Launch:
                 for block in self.only_blocks:
                     _Scheduler(Batch(self, block % blocks, 1)).run()
                 return
-            # Without atomic operations a kernel that has no races cannot depend on the order.
-            if self.program.atomics and self.check_races:
+            if self.program.unordered and self.check_races:
                 self._run_in_two_orders(blocks, step)
             else:
                 self._run_all(blocks, step)
@@ -114,7 +113,7 @@ class Launch:
         for allocation, (content, _) in first.items():
             different = np.flatnonzero(content != self.memory.read(allocation))
             if different.size:
-                places = self.races.atomics
+                places = self.races.unordered
                 place = places.get(allocation) or next(iter(places.values()), None)
                 where = self.memory.describe(allocation.start + int(different[0]))
                 raise OrderDependenceError(
@@ -133,7 +132,8 @@ class _Scheduler:
         self.program = batch.launch.program
         self.blocks = self.program.blocks
         self.end = len(self.blocks)
-        self.ready = [Group(batch, batch.live, list(self.program.initial))]
+        self.ready: list[Group] = []
+        self.put(Group(batch, batch.live, list(self.program.initial)))
         self.waiting: list[Group] = []
         self.arrived: dict[int, list[Array]] = {}  # bar.arrive: barrier -> slots
         self.steps = 0
@@ -165,16 +165,30 @@ class _Scheduler:
         if self.waiting:
             raise self.stuck()
 
+    def put(self, group: Group) -> None:
+        """Make a group ready: backwards each warp by itself, so that none keeps step."""
+        warps = np.unique(group.warps).tolist() if self.batch.launch.backwards else []
+        if len(warps) < 2 or group.pc == self.end:
+            self.ready.append(group)
+            return
+        live = self.blocks[group.pc].live
+        self.ready += [
+            group.select(np.flatnonzero(group.warps == warp), live, group.pc) for warp in warps
+        ]
+
     def next_group(self) -> Group:
-        """Take the group that is furthest behind, merged with those at the same place."""
+        """Take the group that is furthest behind, merged with those at the same place; backwards
+        that of the last warp, until it waits or has exited."""
         if len(self.ready) == 1:
             return self.ready.pop()
-        if self.steps % PATIENCE == 0:
-            chosen = max(self.ready, key=lambda g: g.pc)
-        else:
-            chosen = min(self.ready, key=lambda g: g.pc)
-        together = [g for g in self.ready if g.pc == chosen.pc]
-        self.ready = [g for g in self.ready if g.pc != chosen.pc]
+        there = self.ready
+        if self.batch.launch.backwards and self.steps % PATIENCE:
+            last = max(int(g.slots[-1]) for g in there) // 32
+            there = [g for g in there if int(g.slots[-1]) // 32 == last]
+        choose = min if self.steps % PATIENCE else max
+        chosen = choose(there, key=lambda g: g.pc)
+        together = [g for g in there if g.pc == chosen.pc]
+        self.ready = [g for g in self.ready if g not in together]
         return self.join(together)
 
     def join(self, groups: list[Group]) -> Group:
@@ -215,9 +229,10 @@ class _Scheduler:
             elif count == 0:
                 group.pc = after
             else:
-                self.ready += self.split(group, taken, block.target, after)
+                for part in self.split(group, taken, block.target, after):
+                    self.put(part)
                 return
-        self.ready.append(group)
+        self.put(group)
 
     # ------------------------------------------------------------------ meeting
 

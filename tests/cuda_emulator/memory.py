@@ -238,14 +238,6 @@ class _Footprint:
         fresh = np.full(count, NOBODY, np.int32)
         return cls(granule, fresh, fresh.copy())
 
-    def refined(self, granule: int) -> _Footprint:
-        """The same with smaller elements; what the threads of a batch did is forgotten."""
-        times = self.granule // granule
-        fine = _Footprint(granule, np.repeat(self.writer, times), np.repeat(self.reader, times))
-        fine.stamp = None if self.stamp is None else np.repeat(self.stamp, times)
-        fine.cached = None if self.cached is None else np.repeat(self.cached, times)
-        return fine
-
 
 @dataclass
 class GlobalRaces:
@@ -253,10 +245,12 @@ class GlobalRaces:
 
     Nothing orders two blocks, except that what a block wrote before a fence, after which it did an
     atomic operation, comes before what another block does after a fence of its own that follows an
-    atomic operation on the same address. Threads of a block are ordered by barriers.
+    atomic operation on the same address; not fences and operations of the scope of a block (.cta),
+    which to other blocks are plain writes. Threads of a block are ordered by barriers.
     """
 
     memory: GlobalMemory
+    granule: int  # bytes of the narrowest access of the kernel
     footprints: dict[Allocation, _Footprint] = field(default_factory=dict)
     now: int = 0  # counts accesses and fences
     fenced: dict[int, int] = field(default_factory=dict)  # block -> when it last made a fence
@@ -264,7 +258,7 @@ class GlobalRaces:
     seen: dict[int, dict[int, int]] = field(default_factory=dict)
     met: dict[int, dict[int, int]] = field(default_factory=dict)  # seen after its next fence
     published: dict[int, dict[int, int]] = field(default_factory=dict)  # atomic address -> the same
-    atomics: dict[Allocation, Place] = field(default_factory=dict)  # where one was done
+    unordered: dict[Allocation, Place] = field(default_factory=dict)  # by which access last
     batch: Batch | None = None  # whose threads' touches are known
 
     def fence(self, blocks: Array) -> None:
@@ -293,10 +287,8 @@ class GlobalRaces:
     ) -> tuple[_Footprint, Array, int]:
         footprint = self.footprints.get(allocation)
         if footprint is None:
-            granule = min(allocation.unit, access.size)
+            granule = min(allocation.unit, self.granule)
             footprint = self.footprints[allocation] = _Footprint.of(allocation, granule)
-        elif footprint.granule > access.size:
-            footprint = self.footprints[allocation] = footprint.refined(access.size)
         return (
             footprint,
             (offsets - allocation.base) // access.bytes,
@@ -332,6 +324,9 @@ class GlobalRaces:
         self, access: Access, group: Group, allocations: list[Allocation], offsets: Array
     ) -> None:
         """Note who loads or stores, and raise on a conflict with another block or thread."""
+        if access.strong:
+            self.unordered[allocations[0]] = group.place(access.instruction, 0)
+            return
         self.now += 1
         if group.batch is not self.batch:
             self.batch = group.batch
@@ -473,24 +468,31 @@ class GlobalRaces:
     ) -> None:
         """Note an atomic operation: a race only with plain accesses of other blocks."""
         blocks = group.blocks
+        own = access.instruction.has("cta")
         self.now += 1
-        if group.batch.launch.program.fences:
+        if group.batch.launch.program.fences and not own:
             turns = list(zip(blocks.tolist(), offsets.tolist(), strict=True))
             for block, offset in reversed(turns) if group.batch.launch.backwards else turns:
                 self.synchronize(access, block, offset)
         for allocation in allocations:
             footprint, rows, wide = self._rows(access, allocation, offsets)
             inside = (offsets >= allocation.start) & (offsets < allocation.end)
-            self.atomics[allocation] = group.place(
+            self.unordered[allocation] = group.place(
                 access.instruction, int(np.flatnonzero(inside)[0])
             )
-            for owners, how in ((footprint.writer, "writes"), (footprint.reader, "reads")):
-                found = owners.reshape(-1, wide)[np.where(inside, rows, 0)]
+            places = np.where(inside, rows, 0)
+            checks = [(footprint.reader, "reads"), (footprint.writer, "writes")]
+            if own:  # after which no other block may, of these at once none either
+                checks.append(checks[1])
+            for i, (owners, how) in enumerate(checks):
+                if i == 2:
+                    owners.reshape(-1, wide)[rows[inside]] = blocks[inside, None]
+                found = owners.reshape(-1, wide)[places]
                 bad = ((found != NOBODY) & (found != blocks[:, None])).any(axis=1) & inside
                 if bad.any():
                     stamps = np.zeros(found.shape, np.int64)
                     if footprint.stamp is not None and how == "writes":
-                        stamps = footprint.stamp.reshape(-1, wide)[np.where(inside, rows, 0)]
+                        stamps = footprint.stamp.reshape(-1, wide)[places]
                     self._raise(access, group, offsets, bad, found, stamps, how)
 
 
@@ -506,6 +508,9 @@ class Meetings:
         self.clock = 1
         self.block_time = np.zeros(batch.block_count, np.int64)
         self.warp_time = np.zeros(batch.slots, np.int64)
+        # When each thread met the lanes of its warp, once some of these have met without the others
+        self.lane_time: Array | None = None
+        self.lanes = np.isin(np.arange(batch.slots), batch.live).reshape(-1, 32)
         self.named_time = np.zeros(batch.slots, np.int64)
         self.named_number = np.full(batch.slots, -1, np.int64)
 
@@ -514,10 +519,16 @@ class Meetings:
         self.clock += 1
         self.block_time[blocks] = self.clock
 
-    def warp_barrier(self, slots: Array) -> None:
-        """These threads of warps met."""
+    def warp_barrier(self, slots: Array, masks: Array) -> None:
+        """These threads met those of their warps that their masks name."""
         self.clock += 1
-        self.warp_time[slots] = self.clock
+        if self.lane_time is None and (masks == 0xFFFFFFFF).all():
+            self.warp_time[slots] = self.clock
+            return
+        if self.lane_time is None:
+            self.lane_time = np.repeat(self.warp_time[:, None], 32, axis=1)
+        met = masks.astype(np.uint32)[:, None] >> np.arange(32, dtype=np.uint32) & 1 != 0
+        self.lane_time[slots] = np.where(met, self.clock, self.lane_time[slots])
 
     def named_barrier(self, slots: Array, number: int) -> None:
         """These threads, not all of their block, met at a numbered barrier."""
@@ -528,7 +539,12 @@ class Meetings:
     def last(self, slots: Array, others: Array, warps: Array) -> Array:
         """When each thread last met another, or (SEVERAL) all of the other warp's, at a barrier."""
         block = self.block_time[slots // self.padded]
-        together = np.where(warps == slots // 32, self.warp_time[slots], 0)
+        within = self.warp_time[slots]
+        if self.lane_time is not None:
+            # of several lanes the one met longest ago
+            every = np.where(self.lanes[slots // 32], self.lane_time[slots], self.clock).min(axis=1)
+            within = np.where(others >= 0, self.lane_time[slots, others % 32], every)
+        together = np.where(warps == slots // 32, within, 0)
         met: Array = np.maximum(block, together)
         if self.clock > 1 and (self.named_number >= 0).any():
             known = np.where(others >= 0, others, slots)

@@ -16,9 +16,9 @@ import numpy as np
 
 from . import arithmetic as ar
 from . import synchronization as sync
-from .accesses import Access, Atomic, Load, Store
+from .accesses import STRONG, Access, Atomic, Load, Store
 from .approximations import WorstCase
-from .errors import DeviceTrapError, UnsupportedInstructionError
+from .errors import DeviceTrapError, Place, UninitializedReadError, UnsupportedInstructionError
 from .memory import LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_WINDOW
 from .opcodes import DTYPES, comparison, operation, unsupported
 from .ptx import SIZES, Instruction, Kernel, split_operands
@@ -83,19 +83,26 @@ class Program:
         self.storage = self._storage()
         zeros = {dtype: np.zeros(1, dtype) for dtype in self.storage}
         self.initial = [zeros[dtype] for dtype in self.storage]
-        sizes = [
-            SIZES[i.types[-1]]
-            for i in kernel.instructions
-            if i.opcode in ("ld", "st", "atom", "red")
-            and i.types
-            and not i.has("global", "param", "const", "local")
+        accesses = [
+            i for i in kernel.instructions if i.opcode in ("ld", "st", "atom", "red") and i.types
         ]
-        self.shared_granule = min([4, *sizes])
+
+        def granule(most: int, *elsewhere: str) -> int:
+            sizes = (SIZES[i.types[-1]] for i in accesses if not i.has(*elsewhere))
+            return min([most, *sizes])
+
+        self.shared_granule = granule(4, "global", "param", "const", "local")
+        self.global_granule = granule(16, "shared", "param", "const", "local")
         self.blocks = self._split()
+        self._check_written()
         self._liveness()
         for block in self.blocks:
             _Translator(self, block).translate()
-        self.atomics = any(i.opcode in ("atom", "red") for i in kernel.instructions)
+        # Without them a kernel that has no races cannot depend on the order of its threads.
+        self.unordered = any(
+            i.opcode in ("atom", "red") or (i.opcode in ("ld", "st") and i.has(*STRONG))
+            for i in kernel.instructions
+        )
         self.fences = any(i.opcode in ("membar", "fence") for i in kernel.instructions) or any(
             i.opcode == "atom" and i.has("acquire", "release", "acq_rel")
             for i in kernel.instructions
@@ -202,6 +209,18 @@ class Program:
         if instruction.has("cc"):
             writes.add(self.registers["%carry"])
         return reads, writes
+
+    def _check_written(self) -> None:
+        """Raise for a register that is read and that no instruction writes."""
+        names = [(i, *self._names(i)) for i in self.kernel.instructions]
+        written = set().union(*(writes for _, _, writes in names))
+        for instruction, reads, _ in names:
+            if missing := reads - written:
+                name = list(self.registers)[min(missing)]
+                raise UninitializedReadError(
+                    f"read of register {name}, which nothing has written",
+                    Place(self.kernel.name, instruction.line, instruction.text),
+                )
 
     def _liveness(self) -> None:
         """Which registers each block needs: the usual fixpoint, on integers as bit sets."""
@@ -438,7 +457,7 @@ class _Translator:
         if special is not None:
             special(i)
         elif i.opcode in _NOTHING:
-            if i.opcode in ("membar", "fence") and not i.has("proxy"):
+            if i.opcode in ("membar", "fence") and not i.has("proxy", "cta"):
                 self.lines.append("group.batch.launch.races.fence(group.blocks)")
         else:
             self.arithmetic(i)
@@ -724,7 +743,8 @@ class _Translator:
                 i.operands[0], f"{self.name(sync.barrier_reduce(i), 'f')}(group, {value})", kind
             )
         elif i.has("warp"):
-            self.lines.append("group.batch.meetings.warp_barrier(group.slots)")
+            mask = self.read(i.operands[-1], "u32")
+            self.lines.append(f"group.batch.meetings.warp_barrier(group.slots, {mask})")
 
     do_barrier = do_bar
 

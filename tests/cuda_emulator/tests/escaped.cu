@@ -8,8 +8,8 @@ constexpr int kHalf = 64;
 
 // ---- threads of a block, through global memory
 
-template <class Meet>
-__device__ void exchange(float* out, const float* in, int distance, Meet meet) {
+template <class Float = float, class Meet>
+__device__ void exchange(Float* out, const float* in, int distance, Meet meet) {
   const int i = threadIdx.x;
   out[i] = 2 * in[i];
   meet();
@@ -32,6 +32,22 @@ __global__ void exchange_in_warp_without_barrier(float* out, const float* in, in
   exchange(out, in, 1, [] {});
 }
 
+__device__ void half_of_warp() { __syncwarp(threadIdx.x % 32 < 16 ? 0xffff : 0xffff0000); }
+__global__ void exchange_in_half_of_warp(float* out, const float* in, int n) {
+  exchange(out, in, 1, [] { half_of_warp(); });
+}
+__global__ void exchange_with_other_half_of_warp(float* out, const float* in, int n) {
+  exchange(out, in, 16, [] { half_of_warp(); });
+}
+
+// Volatile accesses are no race, and their order is nobody's.
+__global__ void volatile_exchange(float* out, const float* in, int n) {
+  exchange<volatile float>(out, in, kHalf, [] { __syncthreads(); });
+}
+__global__ void volatile_exchange_without_barrier(float* out, const float* in, int n) {
+  exchange<volatile float>(out, in, kHalf, [] {});
+}
+
 template <bool kBarrier>
 __device__ void reverse(float* out, const float* in, int n) {
   const int i = threadIdx.x;
@@ -44,18 +60,34 @@ __global__ void reverse_in_place_without_barrier(float* out, const float* in, in
   reverse<false>(out, in, n);
 }
 
+// A byte of another thread's float
+template <bool kBarrier>
+__device__ void byte_of(float* out, const float* in) {
+  const int i = threadIdx.x;
+  out[i] = in[i];
+  if (kBarrier) __syncthreads();
+  if (i < 32) reinterpret_cast<unsigned char*>(out)[4 * (i + 64)] = 0;
+}
+__global__ void bytes_after_a_barrier(float* out, const float* in, int n) {
+  byte_of<true>(out, in);
+}
+__global__ void byte_of_anothers_float(float* out, const float* in, int n) {
+  byte_of<false>(out, in);
+}
+
 __global__ void one_place_for_a_block(float* out, const float* in, int n) { out[0] = in[0]; }
 
 // ---- blocks, through fences
 
 __device__ unsigned count;
 
-template <bool kBefore, bool kAfter, bool kReader>
+template <bool kBefore, bool kAfter, bool kReader, bool kBlock = false>
 __device__ void last_adds(float* out, const float* in) {
   if (threadIdx.x != 0) return;
   if (kBefore) __threadfence();
   out[1 + blockIdx.x] = in[blockIdx.x];
   if (kAfter) __threadfence();
+  if (kBlock) __threadfence_block();
   if (atomicInc(&count, gridDim.x - 1) != gridDim.x - 1) return;
   if (kReader) __threadfence();
   float sum = 0;
@@ -68,8 +100,21 @@ __global__ void fences(float* out, const float* in, int n) {
 __global__ void fence_before_the_write(float* out, const float* in, int n) {
   last_adds<true, false, true>(out, in);
 }
+__global__ void fence_of_a_block(float* out, const float* in, int n) {
+  last_adds<false, false, true, true>(out, in);
+}
 __global__ void reader_without_fence(float* out, const float* in, int n) {
   last_adds<false, true, false>(out, in);
+}
+
+// atomicAdd_block is atomic among the threads of its block alone.
+template <bool kOwn>
+__device__ void add_in_block(float* out) {
+  atomicAdd_block(reinterpret_cast<unsigned*>(out) + (kOwn ? blockIdx.x : 0), 1u);
+}
+__global__ void atomics_of_a_block(float* out, const float* in, int n) { add_in_block<true>(out); }
+__global__ void atomics_of_another_block(float* out, const float* in, int n) {
+  add_in_block<false>(out);
 }
 
 // ---- the non-coherent cache
@@ -101,6 +146,13 @@ __device__ void local(float* out, const float* in, int n) {
 }
 __global__ void local_written(float* out, const float* in, int n) { local<true>(out, in, n); }
 __global__ void local_not_written(float* out, const float* in, int n) { local<false>(out, in, n); }
+
+// A register
+__global__ void register_not_written(float* out, const float* in, int n) {
+  float value;
+  asm volatile("{ .reg .f32 other; add.f32 %0, other, %1; }" : "=f"(value) : "f"(in[threadIdx.x]));
+  out[threadIdx.x] = value;
+}
 
 // ---- the order of blocks and threads
 
@@ -135,17 +187,27 @@ LAUNCHER(exchange_in_block_without_barrier)
 LAUNCHER(exchange_in_block_with_warp_barrier)
 LAUNCHER(exchange_in_warp)
 LAUNCHER(exchange_in_warp_without_barrier)
+LAUNCHER(exchange_in_half_of_warp)
+LAUNCHER(exchange_with_other_half_of_warp)
+LAUNCHER(volatile_exchange)
+LAUNCHER(volatile_exchange_without_barrier)
 LAUNCHER(reverse_in_place)
 LAUNCHER(reverse_in_place_without_barrier)
+LAUNCHER(bytes_after_a_barrier)
+LAUNCHER(byte_of_anothers_float)
 LAUNCHER(one_place_for_a_block)
 LAUNCHER(fences)
 LAUNCHER(fence_before_the_write)
+LAUNCHER(fence_of_a_block)
 LAUNCHER(reader_without_fence)
+LAUNCHER(atomics_of_a_block)
+LAUNCHER(atomics_of_another_block)
 LAUNCHER(cached_input)
 LAUNCHER(cached_output)
 LAUNCHER(cached_in_place)
 LAUNCHER(local_written)
 LAUNCHER(local_not_written)
+LAUNCHER(register_not_written)
 LAUNCHER(sum_of_integers)
 LAUNCHER(sum_of_floats)
 LAUNCHER(sum_of_floats_in_shared_memory)

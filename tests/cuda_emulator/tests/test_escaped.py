@@ -50,10 +50,25 @@ BROKEN: dict[str, tuple[type[EmulationError], str, tuple[Any, ...]]] = {
         r"thread \(1, 0, 0\) of the block wrote",
         (256,),
     ),
+    "exchange_with_other_half_of_warp": (
+        GlobalMemoryRaceError,
+        r"thread \(16, 0, 0\) of the block wrote",
+        (256,),
+    ),
+    "volatile_exchange_without_barrier": (
+        OrderDependenceError,
+        r"bytes differ .* of 'output' .*`(ld|st)\.volatile",
+        (256, 1, THREADS, True),
+    ),
     "reverse_in_place_without_barrier": (
         GlobalMemoryRaceError,
         r"write of 4 bytes that thread \(127, 0, 0\) of the block read .*`st",
         (128, 1, THREADS, True),
+    ),
+    "byte_of_anothers_float": (
+        GlobalMemoryRaceError,
+        r"write of 1 bytes that thread \(64, 0, 0\) of the block wrote",
+        (128,),
     ),
     "one_place_for_a_block": (GlobalMemoryRaceError, "of the block writes .*`st", (1,)),
     "fence_before_the_write": (
@@ -65,6 +80,16 @@ BROKEN: dict[str, tuple[type[EmulationError], str, tuple[Any, ...]]] = {
         GlobalMemoryRaceError,
         r"read of 4 bytes that block \(0, 0, 0\) writes in the same launch, at .* of 'output'",
         (9, 8, 32),
+    ),
+    "fence_of_a_block": (
+        GlobalMemoryRaceError,
+        r"read of 4 bytes that block \(0, 0, 0\) writes in the same launch, at .* of 'output'",
+        (9, 8, 32),
+    ),
+    "atomics_of_another_block": (
+        GlobalMemoryRaceError,
+        r"that block \(\d, 0, 0\) writes in the same launch, at .* of 'output' .*`atom\.",
+        (1, 4, 32, True),
     ),
     "cached_output": (
         NonCoherentReadError,
@@ -80,6 +105,11 @@ BROKEN: dict[str, tuple[type[EmulationError], str, tuple[Any, ...]]] = {
     "local_not_written": (
         UninitializedReadError,
         r"local memory that nothing has written, byte 28 .*thread \(7, 0, 0\), `ld",
+        (128,),
+    ),
+    "register_not_written": (
+        UninitializedReadError,
+        r"read of register %\S+, which .*`add",
         (128,),
     ),
     "sum_of_floats": (
@@ -111,8 +141,13 @@ def test_the_right_kernels_beside_them_pass() -> None:
     i = np.arange(THREADS)
     assert (run("exchange_in_block", 256)[THREADS:] == twice[i ^ 64]).all()
     assert (run("exchange_in_warp", 256)[THREADS:] == twice[i ^ 1]).all()
+    assert (run("exchange_in_half_of_warp", 256)[THREADS:] == twice[i ^ 1]).all()
+    assert (run("volatile_exchange", 256)[THREADS:] == twice[i ^ 64]).all()
+    assert (run("bytes_after_a_barrier", 128).view(np.uint8)[4 * 64 :: 4][:32] == 0).all()
     assert (run("reverse_in_place", 128, 1, THREADS, True) == VALUES[:THREADS]).all()
     assert run("fences", 9, 8, 32)[0] == np.add.accumulate(VALUES[:8], dtype=np.float32)[-1]
+    counts = run("atomics_of_a_block", 4, 4, 32, True).view(np.uint32)
+    assert (counts == 32).all()
     assert (run("cached_input", 128) == VALUES[:THREADS]).all()
     assert (run("local_written", 128) == VALUES[:THREADS]).all()
     whole = run("sum_of_integers", 1, 32, THREADS, True).view(np.int32)
