@@ -16,17 +16,17 @@ from pathlib import Path
 from cuda_backend import library
 from cuda_emulator.compile import alone, find_nvcc
 
-SOURCES = ("sigmoid", "tanh", "pow", "logistic_loss")
+SOURCES = ("sigmoid", "tanh", "pow", "logistic_loss", "jets")
 ARCHITECTURES = ("80", "90", "100", "120")
 FLAGS = ("-cubin", "-Xptxas", "-v")
 
 _BYTES = {"d": 8, "f": 4, "6__half": 2, "13__nv_bfloat16": 2}
 _DTYPES = {"d": "float64", "f": "float32", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}
 _NAME = re.compile(
-    r"^_ZN9fusedgrad4cuda\d+(?P<kernel>\w+?)_kernelI(?:NS_4math\d+(?P<functor>[A-Za-z]+?)"
+    r"^_ZN9fusedgrad4cuda\d+(?P<kernel>\w+?)_kernelI(?:NS_4math\d+(?P<functor>[A-Za-z]+?\d?)"
     r"(?:ILi(?P<twice>n?\d+)EE|I(?:[fd]|NS2_5BriefE)E)?E)"
     r"NS0_\d+(?P<kind>Contiguous|Strided)I(?P<dtype>d|f|6__half|13__nv_bfloat16)"
-    r"Li(?P<outputs>\d)ELi(?P<inputs>\d)E"
+    r"Li(?P<outputs>\d)ELi(?P<inputs>\d+)E"
 )
 _SECTION = re.compile(r"^\.text\.(\S+):$", re.M)
 _LABEL = re.compile(r"^(\.L_\w+):$")

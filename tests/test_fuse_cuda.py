@@ -113,11 +113,16 @@ class FusedEmulated(Emulated):
             wide=self.wide,
             bytes=(8 if self.wide else 4) if mixed else dtype.itemsize,
         )
+        with self.device.loaded(library("fused", self.arch, self.csrc)) as dll:
+            error = dll[_LOAD](code, ctypes.c_bool(mixed), ctypes.byref(loaded))
+        self._launch(loaded, elements, error)
+
+    def _launch(self, loaded: _FusedKernel, elements: _Elements, error: int = 0) -> None:
+        """Unless there was an error."""
         values = (ctypes.c_double * max(len(self.parameters), 1))(*self.parameters)
         with self.device.loaded(library("fused", self.arch, self.csrc)) as dll:
-            kernel = ctypes.byref(loaded)
-            error = dll[_LOAD](code, ctypes.c_bool(mixed), kernel) or dll[_LAUNCH](
-                kernel, ctypes.byref(elements), values, len(self.parameters), None
+            error = error or dll[_LAUNCH](
+                ctypes.byref(loaded), ctypes.byref(elements), values, len(self.parameters), None
             )
             if dll["cudaPeekAtLastError"]():
                 raise LaunchError("an error is left behind")
@@ -752,6 +757,12 @@ def test_without_a_compiler_operations_run_one_by_one_with_one_warning(
         call_twice()
     assert len(caught) == 1
     assert added == []
+
+
+def test_whether_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert nvrtc.is_found.__wrapped__()
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    assert not nvrtc.is_found.__wrapped__()
 
 
 def test_a_kernel_that_does_not_load_is_run_one_by_one_with_one_warning(

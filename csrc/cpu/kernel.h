@@ -70,6 +70,13 @@ struct MakePlain {
   }
 };
 template <template <class> class Functor>
+struct MakeOfType {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE static Functor<T> make(const double*) {
+    return {};
+  }
+};
+template <template <class> class Functor>
 struct MakeWithParameter {
   template <class T>
   FUSEDGRAD_HOST_DEVICE static Functor<T> make(const double* parameters) {
@@ -96,7 +103,11 @@ Kernel make_kernel() {
   return kernel;
 }
 
-// For a functor that carries numbers of the type it computes in: an exponent, a scale, an order.
+// For a functor of the type it computes in, which may carry numbers: an exponent, a scale.
+template <template <class> class Functor>
+Kernel make_kernel() {
+  return detail::kernel_of<detail::MakeOfType<Functor>>({});
+}
 template <template <class> class Functor>
 Kernel make_kernel(double parameter) {
   return detail::kernel_of<detail::MakeWithParameter<Functor>>({parameter});

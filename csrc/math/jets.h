@@ -9,8 +9,8 @@
 namespace fusedgrad::math {
 
 // sigmoid_jet_1(x, x_1) = sigmoid(x), x_1 * sigmoid_derivative(x)
+template <class T>
 struct SigmoidJet1 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 2> operator()(T x, T x_1) const {
     return {{math::sigmoid(x), x_1 * math::sigmoid_derivative(x)}};
   }
@@ -18,8 +18,8 @@ struct SigmoidJet1 {
 
 // sigmoid_jet_1_backward(grad_0, grad_1, x, x_1) = grad_1 * x_1 * sigmoid_second_derivative(x) +
 // grad_0 * sigmoid_derivative(x), grad_1 * sigmoid_derivative(x)
+template <class T>
 struct SigmoidJetBackward1 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 2> operator()(T grad_0, T grad_1, T x, T x_1) const {
     const T t1 = math::sigmoid_derivative(x);
     return {{grad_1 * x_1 * math::sigmoid_second_derivative(x) + grad_0 * t1, grad_1 * t1}};
@@ -28,8 +28,8 @@ struct SigmoidJetBackward1 {
 
 // sigmoid_jet_2(x, x_1, x_2) = sigmoid(x), x_1 * sigmoid_derivative(x), x_2 * sigmoid_derivative(x)
 // - x_1 * (0.25 * (2 * (tanh(0.5 * x) * (2 * (x_1 * sigmoid_derivative(x))))))
+template <class T>
 struct SigmoidJet2 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 3> operator()(T x, T x_1, T x_2) const {
     const T t1 = math::sigmoid_derivative(x);
     const T t2 = x_1 * t1;
@@ -41,8 +41,8 @@ struct SigmoidJet2 {
 // sigmoid_jet_2_backward(grad_0, grad_1, grad_2, x, x_1, x_2) = (grad_2 * x_2 + (grad_1 - 2 * (2 *
 // (0.25 * (grad_2 * x_1)) * tanh(0.5 * x))) * x_1) * sigmoid_second_derivative(x) - 0.5 * (2 *
 // (0.25 * (g...
+template <class T>
 struct SigmoidJetBackward2 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 3> operator()(T grad_0, T grad_1, T grad_2, T x, T x_1,
                                                       T x_2) const {
     const T t1 = T(2) * (T(0.25) * (grad_2 * x_1));
@@ -60,8 +60,8 @@ struct SigmoidJetBackward2 {
 // sigmoid_jet_3(x, x_1, x_2, x_3) = sigmoid(x), x_1 * sigmoid_derivative(x), x_2 *
 // sigmoid_derivative(x) - x_1 * (0.25 * (2 * (tanh(0.5 * x) * (2 * (x_1 *
 // sigmoid_derivative(x)))))), -(x_1 * (0.25 * (2 ...
+template <class T>
 struct SigmoidJet3 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 4> operator()(T x, T x_1, T x_2, T x_3) const {
     const T t1 = math::sigmoid_derivative(x);
     const T t2 = x_1 * t1;
@@ -78,8 +78,8 @@ struct SigmoidJet3 {
 // sigmoid_jet_3_backward(grad_0, grad_1, grad_2, grad_3, x, x_1, x_2, x_3) = 0.5 * ((2 * (0.25 *
 // (-(2 * grad_3 * x_2) - (grad_2 - 2 * (2 * (0.25 * (grad_3 * x_1)) * tanh(0.5 * x))) * x_1)) * (2
 // * (x_1 *...
+template <class T>
 struct SigmoidJetBackward3 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 4> operator()(T grad_0, T grad_1, T grad_2, T grad_3, T x,
                                                       T x_1, T x_2, T x_3) const {
     const T t1 = T(2) * grad_3;
@@ -104,8 +104,8 @@ struct SigmoidJetBackward3 {
 // sigmoid_jet_4(x, x_1, x_2, x_3, x_4) = sigmoid(x), x_1 * sigmoid_derivative(x), x_2 *
 // sigmoid_derivative(x) - x_1 * (0.25 * (2 * (tanh(0.5 * x) * (2 * (x_1 *
 // sigmoid_derivative(x)))))), -(x_1 * (0.25 ...
+template <class T>
 struct SigmoidJet4 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 5> operator()(T x, T x_1, T x_2, T x_3, T x_4) const {
     const T t1 = math::sigmoid_derivative(x);
     const T t2 = x_1 * t1;
@@ -124,8 +124,8 @@ struct SigmoidJet4 {
 
 // sigmoid_jet_4_backward(grad_0, grad_1, grad_2, grad_3, grad_4, x, x_1, x_2, x_3, x_4) = t20 +
 // grad_0 * t8, t21, -(t1 * t12) - t14 * t10 + t16 * t8, t6 * t8 - t1 * t10, grad_4 * t8
+template <class T>
 struct SigmoidJetBackward4 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 5> operator()(T grad_0, T grad_1, T grad_2, T grad_3,
                                                       T grad_4, T x, T x_1, T x_2, T x_3,
                                                       T x_4) const {
@@ -160,8 +160,8 @@ struct SigmoidJetBackward4 {
 };
 
 // tanh_jet_1(x, x_1) = tanh(x), x_1 * tanh_derivative(x)
+template <class T>
 struct TanhJet1 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 2> operator()(T x, T x_1) const {
     return {{math::tanh(x), x_1 * math::tanh_derivative(x)}};
   }
@@ -169,8 +169,8 @@ struct TanhJet1 {
 
 // tanh_jet_1_backward(grad_0, grad_1, x, x_1) = grad_1 * x_1 * tanh_second_derivative(x) + grad_0 *
 // tanh_derivative(x), grad_1 * tanh_derivative(x)
+template <class T>
 struct TanhJetBackward1 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 2> operator()(T grad_0, T grad_1, T x, T x_1) const {
     const T t1 = math::tanh_derivative(x);
     return {{grad_1 * x_1 * math::tanh_second_derivative(x) + grad_0 * t1, grad_1 * t1}};
@@ -179,8 +179,8 @@ struct TanhJetBackward1 {
 
 // tanh_jet_2(x, x_1, x_2) = tanh(x), x_1 * tanh_derivative(x), x_2 * tanh_derivative(x) - x_1 * (2
 // * (tanh(x) * (x_1 * tanh_derivative(x))))
+template <class T>
 struct TanhJet2 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 3> operator()(T x, T x_1, T x_2) const {
     const T t1 = math::tanh(x);
     const T t2 = math::tanh_derivative(x);
@@ -192,8 +192,8 @@ struct TanhJet2 {
 // tanh_jet_2_backward(grad_0, grad_1, grad_2, x, x_1, x_2) = (grad_2 * x_2 + (grad_1 - 2 * (grad_2
 // * x_1) * tanh(x)) * x_1) * tanh_second_derivative(x) + (grad_0 - 2 * (grad_2 * x_1) * (x_1 *
 // tanh_deriv...
+template <class T>
 struct TanhJetBackward2 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 3> operator()(T grad_0, T grad_1, T grad_2, T x, T x_1,
                                                       T x_2) const {
     const T t1 = T(2) * (grad_2 * x_1);
@@ -210,8 +210,8 @@ struct TanhJetBackward2 {
 // tanh_jet_3(x, x_1, x_2, x_3) = tanh(x), x_1 * tanh_derivative(x), x_2 * tanh_derivative(x) - x_1
 // * (2 * (tanh(x) * (x_1 * tanh_derivative(x)))), -(x_1 * (2 * (tanh(x) * (x_2 * tanh_derivative(x)
 // - x_1...
+template <class T>
 struct TanhJet3 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 4> operator()(T x, T x_1, T x_2, T x_3) const {
     const T t1 = math::tanh(x);
     const T t2 = math::tanh_derivative(x);
@@ -226,8 +226,8 @@ struct TanhJet3 {
 // tanh_jet_3_backward(grad_0, grad_1, grad_2, grad_3, x, x_1, x_2, x_3) = (grad_3 * x_3 + (grad_2 -
 // 2 * (grad_3 * x_1) * tanh(x)) * x_2 + (grad_1 - 2 * (grad_3 * x_1) * (x_1 * tanh_derivative(x)) -
 // 2 * ...
+template <class T>
 struct TanhJetBackward3 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 4> operator()(T grad_0, T grad_1, T grad_2, T grad_3, T x,
                                                       T x_1, T x_2, T x_3) const {
     const T t1 = T(2) * (grad_3 * x_1);
@@ -251,8 +251,8 @@ struct TanhJetBackward3 {
 // tanh_jet_4(x, x_1, x_2, x_3, x_4) = tanh(x), x_1 * tanh_derivative(x), x_2 * tanh_derivative(x) -
 // x_1 * (2 * (tanh(x) * (x_1 * tanh_derivative(x)))), -(x_1 * (2 * (tanh(x) * (x_2 *
 // tanh_derivative(x) ...
+template <class T>
 struct TanhJet4 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 5> operator()(T x, T x_1, T x_2, T x_3, T x_4) const {
     const T t1 = math::tanh(x);
     const T t2 = math::tanh_derivative(x);
@@ -270,8 +270,8 @@ struct TanhJet4 {
 // tanh_jet_4_backward(grad_0, grad_1, grad_2, grad_3, grad_4, x, x_1, x_2, x_3, x_4) = t19,
 // -(grad_4 * (2 * (t3 * t18) + 6 * (t7 * t12))) - t4 * t17 - t10 * t11 + t16 * t6, -(t8 * t17) -
 // t14 * t11 + t10...
+template <class T>
 struct TanhJetBackward4 {
-  template <class T>
   FUSEDGRAD_HOST_DEVICE math::Values<T, 5> operator()(T grad_0, T grad_1, T grad_2, T grad_3,
                                                       T grad_4, T x, T x_1, T x_2, T x_3,
                                                       T x_4) const {

@@ -604,6 +604,18 @@ int64_t add_fused_cuda_kernel(const std::string& code, bool wide, std::vector<ui
   return registry().add(std::move(fused));
 }
 
+int64_t add_prebuilt_cuda_kernel(const cuda::FusedKernel& kernel, at::ScalarType dtype,
+                                 std::vector<uint64_t> used, int parameters) {
+  FusedKernel fused{{kernel.outputs, kernel.inputs, nullptr, nullptr, {}},
+                    kernel.wide,
+                    parameters,
+                    std::move(used),
+                    {}};
+  fused.cuda = kernel;
+  fused.dtypes.assign(kernel.outputs + kernel.inputs, dtype);
+  return registry().add(std::move(fused));
+}
+
 TORCH_LIBRARY_IMPL(fusedgrad, CUDA, m) { m.impl("fused", fused_on_cuda); }
 
 #endif

@@ -9,6 +9,10 @@
 #include <utility>
 #include <vector>
 
+namespace fusedgrad::cuda {
+struct FusedKernel;
+}
+
 namespace fusedgrad::operators {
 
 // A kernel whose loaded code has its Block<double> (if `wide`) or Block<float> at `address`.
@@ -49,6 +53,10 @@ std::vector<at::Tensor> fused_rows(const RowsKernel& rows, const std::vector<at:
 // A kernel for CUDA whose machine code or PTX is `code`, for outputs and then inputs of `dtypes`.
 int64_t add_fused_cuda_kernel(const std::string& code, bool wide, std::vector<uint64_t> used,
                               std::vector<at::ScalarType> dtypes, int parameters);
+
+// A prebuilt one for CUDA, for operands that are all of one dtype; `used` as of add_fused_kernel.
+int64_t add_prebuilt_cuda_kernel(const cuda::FusedKernel& kernel, at::ScalarType dtype,
+                                 std::vector<uint64_t> used, int parameters);
 #endif
 
 // The kernel of the gradients of another, and those of its operands (the gradients of all outputs,

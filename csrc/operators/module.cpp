@@ -24,6 +24,9 @@
 
 #ifdef FUSEDGRAD_CUDA
 #include <cuda_runtime_api.h>
+
+#include "cuda/jets.h"
+#include "operators/elementwise.h"
 #endif
 
 namespace fusedgrad {
@@ -136,21 +139,38 @@ void set_fused_backward(int64_t kernel, uint64_t wanted, int64_t backward,
   operators::set_fused_backward(kernel, wanted, {backward, std::move(read)});
 }
 
+template <class Jets>
+Jets jets_of(const std::map<std::string, Jets>& jets, const std::string& function) {
+  const auto found = jets.find(function);
+  TORCH_CHECK_VALUE(found != jets.end(), "jets: function is '", function,
+                    "', expected pow, sigmoid or tanh");
+  return found->second;
+}
+
 // Of each of a function's jets and their gradients, in the order of csrc/cpu/jets.h, the address of
 // its Block<float> and that of its Block<double>
 std::vector<std::pair<uintptr_t, uintptr_t>> jet_blocks(const std::string& function) {
   static const std::map<std::string, std::vector<cpu::Kernel> (*)()> jets = {
       {"pow", cpu::pow_jets}, {"sigmoid", cpu::sigmoid_jets}, {"tanh", cpu::tanh_jets}};
-  const auto found = jets.find(function);
-  TORCH_CHECK_VALUE(found != jets.end(), "jet_blocks: function is '", function,
-                    "', expected pow, sigmoid or tanh");
   std::vector<std::pair<uintptr_t, uintptr_t>> blocks;
-  for (const cpu::Kernel& jet : found->second()) {
+  for (const cpu::Kernel& jet : jets_of(jets, function)()) {
     blocks.emplace_back(reinterpret_cast<uintptr_t>(jet.float32),
                         reinterpret_cast<uintptr_t>(jet.float64));
   }
   return blocks;
 }
+
+#ifdef FUSEDGRAD_CUDA
+int64_t add_cuda_jet(const std::string& function, int number, at::ScalarType dtype,
+                     std::vector<uint64_t> used, int parameters) {
+  static const std::map<std::string, cuda::FusedKernel (*)(int, DType)> jets = {
+      {"pow", cuda::pow_jet}, {"sigmoid", cuda::sigmoid_jet}, {"tanh", cuda::tanh_jet}};
+  TORCH_CHECK_VALUE(number >= 0 && number < cuda::kJets, "jets: number is ", number,
+                    ", expected one from 0 to ", cuda::kJets - 1);
+  const cuda::FusedKernel jet = jets_of(jets, function)(number, operators::dtype_of("jets", dtype));
+  return operators::add_prebuilt_cuda_kernel(jet, dtype, std::move(used), parameters);
+}
+#endif
 
 using RowsStep = std::tuple<int64_t, std::vector<operators::Row>, std::vector<operators::Row>>;
 
@@ -199,6 +219,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("linear_of_rows", torch::wrap_pybind_function_no_gil(operators::linear_of_rows));
 #ifdef FUSEDGRAD_CUDA
   m.def("add_fused_cuda_kernel", operators::add_fused_cuda_kernel);
+  m.def("add_cuda_jet", add_cuda_jet);
 #endif
   m.def("set_patched", operators::set_patched);
   m.def("is_patched", operators::is_patched);

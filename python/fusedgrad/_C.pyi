@@ -63,9 +63,12 @@ def add_fused_cuda_kernel(
     code: bytes, wide: bool, used: Sequence[int], dtypes: Sequence[dtype], parameters: int
 ) -> int: ...
 
-# Prebuilt jets: csrc/cpu/jets.h.
+# Prebuilt jets: csrc/cpu/jets.h and, only in a build with CUDA kernels, csrc/cuda/jets.h.
 
 def jet_blocks(function: str) -> list[tuple[int, int]]: ...
+def add_cuda_jet(
+    function: str, number: int, dtype: dtype, used: Sequence[int], parameters: int
+) -> int: ...
 
 # Kernels of rows of tensors: csrc/operators/rows.h.
 

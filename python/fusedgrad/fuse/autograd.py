@@ -159,6 +159,11 @@ def gradients(
     present = [grad for grad in grads if grad is not None]
     if not present:
         return [None] * len(targets)
+    if prebuilt.is_prebuilt(graph, tensors) and not (all(needed) and None not in grads):
+        zero = torch.zeros_like(present[0])
+        every = [zero if grad is None else grad for grad in grads]
+        found = gradients(graph, parameters, tensors, every, (True,) * len(tensors))
+        return [grad for grad, need in zip(found, needed, strict=True) if need]
     pull_back = graph.pull_back(_present(grads), needed)
     operands = [*present, *tensors]
     return to_shapes(pull_back, parameters, operands, targets)
@@ -198,12 +203,8 @@ def _recorded_backward(
     """The backwards that csrc/operators/fused.h leaves to Python."""
     graph = kernel.graph_of(number)
     needed = tuple(bool(wanted >> i & 1) for i in range(len(tensors)))
-    if tensors[0].is_cpu and prebuilt.is_prebuilt(graph):
-        zero = torch.zeros_like(next(grad for grad in grads if grad is not None))
-        grads = [zero if grad is None else grad for grad in grads]
-        found = gradients(graph, tuple(parameters), tensors, grads, (True,) * len(tensors))
-        return [grad if need else None for grad, need in zip(found, needed, strict=True)]
-    if not (is_grad_enabled() or is_transformed()) and None not in grads:
+    is_last = not (is_grad_enabled() or is_transformed())
+    if is_last and None not in grads and not prebuilt.is_prebuilt(graph, tensors):
         _remember_backward(number, graph, cast(Sequence[Tensor], grads), tensors, needed)
     found = gradients(graph, tuple(parameters), tensors, grads, needed)
     return spread(found, needed)

@@ -165,13 +165,13 @@ class FusedJet:
             own = [tensor, *(d for _, d in present)]
             operands += own if dtype is None else [t.to(dtype) for t in own]
         known = None
-        if len(graph.inputs) == len(graph.outputs) == 1 and operands[0].is_cpu:
+        if len(graph.inputs) == len(graph.outputs) == 1:
             numbers = dict(zip(graph.parameters, parameters, strict=True))
-            known = prebuilt.function_of(graph.outputs[0], numbers, self._order)
+            known = prebuilt.function_of(graph.outputs[0], numbers, self._order, operands)
         if known is None:
             derived = taylor.jet(graph, self._order, tuple(orders))
         else:
-            graph, _, parameters = known
+            graph, parameters = known
             of_orders = dict(zip((0, *orders[0]), operands, strict=True))
             derived, operands = prebuilt.filled(graph, self._order, of_orders)
         count = self._order + 1

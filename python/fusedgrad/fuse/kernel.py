@@ -294,8 +294,11 @@ def _compiled_for_cuda(
     source = cuda_source(graph, names, nvrtc.types(dtypes), "double" if wide else "float")
 
     def add() -> int:
-        code = nvrtc.code_of(source, target)
         used, parameters = _moving(graph, names), len(graph.parameters)
+        number = prebuilt.add_for_cuda(graph, dtypes, used)
+        if number is not None:
+            return number
+        code = nvrtc.code_of(source, target)
         try:
             return _C.add_fused_cuda_kernel(code, wide, used, dtypes, parameters)
         except RuntimeError as error:

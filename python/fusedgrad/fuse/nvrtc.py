@@ -70,6 +70,17 @@ def _target_of_device(device: torch.device) -> str | None:
     return f"sm_{major}{minor}"
 
 
+@functools.cache
+def is_found() -> bool:
+    """Whether there is a compiler for CUDA."""
+    try:
+        _call("Version")
+        _include_options()
+    except CompilerError:
+        return False
+    return True
+
+
 def code_of(source: str, target: str) -> bytes:
     """The machine code of the source for sm_XX, its PTX for compute_XX; compiled or from the cache.
 

@@ -1,8 +1,8 @@
 """Jets that need no compiler: of sigmoid, tanh and a power with a number, of order 1 to 4.
 
 `python -m fusedgrad.fuse.prebuilt` writes what they and their gradients compute as functors, as
-`generate.py` does for any other graph, and csrc/cpu compiles them as it does those that are written
-by hand. A device needs none: NVRTC comes with PyTorch.
+`generate.py` does for any other graph, and csrc/cpu and csrc/cuda compile them as they do those
+that are written by hand.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fusedgrad import _C
-from fusedgrad.fuse import generate, jet
+from fusedgrad.fuse import generate, jet, nvrtc
 from fusedgrad.fuse.compile import CompilerError, compiler
 from fusedgrad.fuse.expression import Expression, apply, make
 from fusedgrad.fuse.graph import Graph, input_named, parameter_named
@@ -42,7 +42,7 @@ def _jet(graph: Graph, order: int) -> Graph:
 
 @functools.cache
 def _kernels() -> dict[Graph, tuple[str, int]]:
-    """Of each graph the function and the number of the kernel in `_C.jet_blocks`."""
+    """Of each graph the function and the number of the kernel among its jets."""
     found: dict[Graph, tuple[str, int]] = {}
     for name, graph in _functions().items():
         for order in ORDERS:
@@ -63,14 +63,25 @@ def address_of(graph: Graph, wide: bool) -> int | None:
     return None if known is None else _C.jet_blocks(known[0])[known[1]][wide]
 
 
-def is_prebuilt(graph: Graph) -> bool:
+def add_for_cuda(graph: Graph, dtypes: Sequence[torch.dtype], used: Sequence[int]) -> int | None:
+    """The number of the prebuilt kernel for operands of these dtypes, None where there is none."""
+    known = _kernels().get(graph)
+    if known is None or any(dtype is not dtypes[0] for dtype in dtypes):
+        return None
+    return _C.add_cuda_jet(*known, dtypes[0], used, len(graph.parameters))
+
+
+def is_prebuilt(graph: Graph, tensors: Sequence[Tensor]) -> bool:
     """Whether only the gradients of all outputs by all inputs are a kernel, without a compiler."""
     known = _kernels().get(graph)
-    return known is not None and known[1] % 2 == 0 and not _has_compiler()
+    return known is not None and known[1] % 2 == 0 and not _has_compiler(tensors)
 
 
-def _has_compiler() -> bool:
-    return _is_compiler_found(os.environ.get("CXX"), os.environ.get("PATH"))
+def _has_compiler(tensors: Sequence[Tensor]) -> bool:
+    """Of kernels for these tensors; or there are none at all for their device."""
+    if all(tensor.is_cpu for tensor in tensors):
+        return _is_compiler_found(os.environ.get("CXX"), os.environ.get("PATH"))
+    return nvrtc.target_of(tensors) is None or nvrtc.is_found()
 
 
 @functools.cache
@@ -83,13 +94,13 @@ def _is_compiler_found(cxx: str | None, path: str | None) -> bool:
 
 
 def function_of(
-    expression: Expression, parameters: dict[str, float], order: int
-) -> tuple[Graph, Expression, tuple[float, ...]] | None:
-    """The graph whose jet of this order is prebuilt, of which argument, with which parameters.
+    expression: Expression, parameters: dict[str, float], order: int, tensors: Sequence[Tensor]
+) -> tuple[Graph, tuple[float, ...]] | None:
+    """The graph whose jet of this order is prebuilt, for these tensors, and its parameters.
 
     None where a compiler makes a better one, or where there is none.
     """
-    if order not in ORDERS or expression.operation not in OPERATIONS or _has_compiler():
+    if order not in ORDERS or expression.operation not in OPERATIONS or _has_compiler(tensors):
         return None
     argument, *rest = expression.arguments
     name, exponent = expression.operation, None
@@ -101,7 +112,7 @@ def function_of(
         exponent = float(by.value) if by.operation == "constant" else parameters.get(by.value)
     if argument.operation != "input" or (name not in ("sigmoid", "tanh") and exponent is None):
         return None
-    return _functions()[name], argument, () if exponent is None else (exponent,)
+    return _functions()[name], () if exponent is None else (exponent,)
 
 
 def filled(graph: Graph, order: int, of_orders: Mapping[int, Tensor]) -> tuple[Graph, list[Tensor]]:
@@ -112,12 +123,8 @@ def filled(graph: Graph, order: int, of_orders: Mapping[int, Tensor]) -> tuple[G
 
 
 def _functor(graph: Graph, name: str) -> Sequence[str]:
-    lines = generate._functor(graph, graph.inputs)
-    comment, template, _, *body = lines
-    if graph.parameters:
-        return [comment, template, f"struct {name} {{", *body]
-    at = next(i for i, line in enumerate(body) if "operator()" in line)
-    return [comment, f"struct {name} {{", *body[:at], f"  {template}", *body[at:]]
+    comment, template, _, *body = generate._functor(graph, graph.inputs)
+    return [comment, template, f"struct {name} {{", *body]
 
 
 def source() -> str:

@@ -554,13 +554,13 @@ def _without_compiler(jet: Jet) -> Coefficients | None:
     frame, leaves = jet.frame, jet._leaves
     numbers = {f"x{i}": leaf for i, leaf in enumerate(leaves) if isinstance(leaf, float)}
     expression = cast(Expression, jet._expression)
-    known = prebuilt.function_of(expression, numbers, frame.order)
+    leaf = leaves[int(expression.arguments[0].value[1:])]
+    if not isinstance(leaf, Coefficients) or leaf.dtype is not jet.dtype:
+        return None
+    known = prebuilt.function_of(expression, numbers, frame.order, leaf.parts())
     if known is None:
         return None
-    graph, argument, parameters = known
-    leaf = leaves[int(argument.value[1:])]
-    if not isinstance(leaf, Coefficients) or leaf.dtype is not jet.dtype or not jet.is_cpu:
-        return None
+    graph, parameters = known
     of_orders = {order: row for (order, _), row in leaf.rows().items()}
     derived, operands = prebuilt.filled(graph, frame.order, of_orders)
     results = autograd.apply(derived, parameters, [jet.dtype] * len(operands), operands)
