@@ -721,3 +721,9 @@ case(
     lambda x: x * math.copysign(2.0, zeros[0].imag),
     lambda: zeros.__setitem__(0, complex(1, -0.0)),
 )
+
+
+scale = torch.tensor([0.1, 0.2, 0.3])
+case(
+    "a method of a tensor", lambda x: x * scale.tanh(), lambda: setattr(scale, "tanh", lambda: 3.0)
+)

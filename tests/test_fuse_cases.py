@@ -429,6 +429,18 @@ def test_effects_happen_on_each_call() -> None:
         assert len(seen) == i
 
 
+def test_a_grad_mode_that_is_left_behind_is_left_on_each_call() -> None:
+    @fusedgrad.fuse
+    def f(x: Tensor) -> Tensor:
+        torch.set_grad_enabled(False)
+        return x * 2
+
+    for _ in range(3):
+        with torch.enable_grad():
+            assert not f(X).requires_grad
+            assert not torch.is_grad_enabled()
+
+
 # ------------------------------------------------------------------------------------------ kernels
 
 

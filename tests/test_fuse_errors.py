@@ -1,5 +1,6 @@
 """What cannot be fused says so: the operation, the line, and what to do instead."""
 
+import types
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -50,7 +51,8 @@ REFUSED: list[tuple[Callable[..., Any], str]] = [
     (lambda x: 3.0, "returns float"),
     (lambda x: None, "returns NoneType"),
     (lambda x: (), "returns tuple"),
-    (lambda x: x * 10**400, "1024 bits"),
+    (lambda x: x * 10**400, "64 bits"),
+    (lambda x: x * 3 + x * 2**64, "64 bits"),
     (lambda x: float(x) * x, "cannot become a Python number"),
     (lambda x: list(x), "iterating over a tensor"),
     (lambda x: x * len(x), "len()"),
@@ -183,6 +185,57 @@ def test_derivative_by_no_argument_of_the_function() -> None:
             f.derivative(*numbers)
     with pytest.raises(FuseError, match="'order' is neither a tensor nor a float"):
         f.derivative(1)(X)
+
+
+class _Keeper:
+    last: Any = torch.zeros(4)
+
+    def __call__(self, x: Tensor) -> Any:
+        self.last = torch.tanh(x)
+        return self.last
+
+    def in_a_list(self, x: Tensor) -> list[Tensor]:
+        y = (x + 1).mul_(2)
+        self.last = [y]
+        return [y, y * 2]
+
+    def beside(self, x: Tensor) -> Any:
+        return x * 2, types.SimpleNamespace(y=x * 3)
+
+    def of_the_last(self, x: Tensor) -> Tensor:
+        self.last = self.last + x
+        return x * 2
+
+
+@pytest.mark.parametrize("name", ["__call__", "in_a_list", "beside", "of_the_last"])
+def test_what_is_computed_is_kept_by_nobody(name: str) -> None:
+    fused = fusedgrad.fuse(getattr(_Keeper(), name))
+    with pytest.raises(FuseError, match=r"(torch.tanh|Tensor.add|Tensor.mul): what it .* is kept"):
+        fused(X)
+    with pytest.raises(FuseError, match="kept"):
+        fused(X)
+
+
+def test_what_python_itself_keeps_is_no_matter() -> None:
+    def calls_itself(x: Tensor) -> Tensor:
+        y = torch.tanh(x)
+
+        def times(n: int) -> Tensor:
+            return times(n - 1) * y if n else y
+
+        return times(2)
+
+    def catches(x: Tensor) -> tuple[Any, ...]:
+        y = x * 2
+        kept = [y]
+        try:
+            raise ValueError
+        except ValueError as error:
+            caught = error
+        return y, kept, kept, x, type(caught)
+
+    torch.testing.assert_close(fusedgrad.fuse(calls_itself)(X), torch.tanh(X) ** 3)
+    assert len(fusedgrad.fuse(catches)(X)) == 5
 
 
 def test_value_and_grad_of_outputs_of_unlike_shapes() -> None:

@@ -234,9 +234,12 @@ class Fused:
             ):
                 result = self._served(key, entry, arguments, keywords)
                 return _within_bounds(entry.program, result, function, arguments, keywords)
+        records = is_grad_enabled()
         call = self._recorded(function, arguments, keywords, derived=self._whole)
         program, _ = self._program(call, function, arguments, keywords, whole=self._whole)
-        if key is not None:
+        if is_grad_enabled() is not records:
+            self._reason = "it leaves another grad mode behind"
+        elif key is not None:
             self._prove(key, call, program, function, arguments, keywords)
         return _within_bounds(program, self._run(program, call), function, arguments, keywords)
 

@@ -197,7 +197,8 @@ def _attribute(holder: Any, name: str) -> Any:
 
 def kind_of(tensor: Tensor) -> tuple[Any, ...]:
     """What of a tensor a record depends on."""
-    return type(tensor), tensor.dtype, tensor.dim() == 0, tensor.requires_grad, tensor.device
+    kind = tensor.dtype, tensor.dim() == 0, tensor.requires_grad, tensor.device
+    return type(tensor), *kind, not vars(tensor)
 
 
 class Prover:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import linecache
 import math
 import numbers
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -117,7 +119,7 @@ _FACTORIES = frozenset(
 # The same, of random numbers: drawn once a call, as without fuse
 _RANDOM_FACTORIES = frozenset({torch.rand, torch.randn, torch.randint})
 _ASKED_OF_KINDS = frozenset({torch.promote_types, torch.result_type, torch.can_cast})
-_LARGEST = int(sys.float_info.max)
+_LEAST, _LARGEST = -(2**63), 2**64 - 1  # of the ints that PyTorch takes for numbers
 _GRAD = torch._C._functorch.TransformType.Grad
 _FUNCTION = "a torch.autograd.Function inside a fused function, whose own derivative would be lost"
 _APPLY = type(custom_function_call).__call__.__code__  # what runs Functions inside transforms
@@ -187,6 +189,10 @@ def _identity(tensor: Tensor) -> Tensor:
 
 def _broadcast(*shapes: torch.Size) -> torch.Size:
     return cast(torch.Size, torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+
+
+def _reference_counts(values: list[Any]) -> list[int]:
+    return [sys.getrefcount(value) for value in values]
 
 
 def _used(specs: tuple[Any, ...]) -> list[int]:
@@ -297,7 +303,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
         given: list[float] = []
         for value in args:
             spec: Any = type(value)
-            if spec is float or (spec is int and -_LARGEST <= value <= _LARGEST):
+            if spec is float or (spec is int and _LEAST <= value <= _LARGEST):
                 key.append(spec)
                 given.append(value)
             else:
@@ -551,9 +557,9 @@ class Recorder(torch.overrides.TorchFunctionMode):
             found = self._known.get(id(value))
             return self._operand(value) if found is None else found
         if kind is float or kind is int:
-            if kind is int and abs(value) > _LARGEST:
+            if kind is int and not _LEAST <= value <= _LARGEST:
                 raise self.refuse(
-                    "an int of more than 1024 bits is no number of a tensor", FuseOverflowError
+                    "an int of more than 64 bits is no number of a tensor", FuseOverflowError
                 )
             self.numbers.append(value)
             self.number_names.append("")
@@ -577,8 +583,8 @@ class Recorder(torch.overrides.TorchFunctionMode):
         if tensor.is_meta and not self.meta:
             raise self.refuse(
                 "an operand was computed from what the function computes by something that fuse "
-                "does not see, such as a scripted function or a torch.autograd.Function: fuse the "
-                "part before it and the part after it"
+                "does not see, such as a scripted function or a torch.autograd.Function, or was "
+                "kept by a call that was refused: fuse the part before it and the part after it"
             )
         self.operands.append(len(self.rows))
         self._add(tensor, None)
@@ -753,7 +759,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
         """What the function returns, in tokens."""
         try:
             with _compiled_inlined, self:
-                result = function(*arguments, **keywords)
+                results = [function(*arguments, **keywords)]
         except RecursionError:
             raise FuseValueError(
                 f"{name} calls itself without end: a fused function has no branch that could stop "
@@ -766,7 +772,47 @@ class Recorder(torch.overrides.TorchFunctionMode):
         if self.refused is not None:
             raise self.refused
         self.check()
-        return result
+        row = self._kept(results)
+        if row is not None:
+            self._refuse_kept(row, name, function, arguments, keywords)
+        return results[0]
+
+    def _kept(self, results: list[Any]) -> int | None:
+        """A row whose token is in an object from outside too, such as `self.last`."""
+        leaves = _pytree.tree_leaves(results)
+        known = Counter(map(id, [*self.nodes, *self.nodes, *leaves, *leaves]))
+
+        def first() -> int | None:
+            # A node is in `nodes` and in the list here, a leaf in `leaves` and its container.
+            alone, *counts = _reference_counts([object(), *self.nodes])
+            for row, (node, count) in enumerate(zip(self.nodes, counts, strict=True)):
+                if self.rows[row] is not None and count - alone >= known[id(node)]:
+                    return row
+            return None
+
+        if first() is None:
+            return None
+        gc.collect()  # a function that calls itself keeps its variables until then
+        return first()
+
+    def _refuse_kept(
+        self, row: int, name: str, function: Callable[..., Any], arguments: Any, keywords: Any
+    ) -> None:
+        """Raise where the row's operation is called, if it is called again."""
+        error = FuseTypeError(
+            "what it returns is kept in an object from outside, where it would have no value: let "
+            "the fused function return it"
+        )
+        again = Recorder()
+        again.stop = sum(r is not None for r in self.rows[:row]), error
+        called = self.calls[row]
+        told = f"{name_of(called) if called else name}: {error}"
+        try:
+            again.run(name, function, arguments, keywords)
+        except FuseError as refused:
+            if str(refused).startswith(told):
+                raise
+        raise FuseTypeError(told) from None
 
     def give(self, arguments: Any, keywords: Any) -> None:
         """Make the tensors among the arguments the first operands."""
