@@ -35,7 +35,8 @@ BUILD = ROOT / "build" / "gpu"
 LIB = BUILD / "lib"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")
 NO_REPORT = "No GPU has run fusedgrad yet: `benchmarks/results/` holds no report."
-FILES = tuple(f"tests/test_{each}.py" for each in ("gpu", "cuda_jets", "cuda_kernels", "fuse_cuda"))
+KERNELS = ("tests/test_cuda_kernels.py", "tests/test_fuse_cuda.py")
+FILES = ("tests/test_gpu.py", "tests/test_cuda_jets.py", "tests/test_taylor.py", *KERNELS)
 BITS = "tests/test_cuda_bits.py"
 PYTEST = (
     *("-m", "pytest", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist"),
@@ -178,7 +179,7 @@ def commands(rehearse: bool) -> dict[str, list[str]]:
     if sanitizer and not rehearse:
         parts["compute-sanitizer"] = [
             *(sanitizer, "--error-exitcode", "1", python),
-            *(*PYTEST, "-k", SANITIZED, *FILES[2:]),
+            *(*PYTEST, "-k", SANITIZED, *KERNELS),
         ]
     return parts
 

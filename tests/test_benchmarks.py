@@ -633,7 +633,7 @@ def test_gpu_runs_tests_of_the_device_and_no_others(
     ).stdout
     chosen = [line for line in listed.splitlines() if "::" in line]
     assert all("[cuda" in line for line in chosen)
-    files = {"Tests": gpu.FILES, "Bits": (gpu.BITS,), "compute-sanitizer": gpu.FILES[2:]}[part]
+    files = {"Tests": gpu.FILES, "Bits": (gpu.BITS,), "compute-sanitizer": gpu.KERNELS}[part]
     assert {line.split("::")[0] for line in chosen} == set(files)
 
 

@@ -13,11 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fusedgrad
+from cuda_backend import ON_CUDA
 from fusedgrad.fuse import kernel
 from fusedgrad.taylor import TaylorError, rows
 from fusedgrad.taylor.tensor import Jet
 
 Function = Callable[..., Any]
+
+DEVICES = ["cpu", ON_CUDA]
 
 
 def nested(
@@ -602,9 +605,10 @@ def test_many_directions_are_one_call_of_few_kernels(monkeypatch: pytest.MonkeyP
             assert len({step.graph.outputs for step in each.summing}) <= 3
 
 
-def test_many_directions_of_coefficients_that_are_not_side_by_side() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_many_directions_of_coefficients_that_are_not_side_by_side(device: str) -> None:
     """Sums over directions in the place where they are read, of strided operands."""
-    x = torch.randn(3, 21, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(3, 21, dtype=torch.float64).to(device).requires_grad_()
 
     def f(x: Tensor) -> Tensor:
         return torch.stack([torch.sin(x.mT), torch.cos(2 * x).mT], -1).sum((0, -1))
@@ -613,6 +617,30 @@ def test_many_directions_of_coefficients_that_are_not_side_by_side() -> None:
     expected = -torch.sin(x).sum(-1) - 4 * torch.cos(2 * x).sum(-1)
     close([result.laplacian], [expected])
     close(*[torch.autograd.grad(each.sum(), x) for each in (result.laplacian, expected)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+def test_many_directions_are_summed_where_they_are_written(
+    device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward and backward, in steps; of half types each sum so far is rounded."""
+    numbers = _kernels(monkeypatch)
+    x = torch.linspace(-1.5, 2, 80).reshape(2, 40).to(device, dtype).requires_grad_()
+    weight = torch.ones(40, device=device, dtype=dtype, requires_grad=True)
+    for _ in range(2):  # the second finds its backward without Python
+        numbers.clear()
+        got = fusedgrad.laplacian(lambda x: (torch.tanh(x) * weight).sum(-1))(x).laplacian
+        gradients = torch.autograd.grad(got.sum(), (x, weight))
+        steps = [step for number in numbers for step in rows._rows[number].summing]
+        assert any(set(step.read) & set(step.writes) for step in steps)
+        wide = x.detach().double().cpu().requires_grad_()
+        slopes = -2 * torch.tanh(wide) / torch.cosh(wide) ** 2
+        expected = [slopes.sum(-1), *torch.autograd.grad(slopes.sum(), wide), slopes.sum(0)]
+        for a, b in zip([got, *gradients], expected, strict=True):
+            assert (a.device.type, a.dtype) == (device, dtype)
+            bound = 30 * torch.finfo(dtype).eps * slopes.abs().sum(-1).max()
+            assert ((a.double().cpu() - b).abs() <= bound).all()
 
 
 def test_laplacian_with_weights_and_with_given_directions() -> None:
