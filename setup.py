@@ -19,7 +19,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
-OLDEST_TORCH, NEWEST_TORCH = (2, 10), (2, 13)  # of those that were tested: docs/versions.md
+OLDEST_TORCH, NEWEST_TORCH = (2, 10), (2, 15)  # of those that were tested: docs/versions.md
 OLDEST_GCC = 12
 OLDEST_TOOLKIT = (12, 8)  # which has cudaLibraryLoadData, and nvcc -compress-mode
 # What has an image of its own, if nvcc knows it, beside what torch was built for.

@@ -8,6 +8,10 @@
 #include "math/piecewise.h"
 #include "math/sinc.h"
 
+#if !defined(__CUDACC__)
+extern "C" double lgamma_r(double x, int* sign) noexcept;  // which clang has no built-in of
+#endif
+
 namespace fusedgrad::math {
 
 namespace detail {
@@ -128,7 +132,7 @@ FUSEDGRAD_HOST_DEVICE T lgamma(T x) {
 template <class T>
 FUSEDGRAD_HOST_DEVICE T lgamma(T x) {
   int sign;  // not in a global variable, as lgamma's
-  return static_cast<T>(__builtin_lgamma_r(static_cast<double>(x), &sign));
+  return static_cast<T>(::lgamma_r(static_cast<double>(x), &sign));
 }
 #endif
 
