@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import functools
 import gc
+import inspect
 import sys
 import types
 import warnings
@@ -583,6 +584,34 @@ def test_methods_of_every_kind() -> None:
     torch.testing.assert_close(value, 5 * torch.tanh(X))
     torch.testing.assert_close(slope, 5 * (1 - torch.tanh(X) ** 2))
     assert "tanh(x)" in str(module.gate)
+
+
+def test_a_bound_method_is_one() -> None:
+    class Gate:
+        @fusedgrad.fuse
+        def act(self, x: Tensor, a: float = 2.0) -> Tensor:
+            return torch.tanh(x) * a
+
+    gate, other = Gate(), Gate()
+    assert gate.act == gate.act != other.act
+    assert len({gate.act, gate.act, other.act}) == 2
+    assert gate.act.__self__ is gate
+    assert gate.act.__func__ is Gate.act
+    assert list(inspect.signature(gate.act).parameters) == ["x", "a"]
+
+
+def test_a_tensor_that_is_returned_twice_is_one() -> None:
+    @fusedgrad.fuse
+    def f(x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        y = torch.tanh(x)
+        return y, [y, y * 2]
+
+    for _ in range(3):
+        first, (second, _) = f(X)
+        assert first is second
+    x = X.clone().requires_grad_()
+    _, (grad,) = f.value_and_grad(x)
+    torch.testing.assert_close(grad.detach(), 4 / torch.cosh(X) ** 2)
 
 
 def test_a_module_gives_gradients_to_its_parameters() -> None:

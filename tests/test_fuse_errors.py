@@ -3,7 +3,7 @@
 import types
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -185,6 +185,36 @@ def test_derivative_by_no_argument_of_the_function() -> None:
             f.derivative(*numbers)
     with pytest.raises(FuseError, match="'order' is neither a tensor nor a float"):
         f.derivative(1)(X)
+
+
+OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sparse": lambda x: x.to_sparse(),
+    "sparse rows": lambda x: x[None].to_sparse_csr(),
+    "MKL-DNN": lambda x: x.to_mkldnn(),
+    "nested": lambda x: torch.nested.nested_tensor([x, x[:1]]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors|.*Sparse")
+@pytest.mark.parametrize("kind", OTHERS)
+def test_tensors_that_no_kernel_takes_are_pytorchs(kind: str) -> None:
+    f, given = fusedgrad.fuse(lambda x: x * 2.0), OTHERS[kind](X)
+    for _ in range(2):
+        f(X)  # the kernel of dense ones
+        found = f(given)
+        assert found.layout is given.layout
+        first = found.unbind()[0] if found.is_nested else found.to_dense().reshape(4)
+        assert torch.equal(first, X * 2)
+    with pytest.raises(FuseError, match="expected a dense tensor"):
+        fusedgrad.fuse(lambda x: x * given)(X)
+
+
+def test_a_trace_of_what_it_would_not_see_is_refused() -> None:
+    f = fusedgrad.fuse(lambda x: torch.tanh(x) * 3)
+    with pytest.raises(FuseError, match=r"inside torch\.jit\.trace"):
+        cast(Any, torch.jit).trace(lambda x: f.value_and_grad(x)[1], X)
+    with pytest.raises(NotImplementedError, match=r"inside torch\.jit\.trace"):
+        cast(Any, torch.jit).trace(lambda x: fusedgrad.jet(f, (x,), ((torch.ones_like(x),),))[1], X)
 
 
 class _Keeper:

@@ -10,7 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import fusedgrad
 from fusedgrad import FuseError, activations
@@ -284,6 +286,61 @@ def test_transforms_of_a_reduced_function_agree_with_pytorch(reduction: Any) -> 
         torch.testing.assert_close(transform(fused), transform(eager))
 
 
+def test_a_nested_transform_of_what_no_gradient_reaches_is_zero() -> None:
+    f = fusedgrad.fuse(lambda x, z: x * z.detach() + torch.tanh(x))
+    x, z = torch.randn(2, 3)
+    mixed = torch.func.jacfwd(torch.func.jacrev(f, argnums=1), argnums=0)(x, z)
+    assert torch.equal(mixed, torch.zeros(3, 3, 3))
+
+
+@pytest.mark.parametrize("kind", ["derivative", "value_and_grad", "jet"])
+def test_functionalized_derivatives_are_derivatives(kind: str) -> None:
+    f = fusedgrad.fuse(lambda x, z: torch.tanh(x) * z)
+    slope: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "derivative": f.derivative(0),
+        "value_and_grad": lambda x, z: f.value_and_grad(x, z)[1][0],
+        "jet": lambda x, z: f.jet(1)((x, torch.ones_like(x)), z)[1],
+    }
+    x, z = torch.randn(2, 3)
+    right = z / torch.cosh(x) ** 2
+    torch.testing.assert_close(torch.func.functionalize(slope[kind])(x, z), right)
+    if kind != "jet":  # which leaves Dynamo's graph
+        compiled = torch.compile(slope[kind], fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(x, z), right)
+
+
+@pytest.mark.parametrize("kind", ["derivative", "jet"])
+def test_no_gradient_of_a_derivative_is_recorded_under_no_grad(kind: str) -> None:
+    f = fusedgrad.fuse(torch.tanh)
+    x = torch.randn(3, requires_grad=True)
+
+    def slope(x: Tensor) -> Tensor:
+        if kind == "jet":
+            return cast(Tensor, f.jet(1)((x, torch.ones_like(x)))[1])
+        return cast(Tensor, f.derivative(0)(x))
+
+    for _ in range(3):  # recorded, then served
+        with torch.no_grad():
+            assert not slope(x).requires_grad
+        assert slope(x).requires_grad
+    found = torch.func.grad(lambda x: (torch.no_grad()(slope)(x) * x).sum())(x.detach())
+    torch.testing.assert_close(found, slope(x).detach())
+
+
+def test_a_transform_inside_a_checkpoint_or_inference_mode() -> None:
+    f = fusedgrad.fuse(torch.tanh)
+    x = torch.randn(3, requires_grad=True)
+
+    def slope(x: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: f(x).sum())(x)  # type: ignore[no-any-return]
+
+    right = 1 / torch.cosh(x.detach()) ** 2
+    torch.testing.assert_close(checkpoint(slope, x, use_reentrant=True).detach(), right)
+    torch.testing.assert_close(torch.inference_mode()(slope)(x).clone(), right)
+    traced = make_fx(slope, tracing_mode="fake")(x.detach())
+    torch.testing.assert_close(traced(x.detach()), right)
+
+
 def test_forward_over_forward_over_forward() -> None:
     func = torch.func
     x, z = torch.randn(2, dtype=torch.float64)
@@ -294,8 +351,6 @@ def test_forward_over_forward_over_forward() -> None:
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("again", [False, True], ids=["served", "runs again"])
 def test_the_first_calls_of_a_function_inside_checkpoints(reentrant: bool, again: bool) -> None:
-    from torch.utils.checkpoint import checkpoint
-
     def function(x: Tensor, z: Tensor) -> Tensor:
         if again:
             print(end="")
@@ -312,8 +367,6 @@ def test_the_first_calls_of_a_function_inside_checkpoints(reentrant: bool, again
 
 
 def test_checkpoints_hooks_and_retained_graphs() -> None:
-    from torch.utils.checkpoint import checkpoint
-
     x, z = _pair(6, requires_grad=True)
     expected = torch.autograd.grad(two(x, z).sum(), (x, z))
     y = checkpoint(FUSED, x, z, use_reentrant=False)

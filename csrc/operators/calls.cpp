@@ -175,6 +175,11 @@ int64_t kind_of(const Tensor& tensor) {
   return kind | (static_cast<int64_t>(device.index()) & 0xffff) << 24;
 }
 
+// What no kernel takes: sparse, nested and quantized tensors, and those of MKL-DNN
+bool is_dense(const Tensor& tensor) {
+  return tensor.layout() == at::kStrided && !tensor.is_nested() && !tensor.is_quantized();
+}
+
 bool has_attributes(PyObject* value) {
   const auto held = pybind11::reinterpret_steal<pybind11::object>(
       PyObject_GenericGetDict(value, /*context=*/nullptr));
@@ -231,9 +236,10 @@ PyObject* call_key(PyObject* function, PyObject* arguments, PyObject* keywords) 
   }
   for (size_t i = 0; i < values.size(); ++i) {
     if (THPVariable_CheckExact(values[i])) {
-      if (has_attributes(values[i])) return not_implemented();
+      const Tensor& tensor = THPVariable_Unpack(values[i]);
+      if (has_attributes(values[i]) || !is_dense(tensor)) return not_implemented();
       const auto first = std::find(values.begin(), values.end(), values[i]) - values.begin();
-      const int64_t kind = kind_of(THPVariable_Unpack(values[i]));
+      const int64_t kind = kind_of(tensor);
       key.push_back(address(reinterpret_cast<PyObject*>(Py_TYPE(values[i]))));
       key.push_back(pybind11::int_(kind | static_cast<int64_t>(first) << 40));
     } else if (PyFloat_CheckExact(values[i])) {

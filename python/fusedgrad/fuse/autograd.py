@@ -157,7 +157,7 @@ def gradients(
     """
     targets = [tensor for tensor, need in zip(tensors, needed, strict=True) if need]
     present = [grad for grad in grads if grad is not None]
-    if not present:
+    if not (present and targets):
         return [None] * len(targets)
     if prebuilt.is_prebuilt(graph, tensors) and not (all(needed) and None not in grads):
         zero = torch.zeros_like(present[0])

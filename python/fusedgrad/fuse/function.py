@@ -40,6 +40,7 @@ from fusedgrad.fuse.trace import (
     PLAIN,
     Recorder,
     flattened,
+    is_dense,
     line_of_caller,
     record,
     record_on_tokens,
@@ -207,7 +208,7 @@ class Fused:
         if isinstance(key, Tensor):
             return key
         if key is NotImplemented:
-            if jit_tracing() is not None or _functionalizes():
+            if is_traced():
                 return self._body(function, arguments, keywords)
             if count_of_modes() and _in_a_record():
                 if self._reduction != "none":
@@ -217,13 +218,10 @@ class Fused:
                     )
                 return self._body(function, arguments, keywords)
             for value in (*arguments, *keywords.values()):
-                kind = type(value)
-                if kind not in PLAIN:
-                    if isinstance(value, torch.fx.Proxy):  # another function is being traced
-                        return value.tracer.create_proxy("call_function", self, arguments, keywords)
-                    if isinstance(value, Tensor):
-                        # A subclass of Tensor, which does with operations as it likes
-                        return self._body(function, arguments, keywords)
+                if isinstance(value, torch.fx.Proxy):  # another function is being traced
+                    return value.tracer.create_proxy("call_function", self, arguments, keywords)
+                if is_foreign(value):
+                    return self._body(function, arguments, keywords)
             key = _key(function, arguments, keywords)
         if key is not None:
             entry = self._entries.get(key)
@@ -329,7 +327,7 @@ class Fused:
         graph = program.graph
         computed: Sequence[Tensor] = ()
         if graph is not None:
-            if program.requires_grad and not torch.is_grad_enabled():
+            if self._enables(program):
                 with torch.enable_grad():
                     computed = self._computed(program, graph, tensors, entry.parameters)
             else:
@@ -614,7 +612,7 @@ class Fused:
         graph = program.graph
         computed: Sequence[Tensor] = ()
         tensors, values = self._inputs(program, recorder)
-        enables = program.requires_grad and not torch.is_grad_enabled()
+        enables = self._enables(program)
         with torch.enable_grad() if enables else nullcontext():
             if graph is not None:
                 parameters = tuple([float(recorder.numbers[i]) for i in program.parameters])
@@ -630,6 +628,13 @@ class Fused:
             else:
                 leaves[i] = values[node] if node in values else recorder.nodes[node]
         return unflattened(leaves, call.structure)
+
+    def _enables(self, program: Program) -> bool:
+        """Whether the function itself records gradients, under an outer no_grad.
+
+        A derivative's record is made in enable_grad, and says nothing of that.
+        """
+        return program.requires_grad and not (is_grad_enabled() or self._whole)
 
     def _how(self, program: Program) -> str:
         """How the elements are reduced: as the function itself does, or as fuse was told."""
@@ -670,14 +675,17 @@ class Fused:
     def _value_and_grad(
         self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> tuple[Any, tuple[Tensor, ...]]:
+        values = (*arguments, *keywords.values())
+        if is_dynamo_compiling() or is_traced() or any(map(is_foreign, values)):
+            if jit_tracing() is not None:
+                raise FuseTypeError(
+                    f"{self._name}.value_and_grad() inside torch.jit.trace, which records no "
+                    f"gradients: trace {self._name} and its derivative(number) instead"
+                )
+            return self._value_and_grad_by_autograd(function, arguments, keywords)
         arguments, keywords = _apart(arguments, keywords)
         given = [v for v in (*arguments, *keywords.values()) if isinstance(v, Tensor)]
         name = f"{self._name}.value_and_grad()"
-        if any(type(tensor) not in PLAIN for tensor in given):
-            raise FuseTypeError(
-                f"{name}: among the arguments is a tensor of a subclass, expected plain tensors "
-                "and numbers"
-            )
         if not all(tensor.is_floating_point() for tensor in given):
             raise FuseTypeError(
                 f"{name}: among the tensors are integers, by which there is no gradient: pass them "
@@ -718,6 +726,28 @@ class Fused:
         for i, place in zip(call.tensors, program.places, strict=True):
             leaves[i] = results[cast(int, place)]
         return unflattened(leaves, call.structure), _of_arguments(given, recorder, found)
+
+    def _value_and_grad_by_autograd(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[Any, tuple[Tensor, ...]]:
+        """As PyTorch's transforms take it, where no kernel can run."""
+        values = [*arguments, *keywords.values()]
+        places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
+        structure: list[Any] = []
+
+        def body(*tensors: Tensor) -> tuple[Any, ...]:
+            moved = list(values)
+            for place, tensor in zip(places, tensors, strict=True):
+                moved[place] = tensor
+            own = tuple(moved[: len(arguments)])
+            named = dict(zip(keywords, moved[len(arguments) :], strict=True))
+            leaves, shape = flattened(self._body(function, own, named))
+            structure[:] = [shape]
+            return tuple(leaves)
+
+        found, pull_back = cast(Any, torch.func.vjp(body, *[values[i] for i in places]))
+        grads = pull_back(tuple(torch.ones_like(value) for value in found))
+        return unflattened(found, structure[0]), tuple(grads)
 
     def derivative(self, *argnums: int) -> Fused:
         """The exact partial derivative of every output, by one argument after the other.
@@ -845,7 +875,19 @@ class Bound:
         """`method` is the function's, so bound."""
         self._fused = fused
         self._method = method
-        functools.update_wrapper(self, method.__func__)
+        self.__self__ = method.__self__
+        self.__func__ = fused
+        functools.update_wrapper(self, method)
+
+    def __eq__(self, other: object) -> bool:
+        """As of methods: of one object and one function."""
+        if not isinstance(other, Bound):
+            return NotImplemented
+        return self._fused is other._fused and self.__self__ is other.__self__
+
+    def __hash__(self) -> int:
+        """Of the object and the function."""
+        return hash((id(self.__self__), self._fused))
 
     def plain_function(self) -> Callable[..., Any]:
         """As `Fused.plain_function`."""
@@ -912,7 +954,7 @@ class _Derivative(Fused):
     def _called(
         self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> Any:
-        if is_dynamo_compiling() or jit_tracing() is not None:
+        if is_dynamo_compiling() or is_traced():
             return self._by_autograd(function, arguments, keywords)
         if count_of_modes() and _in_a_record():
             return self._inlined(arguments, keywords)
@@ -920,7 +962,7 @@ class _Derivative(Fused):
         for value in given:
             if isinstance(value, torch.fx.Proxy):
                 return value.tracer.create_proxy("call_function", self, arguments, keywords)
-        if any(isinstance(v, Tensor) and type(v) not in PLAIN for v in given):
+        if any(map(is_foreign, given)):
             return self._by_autograd(function, arguments, keywords)
         return super()._called(function, *self._apart(arguments, keywords))
 
@@ -1198,10 +1240,28 @@ def _record_on_this_thread() -> Recorder:
     return next(mode for mode in stack if isinstance(mode, Recorder))
 
 
-def _functionalizes() -> bool:
-    """Whether torch.func.functionalize is active, which has no rule for what a Function records."""
+def is_traced() -> bool:
+    """Whether PyTorch's operations are wanted: by torch.jit.trace, or by torch.func.functionalize.
+
+    That has no rule for what a Function records.
+    """
+    if jit_tracing() is not None:
+        return True
     levels = torch._C._functorch.get_interpreter_stack() if transforms_active() else None
     return any(level.key() == _FUNCTIONALIZE for level in levels or ())
+
+
+def is_foreign(value: Any) -> bool:
+    """Whether it is a tensor that no kernel takes, whose operations are PyTorch's or its own.
+
+    One of a subclass, under transforms too, or sparse, nested, quantized or of MKL-DNN.
+    """
+    if not isinstance(value, Tensor):
+        return False
+    with torch._C.DisableTorchFunction():
+        while type(value) in PLAIN and torch._C._functorch.is_functorch_wrapped_tensor(value):
+            value = torch._C._functorch.get_unwrapped(value)
+        return type(value) not in PLAIN or not is_dense(value)
 
 
 def _in_a_record() -> bool:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch._C import _get_tracing_state as jit_tracing
 from torch._C import _len_torch_function_stack as count_of_modes
 from torch._compile import _disable_dynamo
 from torch.compiler import is_dynamo_compiling
@@ -24,9 +23,11 @@ from fusedgrad.fuse.function import (
     _in_a_record,
     _key,
     _outputs,
+    is_foreign,
+    is_traced,
 )
 from fusedgrad.fuse.graph import Graph
-from fusedgrad.fuse.trace import PLAIN, flattened, line_of_caller, unflattened
+from fusedgrad.fuse.trace import flattened, line_of_caller, unflattened
 
 MOST_ORDERS = 8
 # The derivatives of an argument from the first on, None for zero
@@ -86,10 +87,8 @@ class FusedJet:
                 (*values, *of_keywords.values()), (*arguments, *keywords.values()), strict=True
             )
         ]
-        if jit_tracing() is not None:
-            return self._by_operations(values, of_keywords, given)
-        everything = (*values, *of_keywords.values())
-        if any(isinstance(v, Tensor) and type(v) not in PLAIN for v in everything):
+        everything = (*values, *of_keywords.values(), *(v for own in given for v in own))
+        if is_traced() or any(map(is_foreign, everything)):
             return self._by_operations(values, of_keywords, given)
         # Each argument a tensor of its own, by which its derivatives are found
         values, of_keywords = _apart(values, of_keywords)
@@ -179,11 +178,10 @@ class FusedJet:
         dtypes = [dtype for dtype in program.dtypes for _ in range(count)]
         if reduction != "none":
             dtypes = [kernel.computed(operands)] * len(dtypes)
-        with torch.set_grad_enabled(torch.is_grad_enabled() or program.requires_grad):
-            found = _outputs(derived, operands, parameters, dtypes)
-            if reduction != "none":
-                code = _REDUCTIONS[reduction]
-                found = tuple([kernel.reduced(f, program.dtypes[0], code) for f in found])
+        found = _outputs(derived, operands, parameters, dtypes)
+        if reduction != "none":
+            code = _REDUCTIONS[reduction]
+            found = tuple([kernel.reduced(f, program.dtypes[0], code) for f in found])
         return [found[i : i + count] for i in range(0, len(found), count)]
 
     def _constant(self, leaf: Any) -> Any:

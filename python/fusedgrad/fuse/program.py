@@ -346,6 +346,9 @@ def compiled(
     places: list[int | None] = []
     made: list[int] = []
     for n in wanted:
+        if n in made and not whole:  # one tensor that is returned twice
+            places.append(made.index(n))
+            continue
         row, dtype = recorder.rows[n], recorder.nodes[n].dtype
         is_added = bool(sums) or reduction != "none"
         is_taken = whole or reduced or is_added if row is None else row[0] in OPAQUE

@@ -191,6 +191,12 @@ def _broadcast(*shapes: torch.Size) -> torch.Size:
     return cast(torch.Size, torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether it is neither sparse, nested, quantized nor of MKL-DNN."""
+    is_strided = tensor.layout is torch.strided
+    return is_strided and not (tensor.is_nested or tensor.is_quantized)
+
+
 def _reference_counts(values: list[Any]) -> list[int]:
     return [sys.getrefcount(value) for value in values]
 
@@ -260,6 +266,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
         if self.is_transformed and not torch.is_inference_mode_enabled():
             levels = torch._C._functorch.get_interpreter_stack() or ()
             self.is_differentiated |= any(i.key() == _GRAD for i in levels)
+        self.forward_grad = torch._C._is_fwd_grad_enabled()  # which C++ ends in a Function
         self.refused: FuseError | None = None
         self.stop: tuple[int, Exception] | None = None  # the operation to refuse, and why
         self._known: dict[int, int] = {}
@@ -344,10 +351,10 @@ class Recorder(torch.overrides.TorchFunctionMode):
         if inference and self.is_differentiated:
             raise self.refuse("torch.inference_mode inside a function that is differentiated")
         if transforms_active() or forward_ad._current_level >= 0:
-            if not torch._C._is_fwd_grad_enabled():  # as C++ does in a Function
+            if self.forward_grad and not torch._C._is_fwd_grad_enabled():
                 raise self.refuse(_FUNCTION)
             frame = sys._getframe(1)
-            while frame.f_back is not None:
+            while frame.f_back is not None and frame.f_code is not Recorder.run.__code__:
                 if frame.f_code is _APPLY:
                     raise self.refuse(_FUNCTION)
                 frame = frame.f_back
@@ -580,6 +587,8 @@ class Recorder(torch.overrides.TorchFunctionMode):
     def _operand(self, tensor: Tensor) -> int:
         if type(tensor) not in PLAIN:
             raise self.refuse(f"an operand is a {type(tensor).__name__}, expected a plain tensor")
+        if not is_dense(tensor):
+            raise self.refuse("an operand is sparse, nested or quantized, expected a dense tensor")
         if tensor.is_meta and not self.meta:
             raise self.refuse(
                 "an operand was computed from what the function computes by something that fuse "

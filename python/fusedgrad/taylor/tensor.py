@@ -27,6 +27,7 @@ from fusedgrad import _C
 from fusedgrad.fuse import autograd, kernel, prebuilt
 from fusedgrad.fuse.errors import FuseTypeError
 from fusedgrad.fuse.expression import Expression, apply, constant, in_order, substitute
+from fusedgrad.fuse.function import is_traced
 from fusedgrad.fuse.graph import Graph, input_named, parameter_named
 from fusedgrad.fuse.jet import Series
 from fusedgrad.fuse.trace import PLAIN, _broadcast, line_of_caller, name_of
@@ -51,6 +52,14 @@ class Frame:
     order: int
     signs: tuple[int, ...] = (1,)
     records: bool = True  # whether gradients were recorded when the call began
+
+    def __post_init__(self) -> None:
+        """Raise where rows would be computed that a trace does not see."""
+        if is_traced():
+            raise TaylorError(
+                "Taylor mode inside torch.jit.trace or torch.func.functionalize: nest "
+                "torch.func.jvp there, or call f.jet(order) of a fused function"
+            )
 
     @property
     def top(self) -> Key:
