@@ -35,7 +35,7 @@ def check_fused() -> None:
         return
     code = nvrtc.code_of(fusedgrad.fuse(lambda x: x * x).source("cuda"), "sm_90")
     with pytest.raises(RuntimeError, match="CUDA driver"):
-        _C.add_fused_cuda_kernel(code, False, [1], [torch.float32] * 2, 0)
+        _C.add_fused_cuda_kernel(code, False, [1], [torch.float32] * 2, 0, False)
 
 
 def main() -> None:

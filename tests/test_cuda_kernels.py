@@ -452,7 +452,7 @@ def test_one_block_finishes_a_sum_alone() -> None:
 
 def test_a_small_workspace_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     emulated = Emulated()
-    monkeypatch.setattr(emulated, "workspace_bytes", lambda numel: 8)
+    monkeypatch.setattr(emulated, "workspace_bytes", lambda numel: 4)  # half of a float's sum
     inputs = sum_inputs("binary_cross_entropy_sum", torch.float32, (10,))
     with pytest.raises(LaunchError):
         emulated.sum("binary_cross_entropy_sum", inputs, 1.0)

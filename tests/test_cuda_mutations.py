@@ -114,65 +114,67 @@ MUTATIONS = (
         "return tile * (kTile * sizeof(Element)) + threadIdx.x * kPackBytes;",
         "return tile * (kTile * sizeof(Element)) + threadIdx.x * (kPackBytes / 2);",
     ),
-    KernelMutation("the barrier is missing", "reduction.cuh", "__syncthreads();", "", _sums),
+    KernelMutation("the barrier is missing", "reduction_kernel.cuh", "__syncthreads();", "", _sums),
     KernelMutation(
         "half a warp is left out",
-        "reduction.cuh",
+        "reduction_kernel.cuh",
         "distance = kWarp / 2",
         "distance = kWarp / 4",
         _sums,
     ),
     KernelMutation(
         "a warp is left out",
-        "reduction.cuh",
+        "reduction_kernel.cuh",
         "warp < kBlock / kWarp",
         "warp < kBlock / kWarp - 1",
         _sums,
     ),
     KernelMutation(
         "a sum drops the tail",
-        "reduction.cuh",
+        "reduction_kernel.cuh",
         "tile < full_tiles + (rest != 0)",
         "tile < full_tiles",
         _sums,
     ),
     KernelMutation(
         "a sum's tail is a whole tile",
-        "reduction.cuh",
+        "reduction_kernel.cuh",
         "bound(tile < full_tiles, rest)",
         "bound(tile <= full_tiles, rest)",
         _sums,
     ),
-    KernelMutation("a sum adds what there is not", "reduction.cuh", "if (e < count) ", "", _sums),
     KernelMutation(
-        "tiles are summed twice", "reduction.cuh", "tile += gridDim.x", "tile += 1", _sums
+        "a sum adds what there is not", "reduction_kernel.cuh", "if (e < count) {", "{", _sums
+    ),
+    KernelMutation(
+        "tiles are summed twice", "reduction_kernel.cuh", "tile += gridDim.x", "tile += 1", _sums
     ),
     KernelMutation(
         "a partial sum is read before it is written",
-        "reduction.cuh",
+        "reduction_kernel.cuh",
         "if (!first_part) ",
         "",
         _sums,
     ),
     KernelMutation(
-        "a partial sum is left out", "reduction.cuh", "i < count;", "i + 1 < count;", _sums
+        "a partial sum is left out", "reduction_kernel.cuh", "i < count;", "i + 1 < count;", _sums
     ),
     KernelMutation(
         "what rounding took is forgotten",
-        "reduction.cuh",
+        "reduction_kernel.cuh",
         "low += (high - (sum - added)) + (x - added);",
         "",
         _sums,
     ),
     KernelMutation(
         "infinity is compensated",
-        "reduction.cuh",
+        "reduction_kernel.cuh",
         "isfinite(high) ? static_cast<double>(high) + static_cast<double>(low) : high",
         "static_cast<double>(high) + static_cast<double>(low)",
         _sums,
     ),
     KernelMutation(
-        "the scale is forgotten", "reduction.cuh", "sum.value() * scale", "sum.value()", _sums
+        "the scale is forgotten", "reduction_kernel.cuh", "value() * scale", "value()", _sums
     ),
 )
 

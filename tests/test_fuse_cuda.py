@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import itertools
+import math
 import re
 import shutil
 import subprocess
@@ -31,8 +32,10 @@ from cuda_backend import (
     Operand,
     Operators,
     _Elements,
+    _to_numpy,
     contiguous,
     expanded,
+    layout,
     library,
     misaligned,
     permuted,
@@ -66,6 +69,7 @@ class _FusedKernel(ctypes.Structure):
     _fields_ = (
         ("contiguous", ctypes.c_void_p),
         ("strided", ctypes.c_void_p),
+        ("combine", ctypes.c_void_p),
         ("outputs", ctypes.c_int),
         ("inputs", ctypes.c_int),
         ("wide", ctypes.c_bool),
@@ -74,12 +78,18 @@ class _FusedKernel(ctypes.Structure):
 
 
 _NAMESPACE = "_ZN9fusedgrad4cuda"
-_LOAD = f"{_NAMESPACE}10load_fusedEPKvbPNS0_11FusedKernelE"
+_LOAD = f"{_NAMESPACE}10load_fusedEPKvbbPNS0_11FusedKernelE"
 _LAUNCH = f"{_NAMESPACE}12launch_fusedERKNS0_11FusedKernelERKNS0_8ElementsEPKdiP11CUstream_st"
+_LAUNCH_SUM = (
+    f"{_NAMESPACE}16launch_fused_sumERKNS0_11FusedKernelERKNS0_8ElementsEPKd"
+    "idPKPvS9_lP11CUstream_st"
+)
 
 
 class FusedEmulated(Emulated):
     """NVRTC's code of a graph, loaded and launched by csrc/cuda/fused.cu on an emulated device."""
+
+    _sums: tuple[Any, ...]  # what the launcher of sums is given beside the elements
 
     def run(
         self,
@@ -90,23 +100,65 @@ class FusedEmulated(Emulated):
         output_offset: int = 0,
     ) -> list[Tensor]:
         """The outputs, of these dtypes or that of the first input."""
+        self._prepare(graph, inputs, parameters, dtypes)
+        outputs = self.dtypes[: len(graph.outputs)]
+        return self.elementwise(
+            "fused", inputs, len(graph.outputs), dtypes=outputs, output_offset=output_offset
+        )
+
+    def sums(
+        self,
+        graph: Graph,
+        inputs: Sequence[Operand],
+        parameters: Sequence[float] = (),
+        dtypes: Sequence[torch.dtype] | None = None,
+        scale: float = 1.0,
+        workspace_bytes: int | None = None,
+    ) -> list[Tensor]:
+        """`scale` times the sum of each output's elements."""
+        self._prepare(graph, inputs, parameters, dtypes)
+        count = len(graph.outputs)
+        plan = layout(inputs, [])
+        memory = self._copy(inputs)
+        size = workspace_bytes
+        if size is None:
+            size = count * self.workspace_bytes(math.prod(plan.shape))
+        workspace = self.device.empty(size, np.uint8, "workspace")
+        totals = [
+            self.device.empty(1, _to_numpy(torch.empty(0, dtype=dtype)).dtype, f"total {i}")
+            for i, dtype in enumerate(self.dtypes[:count])
+        ]
+        pointers = (ctypes.c_void_p * count)(*(total.pointer for total in totals))
+        addresses = ctypes.c_void_p(workspace.pointer), ctypes.c_int64(size)
+        self._sums = ctypes.c_double(scale), pointers, *addresses
+        elements = self._elements(plan, self._starts(inputs, memory))
+        self._call("fused", inputs[0].dtype, elements)
+        return [
+            torch.from_numpy(total.numpy().copy()).view(dtype)[0]
+            for total, dtype in zip(totals, self.dtypes, strict=False)
+        ]
+
+    def _prepare(
+        self,
+        graph: Graph,
+        inputs: Sequence[Operand],
+        parameters: Sequence[float],
+        dtypes: Sequence[torch.dtype] | None,
+    ) -> None:
         dtypes = dtypes or [inputs[0].dtype] * len(graph.outputs)
         self.graph, self.parameters = graph, parameters
         self.dtypes = [*dtypes, *(operand.dtype for operand in inputs)]
         self.wide = any(operand.dtype is torch.float64 for operand in inputs)
-        return self.elementwise(
-            "fused", inputs, len(graph.outputs), dtypes=dtypes, output_offset=output_offset
-        )
+        self._sums = ()
 
     def _call(self, name: str, dtype: torch.dtype, elements: _Elements, *rest: Any) -> None:
+        sums = bool(self._sums)
+        computed = "double" if self.wide else "float"
         source = generate.cuda_source(
-            self.graph,
-            self.graph.inputs,
-            nvrtc.types(self.dtypes),
-            "double" if self.wide else "float",
+            self.graph, self.graph.inputs, nvrtc.types(self.dtypes), computed, sums=sums
         )
         code = nvrtc.code_of(source, f"compute_{self.arch}")
-        mixed = len(set(self.dtypes)) > 1
+        mixed = len(set(self.dtypes[len(self.graph.outputs) if sums else 0 :])) > 1
         loaded = _FusedKernel(
             outputs=len(self.graph.outputs),
             inputs=len(self.graph.inputs),
@@ -114,16 +166,17 @@ class FusedEmulated(Emulated):
             bytes=(8 if self.wide else 4) if mixed else dtype.itemsize,
         )
         with self.device.loaded(library("fused", self.arch, self.csrc)) as dll:
-            error = dll[_LOAD](code, ctypes.c_bool(mixed), ctypes.byref(loaded))
+            flags = ctypes.c_bool(mixed), ctypes.c_bool(sums)
+            error = dll[_LOAD](code, *flags, ctypes.byref(loaded))
         self._launch(loaded, elements, error)
 
     def _launch(self, loaded: _FusedKernel, elements: _Elements, error: int = 0) -> None:
         """Unless there was an error."""
         values = (ctypes.c_double * max(len(self.parameters), 1))(*self.parameters)
         with self.device.loaded(library("fused", self.arch, self.csrc)) as dll:
-            error = error or dll[_LAUNCH](
-                ctypes.byref(loaded), ctypes.byref(elements), values, len(self.parameters), None
-            )
+            given = ctypes.byref(loaded), ctypes.byref(elements), values, len(self.parameters)
+            launch = dll[_LAUNCH_SUM if self._sums else _LAUNCH]
+            error = error or launch(*given, *self._sums, None)
             if dll["cudaPeekAtLastError"]():
                 raise LaunchError("an error is left behind")
         if error:
@@ -238,6 +291,83 @@ def test_sizes_around_a_tile(size: int) -> None:
     _check(FusedEmulated(), _scaled(), inputs, PARAMETERS)
 
 
+def _check_sums(
+    device: FusedEmulated,
+    graph: Graph,
+    inputs: Sequence[Operand],
+    parameters: Sequence[float] = (),
+    dtypes: Sequence[torch.dtype] | None = None,
+    scale: float = 1.0,
+) -> None:
+    """Of positive numbers."""
+    totals = device.sums(graph, inputs, parameters, dtypes, scale)
+    for got, values in zip(totals, _reference(graph, inputs, parameters), strict=True):
+        exact = scale * math.fsum(values.flatten().tolist())
+        bound = {torch.float64: 32, torch.float32: 32}.get(got.dtype, 0.51)
+        assert abs(float(got) - exact) <= bound * torch.finfo(got.dtype).eps * exact, got.dtype
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_sums_of_any_layout_with_parameters(kind: str, dtype: torch.dtype) -> None:
+    x, z = _values(2)
+    for first, second in ((contiguous, LAYOUTS[kind]), (LAYOUTS[kind], contiguous)):
+        operands = [first(x, dtype), second(z, dtype)]
+        # The sums themselves are beyond half types.
+        _check_sums(FusedEmulated(), _scaled(), operands, PARAMETERS, scale=1 / x.size)
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 4099])
+def test_sums_of_sizes_around_a_tile(size: int) -> None:
+    device = FusedEmulated()
+    values = [np.random.default_rng(i).uniform(0.25, 2, (size,)) for i in range(2)]
+    inputs = [contiguous(v, torch.float32) for v in values]
+    _check_sums(device, _scaled(), inputs, PARAMETERS, scale=0.5)
+    expected = ["combine"] if size == 0 else ["contiguous", "combine"][: 1 + (size > 1024)]
+    assert device.device.launches == expected
+    one, other = (device.sums(_scaled(), inputs, PARAMETERS) for _ in range(2))
+    assert all(map(torch.equal, one, other))
+
+
+def test_a_sum_of_nothing_has_no_mean() -> None:
+    inputs = [contiguous(np.empty(0), torch.float32)] * 2
+    for total in FusedEmulated().sums(_scaled(), inputs, PARAMETERS, scale=math.inf):
+        assert math.isnan(total)
+
+
+def test_sums_keep_what_a_float_would_lose() -> None:
+    plain = fusedgrad.fuse(lambda x, z: x + z)._example()
+    ones, little = np.ones(2**13), np.zeros(2**13)
+    little[7] = 2.0**-20  # less than half a unit of a sum of more than 8
+    for last, exact in ((1.0, 2.0**13 + 2.0**-20), (np.inf, np.inf)):
+        ones[-1] = last
+        inputs = [contiguous(ones, torch.float32), contiguous(little, torch.float32)]
+        (total,) = FusedEmulated().sums(plain, inputs, dtypes=[torch.float64])
+        assert float(total) == exact
+
+
+def test_sums_beyond_32_bits_are_launched_in_parts(tmp_path: Path) -> None:
+    lower = Mutation("lower", "tuning.h", "kMaxOffset = INT32_MAX", "kMaxOffset = 1000")
+    device = FusedEmulated(csrc=_mutated(tmp_path, lower))
+    x, z = _values(2)
+    inputs = [permuted(x, torch.float32, (1, 0)), contiguous(z, torch.float32)]
+    _check_sums(device, _scaled(), inputs, PARAMETERS)
+    assert device.device.launches.count("strided") > 4
+    assert device.device.launches.count("combine") == 1
+
+
+def test_a_workspace_serves_as_many_operands_as_there_may_be() -> None:
+    """Strided kernels of many operands have the smallest tiles, and so the most blocks."""
+    total = fusedgrad.fuse(lambda *x: functools.reduce(torch.add, x))
+    inputs = [permuted(values, torch.float64, (1, 0)) for values in _values(_C.max_operands - 2)]
+    inputs.append(contiguous(_values(1)[0], torch.float64))
+    graph = total._graph_of(tuple(torch.ones(1) for _ in inputs), {})
+    _check_sums(FusedEmulated(), graph, inputs)
+    with pytest.raises(LaunchError, match="error 1"):  # cudaErrorInvalidValue
+        FusedEmulated().sums(graph, inputs, workspace_bytes=16)
+
+
 MIXTURES = [
     # of outputs (the value, and the gradients of x and z), and of x and z
     ("float32 bfloat16 float32", "bfloat16 float32"),
@@ -258,6 +388,14 @@ def test_each_operand_has_its_own_dtype(outputs: str, inputs: str, kind: str) ->
     own = zip(_values(2), (contiguous, LAYOUTS[kind]), _dtypes(inputs), strict=True)
     operands = [place(values, dtype) for values, place, dtype in own]
     _check(FusedEmulated(), _scaled(), operands, PARAMETERS, _dtypes(outputs))
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "permuted", "scalar"])
+@pytest.mark.parametrize(("outputs", "inputs"), MIXTURES)
+def test_sums_of_operands_of_their_own_dtypes(outputs: str, inputs: str, kind: str) -> None:
+    own = zip(_values(2), (contiguous, LAYOUTS[kind]), _dtypes(inputs), strict=True)
+    operands = [place(values, dtype) for values, place, dtype in own]
+    _check_sums(FusedEmulated(), _scaled(), operands, PARAMETERS, _dtypes(outputs), 1 / 2100)
 
 
 def _check_one_rounding(device: FusedEmulated) -> None:
@@ -310,6 +448,7 @@ def test_the_ptx_of_every_architecture_runs(arch: str) -> None:
     for dtype in DTYPES:
         inputs = [contiguous(values, dtype) for values in _values(2)]
         _check(FusedEmulated(arch=arch), _scaled(), inputs, PARAMETERS)
+        _check_sums(FusedEmulated(arch=arch), _scaled(), inputs, PARAMETERS, scale=0.01)
     x, z = _values(2)
     operands = [contiguous(x, torch.float64), contiguous(z, torch.bfloat16)]
     _check(FusedEmulated(arch=arch), _scaled(), operands, PARAMETERS, _dtypes("float16 " * 3))
@@ -323,7 +462,7 @@ def test_a_wrong_number_of_operands_is_an_error() -> None:
 
 def test_code_without_its_kernels_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = generate.cuda_source(_scaled(), ("x", "z"), ["float"] * 4 + ["double"], "float")
-    monkeypatch.setattr(generate, "cuda_source", lambda *_: mixed)
+    monkeypatch.setattr(generate, "cuda_source", lambda *_, **__: mixed)
     inputs = [contiguous(values, torch.float32) for values in _values(2)]
     with pytest.raises(LaunchError, match="error 500"):  # cudaErrorSymbolNotFound
         FusedEmulated().run(_scaled(), inputs, PARAMETERS)
@@ -459,6 +598,23 @@ def test_values_and_gradients_of_a_reduction(
         _check_on(device, inputs, reduction=reduction)
 
 
+def test_several_means_and_sums(device: str) -> None:
+    def ratio(x: Tensor, z: Tensor) -> Tensor:
+        return (torch.tanh(x) * z).mean() / (z * z).sum()
+
+    for dtypes in ((torch.float32, torch.float32), (torch.bfloat16, torch.float64)):
+        inputs = [contiguous(v, d) for v, d in zip(_values(2), dtypes, strict=True)]
+        tensors = [x.requires_grad_() for x in Operators(device).tensors(inputs)]
+        wide = [x.detach().cpu().double().requires_grad_() for x in tensors]
+        value, exact = fusedgrad.fuse(ratio)(*tensors), ratio(*wide)
+        gradients = torch.autograd.grad(value, tensors)
+        expected = torch.autograd.grad(exact, wide)
+        for got, true in zip([value, *gradients], [exact, *expected], strict=True):
+            largest = float(true.detach().abs().max())
+            atol = 4 * torch.finfo(got.dtype).eps * largest
+            torch.testing.assert_close(got.cpu().double(), true, rtol=0, atol=atol)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[case.name for case in CASES])
 def test_values_and_partials_are_exact(device: str, number: int, dtype: torch.dtype) -> None:
@@ -562,7 +718,7 @@ def test_code_is_compiled_again_for_what_it_depends_on(
 
 def test_headers_of_the_key_are_all_that_are_included() -> None:
     inside = {path.relative_to(CSRC).as_posix() for path in CSRC.rglob("*") if path.is_file()}
-    reached, waiting = set(), ["cuda/rtc.h", "cuda/fused.cuh", *(f"math/{n}" for n in _math())]
+    reached, waiting = set(), ["cuda/rtc.h", "cuda/fused_sum.cuh", *(f"math/{n}" for n in _math())]
     while waiting:
         name = waiting.pop()
         if name in inside and name not in reached:
@@ -664,7 +820,9 @@ def added(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return seen
 
 
-def _added(wide: bool, used: Sequence[int], dtypes: Sequence[torch.dtype], parameters: int) -> int:
+def _added(
+    wide: bool, used: Sequence[int], dtypes: Sequence[torch.dtype], parameters: int, sums: bool
+) -> int:
     """The number of a kernel that no tensor with elements may reach."""
     return _C.add_fused_kernel(0, wide, used, len(dtypes) - len(used), parameters)
 
@@ -684,11 +842,29 @@ def test_each_combination_of_dtypes_has_its_kernels(added: list[tuple[Any, ...]]
         assert x.grad.dtype is half
         GATE(*_meta(double, double))
     assert added == [
-        # wide, inputs that move an output, dtypes of outputs and inputs, parameters
-        (False, [0b11], [single, half, single], 0),
-        (False, [0b111, 0b011], [half, single, single, half, single], 0),
-        (True, [0b11], [double] * 3, 0),
+        # wide, inputs that move an output, dtypes of outputs and inputs, parameters, sums
+        (False, [0b11], [single, half, single], 0, False),
+        (False, [0b111, 0b011], [half, single, single, half, single], 0, False),
+        (True, [0b11], [double] * 3, 0, False),
     ]
+
+
+def test_means_and_sums_have_kernels_that_sum(added: list[tuple[Any, ...]]) -> None:
+    single, half = torch.float32, torch.float16
+    loss = fusedgrad.fuse(lambda x, z: torch.sigmoid(x) * z, reduction="mean")
+    ratio = fusedgrad.fuse(lambda x, z: (torch.tanh(x) * z).mean() / (z * z).sum())
+    for _ in range(2):
+        x, z = _meta(half, single)
+        y = loss(x, z)
+        assert (y.dtype, y.shape) == (single, ())
+        y.backward()
+        assert x.grad is not None
+        assert x.grad.dtype is half
+        assert ratio(x.detach(), z.detach()).shape == ()
+    forward, gradients, both = added
+    assert forward == (False, [0b11], [single, half, single], 0, True)
+    assert gradients == (False, [0b111, 0b011], [half, single, single, half, single], 0, False)
+    assert both == (False, [0b11, 0b10], [single, single, half, single], 0, True)
 
 
 def _check_served_without_python(

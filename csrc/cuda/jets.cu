@@ -24,6 +24,7 @@ FusedKernel jet(DType dtype) {
     const auto handle = [](auto* entry) { return reinterpret_cast<cudaKernel_t>(entry); };
     result = {.contiguous = handle(elementwise_kernel<Functor<T>, Aligned>),
               .strided = handle(elementwise_kernel<Functor<T>, Any>),
+              .combine = nullptr,
               .outputs = Call::kOutputs,
               .inputs = Call::kInputs,
               .wide = sizeof(T) == sizeof(double),

@@ -34,7 +34,8 @@ using ElementwiseWithTwoParameters = cudaError_t(DType, const Elements&, double 
 using Reduction = cudaError_t(DType, const Elements&, double scale, void* out, void* workspace,
                               int64_t workspace_bytes, cudaStream_t);
 
-// How much device memory, aligned to 16 bytes, a reduction of numel elements needs.
+// How much device memory, aligned to 16 bytes, a sum of numel elements needs at most: a tile is an
+// element a thread or more.
 int64_t reduction_workspace_bytes(int64_t numel);
 
 // The launchers of a function of one tensor; the parameter is the order of the derivative:

@@ -6,7 +6,7 @@
 namespace fusedgrad::cuda {
 
 int64_t reduction_workspace_bytes(int64_t numel) {
-  return blocks_of<SmallestTile>(numel) * static_cast<int64_t>(sizeof(Sum<double>));
+  return reduction_blocks(numel, kThreads) * static_cast<int64_t>(sizeof(Sum<double>));
 }
 
 FUSEDGRAD_ELEMENTWISE(binary_cross_entropy_with_logits, math::BinaryCrossEntropyWithLogits)

@@ -12,6 +12,8 @@ namespace fusedgrad::operators {
 namespace {
 
 using Launcher = c10::function_ref<cudaError_t(const cuda::Elements&, cudaStream_t)>;
+using SumLauncher =
+    c10::function_ref<cudaError_t(const cuda::Elements&, void*, int64_t, cudaStream_t)>;
 
 void check(const char* name, cudaError_t error) {
   TORCH_CHECK(error == cudaSuccess, name, ": CUDA error: ", cudaGetErrorString(error));
@@ -74,20 +76,15 @@ void launch(const char* name, const at::TensorIterator& iter, Launcher launcher)
                launcher);
 }
 
-at::Tensor launch_sum(const Summable& operation, DType dtype, const at::TensorIterator& iter,
-                      double scale) {
-  const c10::DeviceGuard guard(iter.device());
+void launch_sums(const char* name, const at::TensorIterator& iter, int sums, SumLauncher launcher) {
+  const c10::Device device = iter.tensor(0).device();
+  const c10::DeviceGuard guard(device);
   const Operands operands = operands_of(iter);
-  TORCH_CHECK(operands.outer == 0, operation.name, ": the broadcast operands have ", iter.ndim(),
+  TORCH_CHECK(operands.outer == 0, name, ": the broadcast operands have ", iter.ndim(),
               " dimensions that cannot be merged, expected at most ", cuda::kMaxDims);
-  const at::TensorOptions options = at::device(iter.device()).dtype(iter.common_dtype());
-  at::Tensor out = at::empty({}, options);
-  const int64_t bytes = cuda::reduction_workspace_bytes(iter.numel());
-  at::Tensor workspace = at::empty({bytes}, options.dtype(at::kByte));
-  check(operation.name,
-        operation.cuda_sum(dtype, operands.elements, scale, out.data_ptr(), workspace.data_ptr(),
-                           bytes, current_stream(iter.device())));
-  return out;
+  const int64_t bytes = sums * cuda::reduction_workspace_bytes(iter.numel());
+  at::Tensor workspace = at::empty({bytes}, at::device(device).dtype(at::kByte));
+  check(name, launcher(operands.elements, workspace.data_ptr(), bytes, current_stream(device)));
 }
 
 }  // namespace fusedgrad::operators

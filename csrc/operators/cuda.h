@@ -4,7 +4,7 @@
 #include <ATen/TensorIterator.h>
 #include <c10/util/FunctionRef.h>
 
-#include "operators/operation.h"
+#include "cuda/launch.h"
 
 namespace fusedgrad::operators {
 
@@ -12,8 +12,10 @@ namespace fusedgrad::operators {
 void launch(const char* name, const at::TensorIterator& iter,
             c10::function_ref<cudaError_t(const cuda::Elements&, cudaStream_t)> launcher);
 
-// A fresh 0-dim tensor on the iterator's device: scale * the sum of the operation.
-at::Tensor launch_sum(const Summable& operation, DType dtype, const at::TensorIterator& iter,
-                      double scale);
+// The same with the workspace of so many sums of the iterator's elements.
+void launch_sums(
+    const char* name, const at::TensorIterator& iter, int sums,
+    c10::function_ref<cudaError_t(const cuda::Elements&, void* workspace, int64_t, cudaStream_t)>
+        launcher);
 
 }  // namespace fusedgrad::operators

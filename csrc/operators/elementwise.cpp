@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorIterator.h>
 #include <ATen/native/TypeProperties.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/scalar_tensor.h>
 
 #include <algorithm>
@@ -179,7 +180,16 @@ Tensor scaled_sum(const Summable& operation, const std::vector<Tensor>& inputs, 
   at::TensorIterator iter = iterator({}, inputs);
   const DType dtype = dtype_of(operation.name, iter.common_dtype());
 #ifdef FUSEDGRAD_CUDA
-  if (iter.device().is_cuda()) return launch_sum(operation, dtype, iter, scale);
+  if (iter.device().is_cuda()) {
+    Tensor total = at::empty({}, at::device(iter.device()).dtype(iter.common_dtype()));
+    launch_sums(
+        operation.name, iter, /*sums=*/1,
+        [&](const cuda::Elements& elements, void* workspace, int64_t bytes, cudaStream_t stream) {
+          return operation.cuda_sum(dtype, elements, scale, total.data_ptr(), workspace, bytes,
+                                    stream);
+        });
+    return total;
+  }
 #endif
   const double total =
       summed(iter, [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {

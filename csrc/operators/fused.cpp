@@ -189,6 +189,15 @@ std::vector<Tensor> fused(int64_t number, at::TensorList inputs, at::ArrayRef<do
   return outputs;
 }
 
+double scale_of(int64_t reduction, int64_t n) {
+  return reduction == at::Reduction::Mean ? 1.0 / static_cast<double>(n) : 1.0;
+}
+
+void check_reduction(int64_t reduction) {
+  TORCH_CHECK_VALUE(reduction == at::Reduction::Mean || reduction == at::Reduction::Sum,
+                    "fused_reduction: reduction is ", reduction, ", expected 1 (mean) or 2 (sum)");
+}
+
 #ifdef FUSEDGRAD_CUDA
 void run_on_cuda(const FusedKernel& fused, at::ArrayRef<double> parameters,
                  const at::TensorIterator& iter) {
@@ -202,34 +211,75 @@ void run_on_cuda(const FusedKernel& fused, at::ArrayRef<double> parameters,
 }
 
 void check_on_cuda(const FusedKernel& fused, at::TensorList inputs, at::ArrayRef<double> parameters,
-                   size_t outputs) {
+                   size_t outputs, bool sums = false) {
   check_counts(fused, inputs.size(), parameters, outputs);
   TORCH_CHECK(!fused.dtypes.empty(), "fused: CUDA tensors for a kernel of the CPU");
+  TORCH_CHECK(sums == (fused.cuda.combine != nullptr), "fused: the kernel ",
+              sums ? "writes its outputs, expected one that sums them"
+                   : "sums its outputs, expected one that writes them");
+}
+
+// The sums of all elements of the outputs, or their means, in fresh tensors of so many dimensions.
+std::vector<Tensor> totals_on_cuda(const FusedKernel& fused, at::TensorList inputs,
+                                   at::ArrayRef<double> parameters,
+                                   at::ArrayRef<at::ScalarType> dtypes, int64_t dimensions,
+                                   int64_t reduction) {
+  check_on_cuda(fused, inputs, parameters, dtypes.size(), /*sums=*/true);
+  const std::vector<Tensor> operands = on_one_device(inputs.vec());
+  TORCH_CHECK(
+      takes(fused, operands) && dtypes == at::ArrayRef(fused.dtypes).slice(0, dtypes.size()),
+      "fused: the kernel was compiled for other dtypes");
+  const at::TensorIterator iter = iterator({}, operands, dtypes[0]);
+  const double scale = scale_of(reduction, iter.numel());
+  std::vector<Tensor> totals;
+  std::vector<void*> data;
+  for (at::ScalarType dtype : dtypes) {
+    totals.push_back(at::empty(c10::DimVector(dimensions, 1), operands[0].options().dtype(dtype)));
+    data.push_back(totals.back().data_ptr());
+  }
+  launch_sums(
+      "fused", iter, fused.cuda.outputs,
+      [&](const cuda::Elements& elements, void* workspace, int64_t bytes, cudaStream_t stream) {
+        return cuda::launch_fused_sum(fused.cuda, elements, parameters.data(), fused.parameters,
+                                      scale, data.data(), workspace, bytes, stream);
+      });
+  return totals;
 }
 
 std::vector<Tensor> fused_on_cuda(int64_t number, at::TensorList inputs,
                                   at::ArrayRef<double> parameters,
                                   at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed) {
-  TORCH_CHECK_NOT_IMPLEMENTED(summed.empty(), "fused: no kernel for CUDA sums its outputs");
   const FusedKernel& fused = kernel_of(number);
+  if (!summed.empty()) {
+    int64_t dimensions = 0;
+    for (const Tensor& input : inputs) dimensions = std::max(dimensions, input.dim());
+    const int64_t all = (int64_t{1} << dimensions) - 1;
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        std::all_of(summed.begin(), summed.end(), [all](int64_t dims) { return dims == all; }),
+        "fused: a kernel for CUDA sums its outputs over all dimensions, or over none");
+    return totals_on_cuda(fused, inputs, parameters, dtypes, dimensions, at::Reduction::Sum);
+  }
   check_on_cuda(fused, inputs, parameters, dtypes.size());
   const std::vector<Tensor> operands = on_one_device(inputs.vec());
   std::vector<Tensor> outputs;
   run_on_cuda(fused, parameters, allocate(outputs, operands, dtypes));
   return outputs;
 }
-#endif
 
-double scale_of(int64_t reduction, int64_t n) {
-  return reduction == at::Reduction::Mean ? 1.0 / static_cast<double>(n) : 1.0;
+Tensor fused_reduction_on_cuda(int64_t number, at::TensorList inputs,
+                               at::ArrayRef<double> parameters, at::ScalarType dtype,
+                               int64_t reduction) {
+  check_reduction(reduction);
+  return totals_on_cuda(kernel_of(number), inputs, parameters, dtype, /*dimensions=*/0,
+                        reduction)[0];
 }
+#endif
 
 Tensor fused_reduction(int64_t number, at::TensorList inputs, at::ArrayRef<double> parameters,
                        at::ScalarType dtype, int64_t reduction) {
   const FusedKernel& fused = kernel_of(number);
   const cpu::Kernel kernel = checked(fused, inputs.size(), inputs, parameters, /*outputs=*/1);
-  TORCH_CHECK_VALUE(reduction == at::Reduction::Mean || reduction == at::Reduction::Sum,
-                    "fused_reduction: reduction is ", reduction, ", expected 1 (mean) or 2 (sum)");
+  check_reduction(reduction);
   dtype_of("fused", dtype);
   at::TensorIterator iter = iterator({}, inputs, dtype);
   const auto types = types_of(iter);
@@ -586,19 +636,19 @@ std::vector<Tensor> fused_rows(const RowsKernel& rows, const std::vector<Tensor>
 static_assert(cpu::kMaxOperands == cuda::kMaxOperands);
 
 int64_t add_fused_cuda_kernel(const std::string& code, bool wide, std::vector<uint64_t> used,
-                              std::vector<at::ScalarType> dtypes, int parameters) {
+                              std::vector<at::ScalarType> dtypes, int parameters, bool sums) {
   const int outputs = static_cast<int>(used.size());
   const int inputs = static_cast<int>(dtypes.size()) - outputs;
   check_operands(outputs, inputs);
-  const auto unlike = [&](at::ScalarType dtype) { return dtype != dtypes[0]; };
-  const bool mixed = std::any_of(dtypes.begin(), dtypes.end(), unlike);
+  const auto first = dtypes.begin() + (sums ? outputs : 0);  // of those that lie element by element
+  const bool mixed = std::any_of(first, dtypes.end(), [&](auto dtype) { return dtype != *first; });
   FusedKernel fused{{outputs, inputs, nullptr, nullptr, {}}, wide, parameters, std::move(used), {}};
   fused.cuda.outputs = outputs;
   fused.cuda.inputs = inputs;
   fused.cuda.wide = wide;
   const DType computed = wide ? DType::Float64 : DType::Float32;
-  fused.cuda.bytes = size_of(mixed ? computed : dtype_of("fused", dtypes[0]));
-  const cudaError_t error = cuda::load_fused(code.data(), mixed, &fused.cuda);
+  fused.cuda.bytes = size_of(mixed ? computed : dtype_of("fused", *first));
+  const cudaError_t error = cuda::load_fused(code.data(), mixed, sums, &fused.cuda);
   TORCH_CHECK(error == cudaSuccess, "fused: CUDA error: ", cudaGetErrorString(error));
   fused.dtypes = std::move(dtypes);
   return registry().add(std::move(fused));
@@ -616,7 +666,10 @@ int64_t add_prebuilt_cuda_kernel(const cuda::FusedKernel& kernel, at::ScalarType
   return registry().add(std::move(fused));
 }
 
-TORCH_LIBRARY_IMPL(fusedgrad, CUDA, m) { m.impl("fused", fused_on_cuda); }
+TORCH_LIBRARY_IMPL(fusedgrad, CUDA, m) {
+  m.impl("fused", fused_on_cuda);
+  m.impl("fused_reduction", fused_reduction_on_cuda);
+}
 
 #endif
 

@@ -59,8 +59,14 @@ def set_fused_differentiable_backward(
 ) -> None: ...
 
 # Only in a build with CUDA kernels. `code` is machine code or PTX; the outputs' dtypes are first.
+# One of `sums` gives the sums of its outputs' elements.
 def add_fused_cuda_kernel(
-    code: bytes, wide: bool, used: Sequence[int], dtypes: Sequence[dtype], parameters: int
+    code: bytes,
+    wide: bool,
+    used: Sequence[int],
+    dtypes: Sequence[dtype],
+    parameters: int,
+    sums: bool,
 ) -> int: ...
 
 # Prebuilt jets: csrc/cpu/jets.h and, only in a build with CUDA kernels, csrc/cuda/jets.h.

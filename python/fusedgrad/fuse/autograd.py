@@ -120,9 +120,11 @@ def apply(
     return cast(Sequence[Tensor], _Fused.apply(graph, parameters, dtypes, summed, *tensors))
 
 
-def recording_kernel(graph: Graph, tensors: Sequence[Tensor], dtypes: _Dtypes) -> int | None:
+def recording_kernel(
+    graph: Graph, tensors: Sequence[Tensor], dtypes: _Dtypes, *, sums: bool = False
+) -> int | None:
     """The number of the kernel that reads all of these tensors, if there is one."""
-    number, read = kernel.kernel_of(graph, tensors, dtypes)
+    number, read = kernel.kernel_of(graph, tensors, dtypes, sums=sums)
     return number if len(read) == len(tensors) else None
 
 
@@ -134,12 +136,11 @@ def apply_reduced(
     tensors: Sequence[Tensor],
 ) -> Tensor:
     """The mean or the sum of the graph's only output, differentiable."""
-    if not is_transformed() and all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
-        number = recording_kernel(graph, tensors, [dtype])
-        if number is not None:
-            return cast(
-                Tensor, kernel.fused_reduction(number, tensors, parameters, dtype, reduction)
-            )
+    number = None
+    if not is_transformed():
+        number = recording_kernel(graph, tensors, [dtype], sums=True)
+    if number is not None:
+        return cast(Tensor, kernel.fused_reduction(number, tensors, parameters, dtype, reduction))
     (values,) = apply(graph, parameters, [kernel.computed(tensors)], tensors)
     return kernel.reduced(values, dtype, reduction)
 

@@ -266,18 +266,25 @@ def _text(lines: Sequence[str]) -> str:
     return "\n".join(result) + "\n"
 
 
-def cuda_source(graph: Graph, used: Sequence[str], types: Sequence[str], computed: str) -> str:
-    """CUDA C++ of the kernels of csrc/cuda/fused.cuh.
+def cuda_source(
+    graph: Graph, used: Sequence[str], types: Sequence[str], computed: str, *, sums: bool = False
+) -> str:
+    """CUDA C++ of the kernels of csrc/cuda/fused.cuh, or of their outputs' sums: fused_sum.cuh.
 
     `types` are the element types, those of the outputs first; `computed` is the type in between.
     """
-    counts = f"{len(graph.outputs)}, {len(used)}"
-    kernels = {"strided": f"Mixed<{computed}, {len(graph.outputs)}, {', '.join(types)}>"}
-    if len(set(types)) == 1:
+    count = len(graph.outputs)
+    totals = types[:count] if sums else []
+    moved = types[len(totals) :]
+    counts = f"{count - len(totals)}, {len(used)}"
+    kernels = {"strided": f"Mixed<{computed}, {count - len(totals)}, {', '.join(moved)}>"}
+    if len(set(moved)) == 1:
         kinds = {"contiguous": "Contiguous", "strided": "Strided"}
-        kernels = {name: f"{kind}<{types[0]}, {counts}>" for name, kind in kinds.items()}
+        kernels = {name: f"{kind}<{moved[0]}, {counts}>" for name, kind in kinds.items()}
+    summed = [f"using Outputs = Totals<{', '.join(totals)}>;", ""] if sums else []
+    macro = "FUSEDGRAD_SUM_KERNEL" if sums else "FUSEDGRAD_KERNEL"
     lines = [
-        '#include "cuda/fused.cuh"',
+        '#include "cuda/fused_sum.cuh"' if sums else '#include "cuda/fused.cuh"',
         *_headers(graph),
         "",
         "namespace fusedgrad::cuda {",
@@ -285,12 +292,11 @@ def cuda_source(graph: Graph, used: Sequence[str], types: Sequence[str], compute
         "",
         *_functor(graph, used),
         "",
+        *summed,
         "}  // namespace",
         "",
-        *(
-            f"FUSEDGRAD_KERNEL({name}, Fused<{computed}>, {operands})"
-            for name, operands in kernels.items()
-        ),
+        *(f"{macro}({name}, Fused<{computed}>, {operands})" for name, operands in kernels.items()),
+        *([f"FUSEDGRAD_COMBINE_KERNEL({computed})"] if sums else []),
         "",
         "}  // namespace fusedgrad::cuda",
     ]

@@ -80,9 +80,9 @@ def run(
     Raises:
         FuseTypeError: a dtype without kernels.
     """
-    if summed and not all([t.is_cpu and type(t) in _OWN for t in tensors]):  # noqa: C419
+    if summed and not _sums_in_kernel(tensors, summed):
         return _written_and_summed(graph, tensors, parameters, dtypes, summed)
-    number, read = kernel_of(graph, tensors, dtypes)
+    number, read = kernel_of(graph, tensors, dtypes, sums=bool(summed))
     if number is None:
         if len(graph.outputs) > 1 and len(graph.outputs) + len(read) > _C.max_operands:
             half = len(graph.outputs) // 2
@@ -102,6 +102,16 @@ def run(
         return evaluate(graph, tensors, parameters, dtypes)
     operands = tensors if len(read) == len(tensors) else [tensors[i] for i in read]
     return fused(number, operands, parameters, dtypes, summed)
+
+
+def _sums_in_kernel(tensors: Sequence[Tensor], summed: Sequence[int]) -> bool:
+    """Whether a kernel may sum its outputs so: on a device over all dimensions."""
+    if not all([type(tensor) in _OWN for tensor in tensors]):  # noqa: C419
+        return False
+    if all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
+        return True
+    every = (1 << max(tensor.dim() for tensor in tensors)) - 1
+    return all(dims == every for dims in summed)
 
 
 def _written_and_summed(
@@ -153,12 +163,17 @@ def _made_whole(graph: Graph) -> Graph:
 
 
 def kernel_of(
-    graph: Graph, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]
+    graph: Graph,
+    tensors: Sequence[Tensor],
+    dtypes: Sequence[torch.dtype],
+    *,
+    sums: bool = False,
 ) -> tuple[int | None, tuple[int, ...]]:
     """The number of the kernel for these tensors, None if there is none, and which it reads.
 
-    `dtypes` are those of its outputs. It may be called again for other tensors of these dtypes on
-    such a device, if they have one shape, or if it reads all.
+    `dtypes` are those of its outputs, of which the `sums` over all elements are wanted, or each
+    element. It may be called again for other tensors of these dtypes on such a device, if they have
+    one shape, or if it reads all.
 
     Raises:
         FuseTypeError: a dtype without kernels.
@@ -166,7 +181,7 @@ def kernel_of(
     # A comprehension in a list, because a generator would cost twice as much.
     if all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
         return _cpu_kernel_of(graph, tensors)
-    return _cuda_kernel_of(graph, tensors, dtypes)
+    return _cuda_kernel_of(graph, tensors, dtypes, sums)
 
 
 def device_of(tensors: Sequence[Tensor]) -> torch.device:
@@ -185,20 +200,21 @@ def _cpu_kernel_of(graph: Graph, tensors: Sequence[Tensor]) -> tuple[int | None,
 
 
 def _cuda_kernel_of(
-    graph: Graph, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]
+    graph: Graph, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype], sums: bool
 ) -> tuple[int | None, tuple[int, ...]]:
     target = nvrtc.target_of(tensors)
     plans, read = _plans_and_read(graph, tensors)
     if target is None:
         return None, read
-    key: _Key = (target, *dtypes, *[tensor.dtype for tensor in tensors])
+    key: _Key = (target, sums, *dtypes, *[tensor.dtype for tensor in tensors])
     number = plans.kernels.get((key, read), -1)
     if number == -1:
         _check_dtypes(graph, tensors)
         own = [*dtypes, *(tensors[i].dtype for i in read)]
         wide = computed(tensors) is torch.float64
         with nvrtc.on_device_of(tensors):
-            number = plans.kernels[key, read] = _compiled_for_cuda(graph, read, own, wide, target)
+            number = _compiled_for_cuda(graph, read, own, wide, target, sums)
+            plans.kernels[key, read] = number
     return number, read
 
 
@@ -285,22 +301,28 @@ def _moving(graph: Graph, names: Sequence[str]) -> list[int]:
 
 
 def _compiled_for_cuda(
-    graph: Graph, read: Sequence[int], dtypes: Sequence[torch.dtype], wide: bool, target: str
+    graph: Graph,
+    read: Sequence[int],
+    dtypes: Sequence[torch.dtype],
+    wide: bool,
+    target: str,
+    sums: bool = False,
 ) -> int | None:
     """The number of the CUDA kernel, None where the graph must be evaluated."""
     if graph.interpreted or _is_too_large(graph) or len(dtypes) > _C.max_operands:
         return None
     names = [graph.inputs[i] for i in read]
-    source = cuda_source(graph, names, nvrtc.types(dtypes), "double" if wide else "float")
+    computed = "double" if wide else "float"
+    source = cuda_source(graph, names, nvrtc.types(dtypes), computed, sums=sums)
 
     def add() -> int:
         used, parameters = _moving(graph, names), len(graph.parameters)
-        number = prebuilt.add_for_cuda(graph, dtypes, used)
+        number = None if sums else prebuilt.add_for_cuda(graph, dtypes, used)
         if number is not None:
             return number
         code = nvrtc.code_of(source, target)
         try:
-            return _C.add_fused_cuda_kernel(code, wide, used, dtypes, parameters)
+            return _C.add_fused_cuda_kernel(code, wide, used, dtypes, parameters, sums)
         except RuntimeError as error:
             raise CompilerError(f"the driver does not load what NVRTC made, {error}") from error
 
