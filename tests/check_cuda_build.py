@@ -31,6 +31,8 @@ def architectures_in(library: Path) -> tuple[set[str], set[str]]:
 def check_fused() -> None:
     """Code of a fused function gets as far as the driver, which is missing."""
     assert torch._C._dispatch_has_kernel_for_dispatch_key("fusedgrad::fused", "CUDA")
+    for function in ("pow", "sigmoid", "tanh"):
+        assert _C.add_cuda_jet(function, 7, torch.float16, [0] * 5, function == "pow") >= 0
     if torch.cuda.is_available():
         return
     code = nvrtc.code_of(fusedgrad.fuse(lambda x: x * x).source("cuda"), "sm_90")
