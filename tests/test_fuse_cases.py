@@ -502,6 +502,27 @@ def test_a_number_that_changes_is_compiled_twice(compilations: list[str], name: 
     assert len(fused._structures) == 1
 
 
+def test_a_derivative_that_is_taken_in_each_call_is_one(compilations: list[str]) -> None:
+    fused = fusedgrad.fuse(lambda x, a: torch.tanh(x) * a * 0.625)
+    for a in (0.5, 1.5, 2.5, 3.5):
+        found = fused.derivative(0)(X, a)
+        torch.testing.assert_close(found, 0.625 * a / torch.cosh(X) ** 2)
+    assert len(compilations) <= 2
+
+
+@pytest.mark.parametrize("name", ["round", "polygamma", "mvlgamma"])
+def test_an_int_that_names_another_operation_may_change(name: str) -> None:
+    functions: dict[str, Callable[[Tensor, int], Tensor]] = {
+        "round": lambda x, n: torch.round(x * 1.2345, decimals=n),
+        "polygamma": lambda x, n: torch.polygamma(n, x + 2),
+        "mvlgamma": lambda x, n: torch.mvlgamma(x + 5, n),
+    }
+    function = functions[name]
+    fused = fusedgrad.fuse(function)
+    for n in (1, 2, 1, 3):
+        torch.testing.assert_close(fused(X, n), function(X, n))
+
+
 def test_ten_thousand_numbers_take_no_memory_and_no_more_entries(
     compilations: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

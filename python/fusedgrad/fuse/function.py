@@ -155,6 +155,7 @@ class Fused:
         self._attempts: dict[tuple[Any, ...], tuple[int, Any]] = {}
         self._reason = ""
         self._jets: dict[int, Any] = {}
+        self._derivatives: dict[tuple[int, ...], Fused] = {}
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         """As a function in a class: bound to the instance it is taken of."""
@@ -762,7 +763,10 @@ class Fused:
                     f"{self._name}.derivative(): there is no argument {number!r}, expected 0 to "
                     f"{len(self._names) - 1}"
                 )
-        return _Derivative(self, argnums)
+        made = self._derivatives.get(argnums)
+        if made is None:
+            made = self._derivatives[argnums] = _Derivative(self, argnums)
+        return made
 
     def jet(self, order: int) -> Any:
         """The value and the first `order` derivatives along a curve, by one kernel.

@@ -36,6 +36,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from fusedgrad.fuse.errors import FuseError, FuseOverflowError, FuseTypeError, FuseValueError
 from fusedgrad.fuse.vocabulary import (
+    OF_FIXED_NUMBERS,
     OF_ONE_SHAPE,
     ROUNDED,
     RULES,
@@ -129,7 +130,7 @@ _CONVERSIONS = frozenset({"__bool__", "__float__", "__int__", "__index__", "__co
 _results: dict[Any, tuple[torch.dtype, bool, bool]] = {}
 # The same and the rule's name, where the kinds of floating-point operands are all it depends on
 _plain_results: dict[Any, tuple[str, torch.dtype, bool, bool]] = {}
-_BY_MORE = {*OF_ONE_SHAPE, *WITHOUT_DERIVATIVE, "detach"}
+_BY_MORE = {*OF_ONE_SHAPE, *WITHOUT_DERIVATIVE, *OF_FIXED_NUMBERS, "detach"}
 _templates: dict[Any, Tensor] = {}
 
 
@@ -398,14 +399,15 @@ class Recorder(torch.overrides.TorchFunctionMode):
         if func is torch.prelu or func is Tensor.prelu:
             args = self._along_channels(*args, **(kwargs or {}))
             kwargs = None
-        specs = tuple([self._spec(a) for a in args])
+        specify = self._fixed if rule.name in OF_FIXED_NUMBERS else self._spec
+        specs = tuple([specify(a) for a in args])
         keywords: tuple[Any, ...] = ()
         if kwargs:
             if kwargs.pop("out", None) is not None:
                 raise self.refuse(f"{name_of(func)} writes into a tensor, which cannot be fused")
             if kwargs.pop("inplace", False):
                 rule = dataclasses.replace(rule, in_place=True)
-            keywords = tuple([(key, self._spec(value)) for key, value in kwargs.items()])
+            keywords = tuple([(key, specify(value)) for key, value in kwargs.items()])
         follows = self._follows_sums(func, rule, _used((*specs, *(spec for _, spec in keywords))))
         if rule.in_place:
             self._check_in_place(func, args[0])
@@ -583,6 +585,10 @@ class Recorder(torch.overrides.TorchFunctionMode):
         if isinstance(value, torch.memory_format):
             return (value,)
         raise self.refuse(f"an operand is {kind.__name__}, expected a tensor or a number")
+
+    def _fixed(self, value: Any) -> Any:
+        """As `_spec`, of an int by which the operation is another."""
+        return (value,) if type(value) is int else self._spec(value)
 
     def _operand(self, tensor: Tensor) -> int:
         if type(tensor) not in PLAIN:

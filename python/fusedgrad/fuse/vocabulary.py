@@ -640,6 +640,8 @@ OF_ONE_SHAPE = {
     "l1_loss": ("weight",),
     "huber_loss": ("weight",),
 }
+# Whose ints are no numbers that a kernel takes anew: each is an operation of its own
+OF_FIXED_NUMBERS = frozenset(("round", "polygamma", "polygamma_method", "mvlgamma"))
 # Of which PyTorch checks the values
 BOUNDED = frozenset(("binary_cross_entropy",))
 # Builders that take the result's dtype
