@@ -76,6 +76,13 @@ void launch(const char* name, const at::TensorIterator& iter, Launcher launcher)
                launcher);
 }
 
+void launch(const char* name, c10::Device device, const cuda::Elements& elements,
+            Launcher launcher) {
+  if (elements.numel == 0) return;
+  const c10::DeviceGuard guard(device);
+  check(name, launcher(elements, current_stream(device)));
+}
+
 void launch_sums(const char* name, const at::TensorIterator& iter, int sums, SumLauncher launcher) {
   const c10::Device device = iter.tensor(0).device();
   const c10::DeviceGuard guard(device);

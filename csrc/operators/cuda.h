@@ -12,6 +12,10 @@ namespace fusedgrad::operators {
 void launch(const char* name, const at::TensorIterator& iter,
             c10::function_ref<cudaError_t(const cuda::Elements&, cudaStream_t)> launcher);
 
+// The same, of operands on a device.
+void launch(const char* name, c10::Device device, const cuda::Elements& elements,
+            c10::function_ref<cudaError_t(const cuda::Elements&, cudaStream_t)> launcher);
+
 // The same with the workspace of so many sums of the iterator's elements.
 void launch_sums(
     const char* name, const at::TensorIterator& iter, int sums,

@@ -60,7 +60,7 @@ const Tensor* alike(at::TensorList inputs) {
   const Tensor* first = nullptr;
   for (const Tensor& input : inputs) {
     const bool contiguous = input.is_contiguous();
-    if (!input.is_cpu() || !(contiguous || repeats(input)) ||
+    if (input.device() != inputs[0].device() || !(contiguous || repeats(input)) ||
         input.scalar_type() != inputs[0].scalar_type() || input.sizes() != inputs[0].sizes()) {
       return nullptr;
     }
@@ -130,7 +130,7 @@ std::vector<Tensor> elementwise(const Operation& operation, std::vector<Tensor> 
                                 const std::vector<Tensor>& inputs, Domain domain) {
   const auto fresh = [](const Tensor& output) { return !output.defined(); };
   const Tensor* const first = alike(inputs);
-  if (first != nullptr && std::all_of(outputs.begin(), outputs.end(), fresh)) {
+  if (first != nullptr && first->is_cpu() && std::all_of(outputs.begin(), outputs.end(), fresh)) {
     const DType dtype = dtype_of(operation.name, first->scalar_type());
     const std::vector<at::ScalarType> dtypes(outputs.size(), first->scalar_type());
     return elementwise_of_alike(

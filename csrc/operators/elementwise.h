@@ -25,7 +25,7 @@ DType dtype_of(const char* name, at::ScalarType type);
 // tensor takes part as a number, as in PyTorch.
 std::vector<Tensor> on_one_device(const std::vector<Tensor>& inputs);
 
-// The first of inputs of one shape and one dtype that lie side by side on the CPU, or repeat one
+// The first of inputs of one shape and one dtype that lie side by side on one device, or repeat one
 // element (an expanded gradient); null if they do not, or all repeat. The fresh result of such
 // inputs needs no TensorIterator, which on a small tensor costs more than the rest of a call.
 const Tensor* alike(at::TensorList inputs);

@@ -219,6 +219,12 @@ void check_on_cuda(const FusedKernel& fused, at::TensorList inputs, at::ArrayRef
                    : "sums its outputs, expected one that writes them");
 }
 
+void check_dtypes_on_cuda(const FusedKernel& fused, at::TensorList inputs,
+                          at::ArrayRef<at::ScalarType> dtypes) {
+  TORCH_CHECK(takes(fused, inputs) && dtypes == at::ArrayRef(fused.dtypes).slice(0, dtypes.size()),
+              "fused: the kernel was compiled for other dtypes");
+}
+
 // The sums of all elements of the outputs, or their means, in fresh tensors of so many dimensions.
 std::vector<Tensor> totals_on_cuda(const FusedKernel& fused, at::TensorList inputs,
                                    at::ArrayRef<double> parameters,
@@ -226,9 +232,7 @@ std::vector<Tensor> totals_on_cuda(const FusedKernel& fused, at::TensorList inpu
                                    int64_t reduction) {
   check_on_cuda(fused, inputs, parameters, dtypes.size(), /*sums=*/true);
   const std::vector<Tensor> operands = on_one_device(inputs.vec());
-  TORCH_CHECK(
-      takes(fused, operands) && dtypes == at::ArrayRef(fused.dtypes).slice(0, dtypes.size()),
-      "fused: the kernel was compiled for other dtypes");
+  check_dtypes_on_cuda(fused, operands, dtypes);
   const at::TensorIterator iter = iterator({}, operands, dtypes[0]);
   const double scale = scale_of(reduction, iter.numel());
   std::vector<Tensor> totals;
@@ -246,6 +250,35 @@ std::vector<Tensor> totals_on_cuda(const FusedKernel& fused, at::TensorList inpu
   return totals;
 }
 
+// The outputs for inputs that are `alike`, for which a TensorIterator would do nothing but cost.
+std::vector<Tensor> of_alike_on_cuda(const FusedKernel& fused, const Tensor& first,
+                                     at::TensorList inputs, at::ArrayRef<double> parameters,
+                                     at::ArrayRef<at::ScalarType> dtypes) {
+  check_dtypes_on_cuda(fused, inputs, dtypes);
+  std::vector<Tensor> outputs;
+  cuda::Elements elements;
+  elements.numel = first.numel();
+  elements.ndim = 1;
+  elements.sizes[0] = first.numel();
+  elements.operands = 0;
+  const auto add = [&elements](const Tensor& tensor, void* data) {
+    const int64_t size = static_cast<int64_t>(tensor.element_size());
+    elements.data[elements.operands] = data;
+    elements.strides[elements.operands++][0] = tensor.is_contiguous() ? size : 0;
+  };
+  for (at::ScalarType dtype : dtypes) {
+    outputs.push_back(at::empty(first.sizes(), first.options().dtype(dtype)));
+    add(outputs.back(), outputs.back().mutable_data_ptr());
+  }
+  for (const Tensor& input : inputs) add(input, const_cast<void*>(input.const_data_ptr()));
+  launch("fused", first.device(), elements,
+         [&](const cuda::Elements& elements, cudaStream_t stream) {
+           return cuda::launch_fused(fused.cuda, elements, parameters.data(), fused.parameters,
+                                     stream);
+         });
+  return outputs;
+}
+
 std::vector<Tensor> fused_on_cuda(int64_t number, at::TensorList inputs,
                                   at::ArrayRef<double> parameters,
                                   at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed) {
@@ -260,6 +293,9 @@ std::vector<Tensor> fused_on_cuda(int64_t number, at::TensorList inputs,
     return totals_on_cuda(fused, inputs, parameters, dtypes, dimensions, at::Reduction::Sum);
   }
   check_on_cuda(fused, inputs, parameters, dtypes.size());
+  if (const Tensor* const first = alike(inputs)) {
+    return of_alike_on_cuda(fused, *first, inputs, parameters, dtypes);
+  }
   const std::vector<Tensor> operands = on_one_device(inputs.vec());
   std::vector<Tensor> outputs;
   run_on_cuda(fused, parameters, allocate(outputs, operands, dtypes));
