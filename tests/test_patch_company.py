@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch._functorch.config as functorch_config
+import torch.compiler.config as compiler_config
 import torch.nn.functional as F
 import torch.utils.checkpoint as checkpoints
 from torch import Tensor, nn
@@ -207,6 +209,27 @@ def test_compiled_functions_know_the_context_they_run_in(backend: str) -> None:
     for _ in range(2):
         assert gradient(compiled, False, False)[3].item() == 0
         assert gradient(compiled)[3].item() == pytest.approx(SIGMOID_OF_20, rel=1e-5)
+
+
+def test_contexts_of_threads_that_overlap_leave_configuration_as_it_was() -> None:
+    def state() -> tuple[object, ...]:
+        return compiler_config.cache_key_tag, functorch_config.enable_autograd_cache
+
+    before, entered, left = state(), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with fusedgrad.patched():
+            entered.set()
+            left.wait()
+
+    thread = threading.Thread(target=other)
+    with fusedgrad.patched():
+        thread.start()
+        entered.wait()
+        inside = state()
+    left.set()
+    thread.join()
+    assert state() == before != inside
 
 
 def test_compiled_function_without_arguments_knows_the_context() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
-import torch.compiler.config as compiler_config
 from torch import Tensor, _ops
 from torch._C import _is_tracing as is_tracing
 from torch._prims_common import can_safe_cast_to
@@ -16,7 +15,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
-from fusedgrad import _C, functional, nn
+from fusedgrad import _C, functional, nn, torch_versions
 from fusedgrad.operations import logistic_loss
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
@@ -156,27 +155,22 @@ class _Context(threading.local):
 
     def __init__(self, patched: bool) -> None:
         self._patched = patched
-        self._before: list[tuple[bool, bool, str]] = []
+        self._before: list[tuple[bool, bool, Any]] = []
 
     def __enter__(self) -> None:
         _prepare()
         optimize = torch._C._get_graph_executor_optimize()
-        tag = compiler_config.cache_key_tag
-        self._before.append((_C.set_patched(self._patched), optimize, tag))
+        before = _C.set_patched(self._patched)
+        self._before.append((before, optimize, torch_versions.tag_graphs(self._patched)))
         if self._patched:
             # TorchScript's own derivatives of what it optimizes are PyTorch's.
             torch._C._set_graph_executor_optimize(False)
-            # torch.compile guards the dispatch keys of its arguments, but not of what it keeps.
-            compiler_config.cache_key_tag = tag.removesuffix(_TAG) + _TAG
 
     def __exit__(self, *exception: object) -> None:
         patched, optimize, tag = self._before.pop()
         _C.set_patched(patched)
         torch._C._set_graph_executor_optimize(optimize)
-        compiler_config.cache_key_tag = tag
-
-
-_TAG = "fusedgrad.patched"
+        torch_versions.untag_graphs(tag)
 
 
 def _in_same_state(function: _Function) -> _Function:
