@@ -1040,13 +1040,11 @@ MUTATIONS = (
         "static_cast<int32_t>(elements.strides[0][d])",
     ),
     Mutation("one operand is a scalar for all", "packing.h", "== 0) << i;", "== 0);"),
-    Mutation(
-        "parameters are doubles", "fused.cu", "kernel.wide ? static_cast", "true ? static_cast"
-    ),
+    Mutation("parameters are doubles", "fused.cu", "if (kernel.wide) {", "if (true) {"),
     Mutation(
         "the tile is another's", "fused.cu", "contiguous_tile(count,", "contiguous_tile(count - 1,"
     ),
-    Mutation("the tail is dropped", "fused.cu", "full_tiles + (rest != 0)", "full_tiles"),
+    Mutation("the tail is dropped", "fused.cu", "tiles.full + (tiles.rest != 0)", "tiles.full"),
     Mutation("the first operand's type is all's", "operands.cuh", "next++ == operand", "!next++"),
     Mutation(
         "a half is rounded through float",
