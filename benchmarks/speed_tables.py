@@ -279,17 +279,16 @@ def short_table(report: Report) -> str:
         rows.append(row)
     sentences = [
         f"How many times longer {EAGER} eager and {COMPILED} take than fusedgrad; "
-        f"{setting_name(report.machine, 'float32', threads)}.",
-        "Memory: extra at the peak, in tensors of an input's size.",
+        f"{setting_name(report.machine, 'float32', threads)}."
     ]
     if over_copy:  # a headline was measured
-        sentences.insert(
-            1,
+        sentences.append(
             "The fresh-page floor is the time in which a copy moves each input once and each "
             "output once, and the system maps and zeroes the pages of the outputs, which are new "
             "memory; over the copy alone, into memory that exists, these times are "
-            f"{times_text(min(over_copy))} to {times_text(max(over_copy))}.",
+            f"{times_text(min(over_copy))} to {times_text(max(over_copy))}."
         )
+    sentences.append("Memory: extra at the peak, in tensors of an input's size.")
     calls = {(call.work, call.library): call for call in report.first_calls}
     for (work, library), ours in calls.items():
         theirs = calls.get((work, COMPILED))

@@ -204,8 +204,11 @@ def test_without_a_compiler(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch)
     x, scale, bias = (integers(s, dtype, i) for i, s in enumerate([(4, 3, 5), (3, 1), (5,)]))
     leaves = [t.requires_grad_() for t in (x, scale, bias)]
     expected = torch.autograd.grad(affine(*leaves).sum(), leaves)
-    none = lambda _, tensors, *rest, **how: (None, range(len(tensors)))  # noqa: E731
-    monkeypatch.setattr(kernel, "kernel_of", none)
+
+    def no_kernel(_: object, tensors: list[Tensor], *rest: object, **how: object) -> Any:
+        return None, range(len(tensors))
+
+    monkeypatch.setattr(kernel, "kernel_of", no_kernel)
     body = fusedgrad.fuse(affine.plain_function())
     found = torch.autograd.grad(body(*leaves).sum(), leaves)
     assert all(map(torch.equal, found, expected))

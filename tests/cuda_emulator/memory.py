@@ -376,10 +376,7 @@ class GlobalRaces:
                 reader[rows] = np.where(mixed, SEVERAL, reader[rows])
         else:
             complain(reader[rows], "reads")
-            if footprint.stamp is None and group.batch.launch.program.fences:
-                footprint.stamp = np.zeros(len(footprint.writer), np.int64)
-            if footprint.stamp is not None:
-                footprint.stamp.reshape(shape)[rows] = self.now
+            self._stamp(group, footprint, rows, wide)
             writer[rows] = me
             complain(writer[rows], "writes")
         self._record_threads(access, group, footprint, offsets, rows, lanes)
@@ -480,20 +477,42 @@ class GlobalRaces:
             self.unordered[allocation] = group.place(
                 access.instruction, int(np.flatnonzero(inside)[0])
             )
-            places = np.where(inside, rows, 0)
-            checks = [(footprint.reader, "reads"), (footprint.writer, "writes")]
-            if own:  # after which no other block may, of these at once none either
-                checks.append(checks[1])
-            for i, (owners, how) in enumerate(checks):
-                if i == 2:
-                    owners.reshape(-1, wide)[rows[inside]] = blocks[inside, None]
-                found = owners.reshape(-1, wide)[places]
-                bad = ((found != NOBODY) & (found != blocks[:, None])).any(axis=1) & inside
-                if bad.any():
-                    stamps = np.zeros(found.shape, np.int64)
-                    if footprint.stamp is not None and how == "writes":
-                        stamps = footprint.stamp.reshape(-1, wide)[places]
-                    self._raise(access, group, offsets, bad, found, stamps, how)
+            rows = np.where(inside, rows, 0)
+            self._check_blocks(access, group, offsets, footprint, rows, inside, "writes")
+            self._check_blocks(access, group, offsets, footprint, rows, inside, "reads")
+            if own:
+                written = rows[inside]
+                footprint.writer.reshape(-1, wide)[written] = blocks[inside, None]
+                self._stamp(group, footprint, written, wide)
+                self._check_blocks(access, group, offsets, footprint, rows, inside, "writes")
+
+    def _stamp(self, group: Group, footprint: _Footprint, rows: Array, wide: int) -> None:
+        """Note when the elements were written, where fences count."""
+        if footprint.stamp is None and group.batch.launch.program.fences:
+            footprint.stamp = np.zeros(len(footprint.writer), np.int64)
+        if footprint.stamp is not None:
+            footprint.stamp.reshape(-1, wide)[rows] = self.now
+
+    def _check_blocks(
+        self,
+        access: Access,
+        group: Group,
+        offsets: Array,
+        footprint: _Footprint,
+        rows: Array,
+        inside: Array,
+        how: str,
+    ) -> None:
+        """Raise where an atomic operation meets what another block reads or writes."""
+        wide = access.bytes // footprint.granule
+        owners = footprint.writer if how == "writes" else footprint.reader
+        found = owners.reshape(-1, wide)[rows]
+        bad = ((found != NOBODY) & (found != group.blocks[:, None])).any(axis=1) & inside
+        if bad.any():
+            stamps = np.zeros(found.shape, np.int64)
+            if footprint.stamp is not None and how == "writes":
+                stamps = footprint.stamp.reshape(-1, wide)[rows]
+            self._raise(access, group, offsets, bad, found, stamps, how)
 
 
 class Meetings:
