@@ -40,12 +40,12 @@ _inside: list[bool] = []  # whether the cache was on, for each context that a th
 def tag_graphs(patched: bool) -> Any:
     """Keep apart on disk the graphs that torch.compile makes in a state and in the other.
 
-    It guards the dispatch keys of its arguments, but does not keep them with a graph. From 2.13 on
+    It guards the dispatch keys of its arguments, but does not keep them with a graph. From 2.12 on
     configuration is the thread's, and a tag becomes part of the graph's key. Before it is the
     process's, where another thread's tag would be taken: the cache is off while one is inside.
     Returns what `untag_graphs` takes.
     """
-    if VERSION >= (2, 13):
+    if VERSION >= (2, 12):
         tag = compiler_config.cache_key_tag
         compiler_config.cache_key_tag = tag.removesuffix(_TAG) + _TAG * patched
         return tag
@@ -57,7 +57,7 @@ def tag_graphs(patched: bool) -> Any:
 
 def untag_graphs(before: Any) -> None:
     """Leave the state."""
-    if VERSION >= (2, 13):
+    if VERSION >= (2, 12):
         compiler_config.cache_key_tag = before
         return
     with _lock:
