@@ -32,7 +32,7 @@ help:
 	@echo "make lint       ruff, mypy --strict, clang-format"
 	@echo "make bench      speed beside torch, torch.compile and the floor"
 	@echo "make dist       a wheel and a source distribution in dist; make test-dist checks them"
-	@echo "make gpu        tests and benchmark on this machine's GPU, reported in benchmarks/results"
+	@echo "make gpu        in 8 minutes tests and speed of this machine's GPU, told in benchmarks/results"
 	@echo "make gpu-build  a build to carry to a GPU: PYTHON_VERSION=3.12 TORCH=2.11.0+cu130 ARCH=9.0"
 	@echo "make test-cuda-operators  operators and autograd on CUDA tensors, on the emulated device"
 	@echo "make matrix     builds and tests PAIRS, such as 2.11.0:3.12, of PyTorch and Python"

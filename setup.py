@@ -21,7 +21,7 @@ from setuptools.command.build_py import build_py
 
 OLDEST_TORCH, NEWEST_TORCH = (2, 10), (2, 15)  # of those that were tested: docs/versions.md
 OLDEST_GCC = 12
-OLDEST_TOOLKIT = (12, 8)  # which has cudaLibraryLoadData, and nvcc -compress-mode
+OLDEST_TOOLKIT = (12, 8)  # the first run time with cudaLibraryLoadData, and nvcc -compress-mode
 # What has an image of its own, if nvcc knows it, beside what torch was built for.
 CUDA_ARCHITECTURES = {(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (11, 0), (12, 0)}
 # It warns of what is meant, and takes the width of vectors for the file as a whole.

@@ -36,6 +36,7 @@ from benchmarks.contenders import FUSEDGRAD, TORCH
 from benchmarks.floor import Floor
 from benchmarks.timing import Spread
 from benchmarks.works import BY_NAME, HEADLINES, PASSES, WORKS, Traffic
+from tools import gpu_build
 
 
 @pytest.fixture(autouse=True)
@@ -599,6 +600,12 @@ def test_a_gpus_report_counts_tests_and_has_their_messages(tmp_path: Path) -> No
     assert "test[0-cuda] PASSED" not in part["text"]
 
 
+def test_a_gpus_report_takes_eight_minutes_at_most() -> None:
+    parts = {name: seconds for name, seconds in gpu.SECONDS.items() if name != "Build"}
+    start = 20  # what torch's import and nvidia-smi may take
+    assert start + sum(seconds + gpu.GRACE for seconds in parts.values()) <= 8 * 60
+
+
 @pytest.mark.slow
 def test_a_gpus_report_is_rehearsed_without_a_network(tmp_path: Path) -> None:
     rehearse = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--results", str(tmp_path)]
@@ -647,9 +654,35 @@ def test_a_build_is_taken_along_if_it_is_of_this_source_torch_python_and_gpu(
     assert gpu.carried("9.0")
     assert gpu.carried("8.0")
     assert not gpu.carried("12.0")
+    assert gpu.carried(None)
     for name in ("torch", "python", "source"):
         (tmp_path / "made-of.json").write_text(json.dumps({**note, name: "another"}))
         assert not gpu.carried("9.0"), name
+
+
+def test_a_build_to_carry_is_made_by_a_python_that_has_such_a_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, torch_version in (("other", "2.11.0+cpu"), ("right", "2.11.0+cu130")):
+        own = f"echo 3.12; echo {torch_version}"
+        program = tmp_path / name / "bin" / "python"
+        program.parent.mkdir(parents=True)
+        program.write_text(
+            f"#!/bin/sh\ncase $1 in -c) {own};; *) echo {name} $CUDA_HOME $@;; esac\n"
+        )
+        program.chmod(0o755)
+    monkeypatch.setattr(gpu_build, "VENV", tmp_path / "right")
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    arguments = ["--python-version", "3.12", "--arch", "9.0", "--python"]
+    arguments += [str(tmp_path / "other" / "bin" / "python"), "--torch"]
+    monkeypatch.setattr("sys.argv", ["gpu_build", *arguments, "2.11.0+cu130"])
+    assert gpu_build.main() == 0
+    said = f"right {gpu_build.TOOLKIT} -m benchmarks.gpu --build 9.0\n"
+    assert capfd.readouterr().out == said
+    monkeypatch.setattr("sys.argv", ["gpu_build", *arguments, "2.11.0+cu126"])
+    monkeypatch.setattr(gpu_build, "made", lambda *_: str(tmp_path / "right" / "bin" / "python"))
+    with pytest.raises(SystemExit, match=r"has \['3.12', '2.11.0\+cu130'\], expected"):
+        gpu_build.main()
 
 
 def test_the_pages_say_what_gpus_have_run_it() -> None:

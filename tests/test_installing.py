@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -199,6 +200,44 @@ def test_another_toolkit(tmp_path: Path, version: int, said: str) -> None:
     assert said in sentence(build(tmp_path, cuda="13.0", CUDA_HOME=home))
     without = build(tmp_path / "without", cuda="13.0", CUDA_HOME=home, FUSEDGRAD_CUDA="0")
     assert without.returncode == 0
+
+
+DRIVER = """
+#include <cstdlib>
+extern "C" int cuInit(unsigned) { return 100; }  // there is no device
+extern "C" int cuDriverGetVersion(int* v) { *v = std::atoi(std::getenv("DRIVER")); return 0; }
+extern "C" int cuGetProcAddress_v2(const char* name, void** found, int, unsigned long, int* why) {
+  const std::string_view wanted = name;
+  *found = wanted == "cuDriverGetVersion" ? (void*)cuDriverGetVersion
+           : wanted == "cuGetProcAddress" ? (void*)cuGetProcAddress_v2 : (void*)cuInit;
+  if (why) *why = 0;
+  return 0;
+}
+"""
+DEVICES = """
+import ctypes, sys
+runtime, count = ctypes.CDLL(sys.argv[1]), ctypes.c_int()
+print(runtime.cudaGetDeviceCount(ctypes.byref(count)))
+"""
+
+
+def test_the_run_time_takes_the_oldest_driver_of_its_major_version(tmp_path: Path) -> None:
+    # So does the one that the kernels are linked with, of the same package
+    packages = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "lib")
+    (tmp_path / "driver.cpp").write_text("#include <string_view>" + DRIVER)
+    compile_it = ["c++", "-std=c++20", "-shared", "-fPIC", "driver.cpp", "-o", "libcuda.so.1"]
+    subprocess.run(compile_it, cwd=tmp_path, check=True)
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", DEVICES, packages / "libcudart.so.13"],
+            env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "DRIVER": version},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+        for version in ("12090", "13000", "13040")
+    ]
+    assert found == ["35\n", "100\n", "100\n"]  # an insufficient driver, no device
 
 
 def test_no_compiler(tmp_path: Path) -> None:
