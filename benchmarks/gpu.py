@@ -46,7 +46,7 @@ PYTEST = (
 # One kernel of each kind is enough: the sanitizer runs a kernel some hundred times slower.
 SANITIZED = "[cuda and (129 or reduction)"
 # What the parts import beside torch.
-NEEDED = ("numpy", "pytest", "mpmath", "expecttest", "tqdm", "matplotlib", "cuda.bindings")
+NEEDED = ("numpy", "pytest", "mpmath", "tqdm", "matplotlib", "cuda.bindings")
 _PARTS = ("Build", "Checks", "Tests", "Speed", "Bits", "compute-sanitizer")
 SECONDS = dict(zip(_PARTS, (240, 75, 145, 80, 95, 40), strict=True))
 GRACE = 5  # seconds in which a part that has used its own may still say what it found
