@@ -332,11 +332,6 @@ def register_unary(
     return UnaryOperation(function, formula, traced), family
 
 
-def _saveable(value: Any) -> Any:
-    """A copy of what inference mode has made: PyTorch's operations save it, a Function may not."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
-
-
 class Function(torch.autograd.Function):
     """A Function over an operator: other transforms and orders are the operator's.
 
@@ -353,8 +348,6 @@ class Function(torch.autograd.Function):
     @classmethod
     def apply(cls, *arguments: Any) -> Any:
         """Records the call."""
-        if torch.is_inference_mode_enabled():  # inside a transform
-            arguments = tuple(map(_saveable, arguments))
         if transforms_active():
             return super().apply(*arguments)  # type: ignore[no-untyped-call]
         return cls._apply(*unwrap_dead_wrappers(arguments))
