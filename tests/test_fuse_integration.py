@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import fusedgrad
 from fusedgrad import FuseError, activations
 from fusedgrad.fuse import autograd
+from fusedgrad.torch_versions import VERSION
 from test_distributed import distributed, full, in_two_processes
 
 
@@ -336,7 +337,12 @@ def test_a_transform_inside_a_checkpoint_or_inference_mode() -> None:
 
     right = 1 / torch.cosh(x.detach()) ** 2
     torch.testing.assert_close(checkpoint(slope, x, use_reentrant=True).detach(), right)
-    torch.testing.assert_close(torch.inference_mode()(slope)(x).clone(), right)
+    inside = torch.inference_mode()(slope)
+    if VERSION >= (2, 12):
+        torch.testing.assert_close(inside(x).clone(), right)
+    else:  # where PyTorch's own operations give zeros
+        with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
+            inside(x)
     traced = make_fx(slope, tracing_mode="fake")(x.detach())
     torch.testing.assert_close(traced(x.detach()), right)
 
