@@ -19,6 +19,7 @@
 #include "cpu/kernel.h"
 #include "operators/calls.h"
 #include "operators/fused.h"
+#include "operators/jets.h"
 #include "operators/patch.h"
 #include "operators/rows.h"
 
@@ -229,5 +230,6 @@ PYBIND11_MODULE(_C, m) {
   m.attr("max_operands") = static_cast<int>(cpu::kMaxOperands);
   m.attr("max_parameters") = static_cast<int>(cpu::kMaxParameters);
   operators::bind_calls(m.ptr());
+  operators::bind_jets(m.ptr());
   bind_accuracy(m);
 }

@@ -57,7 +57,7 @@ def jet(
     order = max((len(own) for own in given), default=0)
     if not 1 <= order <= MOST_ORDERS:
         raise ValueError(f"jet(): got {order} derivatives, expected 1 to {MOST_ORDERS}")
-    frame = Frame(order, records=torch.is_grad_enabled())
+    frame = Frame(order)
     arguments = [
         _lifted(frame, i, primal, own) if own else primal
         for i, (primal, own) in enumerate(zip(primals, given, strict=True))
@@ -125,8 +125,9 @@ def derivatives(function: Function, x: Tensor, direction: Tensor, order: int) ->
         raise ValueError(
             f"derivatives(): order is {order!r}, expected an int from 1 to {MOST_ORDERS}"
         )
-    frame = Frame(order, records=torch.is_grad_enabled())
-    lifted = _lifted(frame, 0, x, (direction.expand_as(x),))
+    frame = Frame(order)
+    along = direction if direction.shape == x.shape else direction.expand_as(x)
+    lifted = _lifted(frame, 0, x, (along,))
     result = _one_tensor("derivatives()", function(lifted))
     rows = _rows_of(result)
     keys = [VALUE, *((k, 0) for k in range(1, order + 1))]
@@ -180,7 +181,7 @@ def laplacian(
 
     def operator(x: Tensor, *rest: Any) -> Laplacian:
         vectors, signs = _vectors(x, weight, directions)
-        frame = Frame(2, signs, records=torch.is_grad_enabled())
+        frame = Frame(2, signs)
         found = _along("laplacian()", function, x, rest, frame, vectors)
         value = found.row(VALUE)
         total = found.row(frame.top) if frame.top in found.keys else torch.zeros_like(value)
@@ -212,7 +213,7 @@ def bilaplacian(
         else:
             vectors, signs = _vectors(x, None, directions)
             count = len(signs)
-        frame = Frame(4, signs, records=torch.is_grad_enabled())
+        frame = Frame(4, signs)
         found = _along("bilaplacian()", function, x, rest, frame, vectors)
         rows = found.rows()
         value = rows[VALUE]

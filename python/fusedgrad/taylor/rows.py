@@ -87,6 +87,12 @@ class Rows:
             self.numbers[key] = number
         return number
 
+    def number_in_use(self, dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]) -> int | None:
+        """The same where `apply` runs the kernel."""
+        return (
+            self.number(dtypes, tensors) if self.is_within_limits and are_plain(tensors) else None
+        )
+
     def _compiled(
         self, step: Step, dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]
     ) -> int | None:
@@ -189,9 +195,7 @@ def apply(
     rows: Rows, numbers: Sequence[float], dtypes: Sequence[torch.dtype], tensors: Sequence[Tensor]
 ) -> Sequence[Tensor]:
     """The results, differentiable."""
-    if not (rows.is_within_limits and are_plain(tensors)):
-        return rows.by_parts(numbers, dtypes, tensors)
-    number = rows.number(dtypes, tensors)
+    number = rows.number_in_use(dtypes, tensors)
     if number is None:
         return rows.by_parts(numbers, dtypes, tensors)
     return call_rows(number, tensors, numbers)

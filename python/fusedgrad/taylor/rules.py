@@ -330,7 +330,11 @@ def _linear_layer(func: Any, args: _Arguments, kwargs: _Keywords) -> Any:
             product = Jet.of(input.frame, made)
         else:
             shape, dtype, device = stack.shape[1:], stack.dtype, stack.device
-            return Jet.pending(input.frame, _sum_of_two(), (made, bias), shape, dtype, device)
+            leaves, form = (made, bias), None
+            is_own = is_own and type(bias) in PLAIN_TYPES and bias.dtype is weight.dtype
+            if is_own and not kwargs and not torch.is_autocast_enabled(device.type):
+                form = cast(Any, input._form).setdefault(func, (_sum_of_two(), {}))[1]
+            return Jet.pending(input.frame, _sum_of_two(), leaves, shape, dtype, device, form)
     else:
         product = _product(F.linear, (input, weight), {})
     return _with_bias(product, bias, 1)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -42,7 +42,7 @@ _MOST_OPERATIONS = 200
 _MOST_LEAVES = 6
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class Frame:
     """What the jets of one call share.
 
@@ -51,7 +51,8 @@ class Frame:
 
     order: int
     signs: tuple[int, ...] = (1,)
-    records: bool = True  # whether gradients were recorded when the call began
+    # Whether gradients were recorded when the call began
+    records: bool = field(default_factory=torch.is_grad_enabled, compare=False)
 
     def __post_init__(self) -> None:
         """Raise where rows would be computed that a trace does not see."""
@@ -175,6 +176,14 @@ class Coefficients:
 
 # What a pending expression is made of
 Leaf = Coefficients | Tensor | float
+# What jets have in common of which the same operations make the same: a node of the graph whose
+# edges are operations done before, by which csrc/operators/jets.cpp does them the next time. Under
+# an operation of one tensor the expression, the form and the dtype of its result, under
+# torch.nn.functional.linear the first two, and under None how coefficients are computed: the number
+# of the kernel, `takes` of a _Plan and the rows of each, its `keys`; the keys of all coefficients
+# and, if some are passed, the leaf (-1 for the kernel) and the key that each is; and the form of
+# the result.
+Form = dict[Any, Any]
 
 
 class Jet(Tensor):
@@ -184,16 +193,12 @@ class Jet(Tensor):
     _settled: Coefficients | None
     _expression: Expression | None
     _leaves: tuple[Leaf, ...]
+    _form: Form | None  # if it is known
 
     @staticmethod
     def of(frame: Frame, coefficients: Coefficients) -> Jet:
         """Settled."""
-        part = coefficients.parts()[0]
-        shape = coefficients.shape
-        made = Tensor._make_wrapper_subclass(Jet, shape, dtype=part.dtype, device=part.device)
-        made.frame, made._settled = frame, coefficients
-        made._expression, made._leaves = None, ()
-        return made
+        return cast(Jet, _C.settled_jet(frame, coefficients))
 
     @staticmethod
     def of_stack(frame: Frame, keys: tuple[Key, ...], stack: Tensor) -> Jet:
@@ -214,19 +219,21 @@ class Jet(Tensor):
         shape: torch.Size,
         dtype: torch.dtype,
         device: torch.device,
+        form: Form | None = None,
     ) -> Jet:
         """An expression of `leaves`, whose inputs and parameters are x0, x1, ... in their order."""
         made = Tensor._make_wrapper_subclass(Jet, shape, dtype=dtype, device=device)
         made.frame, made._settled = frame, None
-        made._expression, made._leaves = expression, leaves
+        made._expression, made._leaves, made._form = expression, leaves, form
         return made
 
     def settle(self) -> Coefficients:
         """The coefficients, computed now if they are pending."""
-        if self._settled is None:
+        if self._settled is None and not _C.settle_jet(self):
             self._settled = _computed(self)
             self._expression, self._leaves = None, ()
-        return self._settled
+            self._form = _C.form_of(self.frame, self._settled)
+        return cast(Coefficients, self._settled)
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -262,6 +269,9 @@ class Jet(Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Called by PyTorch in the place of its function `func`."""
+        known = None if kwargs else _C.next_jet(func, args)
+        if known is not None:
+            return known
         with torch._C.DisableTorchFunctionSubclass():
             handler = HANDLERS.get(func)
             if handler is not None:
@@ -279,6 +289,7 @@ class Jet(Tensor):
         raise refused(func)
 
 
+_C.set_jet_classes(Jet, Coefficients)
 # What is done with a call of a function of PyTorch: of the function, its arguments and keywords
 Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 HANDLERS: dict[Any, Handler] = {}
@@ -409,7 +420,10 @@ def _unary(func: Any, rule: Rule, jet: Jet) -> Any:
     expression, dtype = known
     if expression.operation == "constant":
         return torch.full(jet.shape, expression.value, dtype=dtype, device=device)
-    return Jet.pending(frame, expression, leaves, jet.shape, dtype, device)
+    form = None
+    if jet._form is not None and autocast is None and not expression.is_condition and not too_large:
+        _, form, _ = jet._form.setdefault(func, (expression, {}, dtype))
+    return Jet.pending(frame, expression, leaves, jet.shape, dtype, device, form)
 
 
 # That a kernel is made of; others are its parameters, so that it serves the next ones too
@@ -615,16 +629,22 @@ def _computed(jet: Jet) -> Coefficients:
     if plan.rows is not None:
         tensors = [parts[i][part] for i, part in plan.takes]
         (result,) = apply_rows(plan.rows, numbers, [dtype], tensors)
-        stack = _filled(result, shape)
-        if not plan.passed:
-            return Coefficients(plan.keys, stack)
-        made = Coefficients(plan.keys, stack)
+        made = Coefficients(plan.keys, _filled(result, shape))
         found.update((key, (made, key)) for key in plan.keys)
     for key, i, own in plan.passed:
         leaf = leaves[i]
         found[key] = (leaf, own) if isinstance(leaf, Coefficients) else cast(Tensor, leaf)
     own_keys = frame.ordered(found)
-    return Coefficients(own_keys, None, [found[key] for key in own_keys])
+    if plan.rows is None or plan.passed:
+        made = Coefficients(own_keys, None, [found[key] for key in own_keys])
+    number = None if plan.rows is None else plan.rows.number_in_use([dtype], tensors)
+    if jet._form is not None and number is not None:
+        assert plan.rows is not None
+        takes = tuple((*own, n) for own, n in zip(plan.takes, plan.rows.tensors, strict=True))
+        passed = {key: own for key, *own in plan.passed}
+        rows = tuple(tuple(passed.get(key, (-1, key))) for key in own_keys) if passed else ()
+        jet._form[None] = number, takes, plan.keys, own_keys, rows, _C.form_of(frame, made)
+    return made
 
 
 def _filled(stack: Tensor, shape: torch.Size) -> Tensor:
