@@ -96,6 +96,8 @@ def draw_panels(report: Report, panel: Panel, path: Path) -> None:
 
 
 def draw(report: Report, folder: Path) -> list[Path]:
+    if not any(result.work in HEADLINES for result in report.results):
+        return []
     paths = [folder / name for name in PICTURES]
     for path in paths:
         draw_panels(report, PICTURES[path.name], path)

@@ -346,6 +346,12 @@ def test_speed_runs_and_its_file_makes_the_same_tables_again(
     speed.main(["--from", str(path), "--json", str(tmp_path / "unused.json")])
     assert capsys.readouterr().out == printed
     assert not (tmp_path / "unused.json").exists()
+    # Of works that are no headline there is no picture.
+    for each in data["results"]:
+        each["work"] = "snake_beta, channels"
+    path.write_text(json.dumps(data))
+    speed.main(["--from", str(path)])
+    assert "pictures: \n" in capsys.readouterr().out
 
 
 def test_write_fills_readme_and_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

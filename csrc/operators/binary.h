@@ -107,10 +107,9 @@ class BinaryFamily {
     if (x.is_complex() || i >= Operations::kMost || j >= Operations::kMost) {
       return by_formula(derivative_backward_operator(), grad_grad, grad, x, y, i, j);
     }
-    const std::vector<Tensor> results =
-        elementwise(Operations::derivative_backward(static_cast<double>(i), static_cast<double>(j)),
-                    {Tensor(), Tensor(), Tensor()}, {grad_grad, grad, x, y});
-    return {results[0], results[1], results[2]};
+    return std::tuple_cat(elementwise<3>(
+        Operations::derivative_backward(static_cast<double>(i), static_cast<double>(j)), {},
+        {grad_grad, grad, x, y}));
   }
 
   static Tensor recorded_derivative(const Tensor& grad, const Tensor& x, const Tensor& y, int64_t i,

@@ -4,6 +4,7 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Reduction.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <c10/util/SmallVector.h>
 #include <pybind11/pybind11.h>
 #include <torch/csrc/Dtype.h>
 #include <torch/csrc/Exceptions.h>
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -95,17 +97,19 @@ PyObject* pow(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   static const auto by_scalar =
       find<Tensor(const Tensor&, const at::Scalar&)>("fusedgrad::pow", "Tensor_Scalar");
+  static const auto of_scalar =
+      find<Tensor(const at::Scalar&, const Tensor&)>("fusedgrad::pow", "Scalar");
   static const auto by_tensor =
       find<Tensor(const Tensor&, const Tensor&)>("fusedgrad::pow", "Tensor_Tensor");
   TORCH_CHECK_TYPE(count == 2, "pow() takes 2 arguments, got ", count);
+  if (!unobserved()) return not_implemented();
   const Tensor* const x = ordinary(arguments[0]);
-  if (x == nullptr || !unobserved() || autocasts(*x)) return not_implemented();
-  if (const std::optional<at::Scalar> exponent = number(arguments[1])) {
-    return call(by_scalar, *x, *exponent);
-  }
   const Tensor* const e = ordinary(arguments[1]);
-  if (e == nullptr || autocasts(*e)) return not_implemented();
-  return call(by_tensor, *x, *e);
+  if ((x != nullptr && autocasts(*x)) || (e != nullptr && autocasts(*e))) return not_implemented();
+  if (x != nullptr && e != nullptr) return call(by_tensor, *x, *e);
+  const std::optional<at::Scalar> given = number(arguments[x != nullptr ? 1 : 0]);
+  if (!given || (x == nullptr && (e == nullptr || !e->is_contiguous()))) return not_implemented();
+  return x != nullptr ? call(by_scalar, *x, *given) : call(of_scalar, *given, *e);
   END_HANDLE_TH_ERRORS
 }
 
@@ -192,10 +196,11 @@ bool is_immutable(PyObject* value) {
          PyUnicode_CheckExact(value);
 }
 
+using Objects = c10::SmallVector<PyObject*, 8>;
+
 // The positional arguments of a call and those by keyword
-std::vector<PyObject*> values_of(PyObject* arguments, PyObject* keywords) {
-  std::vector<PyObject*> values;
-  values.reserve(PyTuple_GET_SIZE(arguments) + PyDict_GET_SIZE(keywords));
+Objects values_of(PyObject* arguments, PyObject* keywords) {
+  Objects values;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arguments); ++i) {
     values.push_back(PyTuple_GET_ITEM(arguments, i));
   }
@@ -206,60 +211,75 @@ std::vector<PyObject*> values_of(PyObject* arguments, PyObject* keywords) {
   return values;
 }
 
-// The key of a call of a fused function, of the function, the arguments and the keywords: what its
-// record depends on besides what it reads from outside. NotImplemented for a call that Python sees
-// to: under a mode, a transform, autocast or forward mode, or of other arguments than these.
-PyObject* call_key(PyObject* function, PyObject* arguments, PyObject* keywords) {
+// What identifies a call of a fused function: numbers, and immutable objects, which are compared as
+// Python does. The numbers are one object of bytes: an object each costs as much as the kernel.
+struct CallKey {
+  c10::SmallVector<int64_t, 16> numbers;
+  Objects objects;
+
+  void add(const void* address) { numbers.push_back(reinterpret_cast<intptr_t>(address)); }
+
+  PyObject* made() const {
+    PyObject* const bytes =
+        PyBytes_FromStringAndSize(reinterpret_cast<const char*>(numbers.data()),
+                                  static_cast<Py_ssize_t>(numbers.size() * sizeof numbers[0]));
+    if (objects.empty()) return bytes;
+    pybind11::tuple key(objects.size() + 1);
+    PyTuple_SET_ITEM(key.ptr(), 0, bytes);
+    for (size_t i = 0; i < objects.size(); ++i) {
+      Py_INCREF(objects[i]);
+      PyTuple_SET_ITEM(key.ptr(), static_cast<Py_ssize_t>(i) + 1, objects[i]);
+    }
+    return key.release().ptr();
+  }
+};
+
+// The key of a call of a fused function, of the function, the values of the arguments and the
+// keywords: what its record depends on besides what it reads from outside. NotImplemented for a
+// call that Python sees to: under a mode, a transform, autocast or forward mode, or of other
+// arguments than these.
+PyObject* call_key(PyObject* function, const Objects& values, PyObject* keywords) {
   if (!unobserved() || at::autocast::is_autocast_enabled(c10::kCPU) ||
       at::autocast::is_autocast_enabled(c10::kCUDA) || torch::jit::tracer::isTracing() ||
       torch::autograd::ForwardADLevel::try_get_by_idx(0) != nullptr) {
     return not_implemented();
   }
-  const auto address = [](PyObject* object) {
-    return pybind11::reinterpret_steal<pybind11::object>(PyLong_FromVoidPtr(object));
-  };
-  std::vector<pybind11::object> key;
+  CallKey key;
   if (PyMethod_Check(function)) {
-    key.push_back(address(PyMethod_GET_FUNCTION(function)));
-    key.push_back(address(PyMethod_GET_SELF(function)));
+    key.add(PyMethod_GET_FUNCTION(function));
+    key.add(PyMethod_GET_SELF(function));
   } else {
-    key.push_back(address(function));
+    key.add(function);
   }
   int64_t state = static_cast<int64_t>(at::typeMetaToScalarType(at::get_default_dtype()));
   state |= static_cast<int64_t>(at::GradMode::is_enabled()) << 8;
   state |= static_cast<int64_t>(c10::InferenceMode::is_enabled()) << 9;
-  key.push_back(pybind11::int_(state));
-  const std::vector<PyObject*> values = values_of(arguments, keywords);
+  state |= static_cast<int64_t>(PyMethod_Check(function)) << 10;
+  state |= static_cast<int64_t>(PyDict_GET_SIZE(keywords)) << 16;
+  key.numbers.push_back(state);
   PyObject* name = nullptr;
   for (Py_ssize_t place = 0; PyDict_Next(keywords, &place, &name, nullptr) != 0;) {
-    key.push_back(pybind11::reinterpret_borrow<pybind11::object>(name));
+    key.objects.push_back(name);
   }
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (THPVariable_CheckExact(values[i])) {
-      const Tensor& tensor = THPVariable_Unpack(values[i]);
-      if (has_attributes(values[i]) || !is_dense(tensor)) return not_implemented();
-      const auto first = std::find(values.begin(), values.end(), values[i]) - values.begin();
-      const int64_t kind = kind_of(tensor);
-      key.push_back(address(reinterpret_cast<PyObject*>(Py_TYPE(values[i]))));
-      key.push_back(pybind11::int_(kind | static_cast<int64_t>(first) << 40));
-    } else if (PyFloat_CheckExact(values[i])) {
-      const double number = PyFloat_AS_DOUBLE(values[i]);
+  for (PyObject* const value : values) {
+    key.add(Py_TYPE(value));
+    if (THPVariable_CheckExact(value)) {
+      const Tensor& tensor = THPVariable_Unpack(value);
+      if (has_attributes(value) || !is_dense(tensor)) return not_implemented();
+      const auto first = std::find(values.begin(), values.end(), value) - values.begin();
+      key.numbers.push_back(kind_of(tensor) | static_cast<int64_t>(first) << 40);
+    } else if (PyFloat_CheckExact(value)) {
+      const double number = PyFloat_AS_DOUBLE(value);
       int64_t bits = 0;  // of which NaN equals itself, and 0 does not equal -0
       std::memcpy(&bits, &number, sizeof bits);
-      key.push_back(address(reinterpret_cast<PyObject*>(&PyFloat_Type)));
-      key.push_back(pybind11::int_(bits));
-    } else if (is_immutable(values[i])) {
-      key.push_back(address(reinterpret_cast<PyObject*>(Py_TYPE(values[i]))));
-      key.push_back(pybind11::reinterpret_borrow<pybind11::object>(values[i]));
+      key.numbers.push_back(bits);
+    } else if (is_immutable(value)) {
+      key.objects.push_back(value);
     } else {
       return not_implemented();
     }
   }
-  pybind11::tuple result(key.size());
-  for (size_t i = 0; i < key.size(); ++i) {
-    PyTuple_SET_ITEM(result.ptr(), static_cast<Py_ssize_t>(i), key[i].release().ptr());
-  }
-  return result.release().ptr();
+  return key.made();
 }
 
 // What `convert` makes of each element of a list or a tuple
@@ -275,21 +295,6 @@ auto elements(const char* name, PyObject* sequence, const Convert& convert) {
   }
   return result;
 }
-
-// A kernel, its tensors, its parameters, the dtypes of its outputs and, for each output, if any is
-// summed, the number of the dimensions it is summed over, as Python has them
-struct FusedCall {
-  int64_t kernel;
-  std::vector<Tensor> inputs;
-  std::vector<double> parameters;
-  std::vector<at::ScalarType> dtypes;
-  std::vector<int64_t> summed;
-
-  std::vector<Tensor> operator()() const {
-    const pybind11::gil_scoped_release release;
-    return call_fused(kernel, inputs, parameters, dtypes, summed);
-  }
-};
 
 void check_type(bool is, const char* expected, PyObject* value) {
   TORCH_CHECK_TYPE(is, "fused(): expected ", expected, ", got ", Py_TYPE(value)->tp_name);
@@ -319,22 +324,51 @@ std::vector<at::ScalarType> scalar_types(PyObject* dtypes) {
   });
 }
 
-// torch.ops.fusedgrad.fused
+using Tensors = c10::SmallVector<Tensor, 8>;
+
+std::vector<Tensor> called(int64_t kernel, at::TensorList inputs, at::ArrayRef<double> parameters,
+                           at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed) {
+  const pybind11::gil_scoped_release release;
+  return call_fused(kernel, inputs, parameters, dtypes, summed);
+}
+
+// torch.ops.fusedgrad.fused, of a kernel, its tensors, its parameters, the dtypes of its outputs
+// and, for each output, if any is summed, the number of the dimensions it is summed over
 PyObject* fused(PyObject*, PyObject* const* given, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 4 || count == 5, "fused() takes 4 or 5 arguments, got ", count);
-  FusedCall call{integer(given[0]),
-                 elements("inputs", given[1], [](PyObject* value) { return tensor(value); }),
-                 numbers(given[2]),
-                 scalar_types(given[3]),
-                 {}};
-  if (count == 5) call.summed = elements("summed", given[4], integer);
-  const std::vector<Tensor> outputs = call();
+  const std::vector<Tensor> outputs =
+      called(integer(given[0]),
+             elements("inputs", given[1], [](PyObject* value) { return tensor(value); }),
+             numbers(given[2]), scalar_types(given[3]),
+             count == 5 ? elements("summed", given[4], integer) : std::vector<int64_t>());
   pybind11::list result(outputs.size());
   for (size_t i = 0; i < outputs.size(); ++i) {
     PyList_SET_ITEM(result.ptr(), static_cast<Py_ssize_t>(i), THPVariable_Wrap(outputs[i]));
   }
   return result.release().ptr();
+  END_HANDLE_TH_ERRORS
+}
+
+// A kernel, its parameters and the dtype of its one output
+struct Served {
+  static constexpr const char* kName = "fusedgrad.served";
+
+  int64_t kernel;
+  std::vector<double> parameters;
+  std::vector<at::ScalarType> dtypes;
+};
+
+PyObject* served(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 3, "served() takes 3 arguments, got ", count);
+  auto made = std::make_unique<Served>(
+      Served{integer(given[0]), numbers(given[1]), scalar_types(given[2])});
+  PyObject* const capsule = PyCapsule_New(made.get(), Served::kName, [](PyObject* self) {
+    delete static_cast<Served*>(PyCapsule_GetPointer(self, Served::kName));
+  });
+  if (capsule != nullptr) made.release();
+  return capsule;
   END_HANDLE_TH_ERRORS
 }
 
@@ -375,30 +409,69 @@ PyObject* unchanged(PyObject*, PyObject* const* given, Py_ssize_t count) {
 }
 
 // A call of a fused function, of the function, the arguments and the keywords: its result, if its
-// key is among `ready`, whose values are the items and the attributes to compare, what is missing
-// among them, a kernel of one output, its inputs (the places of arguments, or tensors), parameters
-// and dtypes; else the key.
+// key is among `served`, whose values are the items and the attributes to compare, what is missing
+// among them, the kernel's inputs (the places of arguments, or tensors) and the kernel; else the
+// key.
+pybind11::object served_or_key(PyObject* served, PyObject* function, PyObject* arguments,
+                               PyObject* keywords) {
+  const Objects values = values_of(arguments, keywords);
+  auto key = pybind11::reinterpret_steal<pybind11::object>(call_key(function, values, keywords));
+  if (!key) throw pybind11::error_already_set();
+  if (key.ptr() == Py_NotImplemented) return key;
+  const auto found =
+      pybind11::reinterpret_borrow<pybind11::object>(PyDict_GetItemWithError(served, key.ptr()));
+  if (!found && PyErr_Occurred() != nullptr) throw pybind11::error_already_set();
+  PyObject* const* const ready = found ? &PyTuple_GET_ITEM(found.ptr(), 0) : nullptr;
+  if (ready == nullptr || !unchanged(ready[0], ready[1], ready[2])) return key;
+  Tensors inputs;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(ready[3]); ++i) {
+    PyObject* const source = PyTuple_GET_ITEM(ready[3], i);
+    inputs.push_back(tensor(PyLong_Check(source) ? values[integer(source)] : source));
+  }
+  const auto* const kernel = static_cast<Served*>(PyCapsule_GetPointer(ready[4], Served::kName));
+  if (kernel == nullptr) throw pybind11::error_already_set();
+  return pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(
+      called(kernel->kernel, inputs, kernel->parameters, kernel->dtypes, /*summed=*/{})[0]));
+}
+
 PyObject* serve(PyObject*, PyObject* const* given, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(count == 4, "serve() takes 4 arguments, got ", count);
-  auto key = pybind11::reinterpret_steal<pybind11::object>(call_key(given[1], given[2], given[3]));
-  if (key.ptr() == Py_NotImplemented) return key.release().ptr();
-  const auto found =
-      pybind11::reinterpret_borrow<pybind11::object>(PyDict_GetItemWithError(given[0], key.ptr()));
-  if (!found && PyErr_Occurred() != nullptr) throw pybind11::error_already_set();
-  PyObject* const* const served = found ? &PyTuple_GET_ITEM(found.ptr(), 0) : nullptr;
-  if (served == nullptr || !unchanged(served[0], served[1], served[2])) return key.release().ptr();
-  const std::vector<PyObject*> values = values_of(given[2], given[3]);
-  const FusedCall call{
-      integer(served[3]),
-      elements("inputs", served[4],
-               [&](PyObject* source) {
-                 return tensor(PyLong_Check(source) ? values.at(integer(source)) : source);
-               }),
-      numbers(served[5]),
-      scalar_types(served[6]),
-      {}};
-  return THPVariable_Wrap(call()[0]);
+  return served_or_key(given[0], given[1], given[2], given[3]).release().ptr();
+  END_HANDLE_TH_ERRORS
+}
+
+// What `Fused.__call__` does, without two frames of the interpreter: a result that is ready, else
+// what `_called` makes of the key.
+PyObject* call_fused_function(PyObject* self, PyObject* arguments, PyObject* keywords) {
+  HANDLE_TH_ERRORS
+  const pybind11::handle fused(self);
+  const auto given = keywords != nullptr
+                         ? pybind11::reinterpret_borrow<pybind11::object>(keywords)
+                         : pybind11::reinterpret_steal<pybind11::object>(PyDict_New());
+  static PyObject* const kReady = PyUnicode_InternFromString("_ready");
+  static PyObject* const kFunction = PyUnicode_InternFromString("_function");
+  static PyObject* const kCalled = PyUnicode_InternFromString("_called");
+  const pybind11::object ready = fused.attr(kReady);
+  const pybind11::object function = fused.attr(kFunction);
+  auto key = served_or_key(ready.ptr(), function.ptr(), arguments, given.ptr());
+  if (THPVariable_Check(key.ptr())) return key.release().ptr();
+  return PyObject_CallMethodObjArgs(self, kCalled, function.ptr(), arguments, given.ptr(),
+                                    key.ptr(), nullptr);
+  END_HANDLE_TH_ERRORS
+}
+
+// Makes calls of a class's instances those of `call_fused_function`. Its `__call__`, which is for
+// torch.compile to trace, must do the same.
+PyObject* serve_calls_of(PyObject*, PyObject* type) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(PyType_Check(type), "serve_calls_of(): expected a class, got ",
+                   Py_TYPE(type)->tp_name);
+  auto* const made = reinterpret_cast<PyTypeObject*>(type);
+  made->tp_call = call_fused_function;
+  PyType_Modified(made);
+  Py_INCREF(type);
+  return type;
   END_HANDLE_TH_ERRORS
 }
 
@@ -417,7 +490,9 @@ void bind_calls(PyObject* module) {
       {"binary_cross_entropy_with_logits", fast(binary_cross_entropy_with_logits), METH_FASTCALL,
        nullptr},
       {"serve", fast(serve), METH_FASTCALL, nullptr},
+      {"served", fast(served), METH_FASTCALL, nullptr},
       {"fused", fast(fused), METH_FASTCALL, nullptr},
+      {"serve_calls_of", serve_calls_of, METH_O, nullptr},
       {"unchanged", fast(unchanged), METH_FASTCALL, nullptr},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module, methods) != 0) throw pybind11::error_already_set();

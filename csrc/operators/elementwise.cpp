@@ -24,7 +24,7 @@ namespace {
 // the number of threads.
 constexpr int64_t kSumChunk = 1 << 15;
 
-at::TensorIterator iterator(const std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs) {
+at::TensorIterator iterator(at::TensorList outputs, at::TensorList inputs) {
   at::TensorIteratorConfig config;
   config.promote_inputs_to_common_dtype(true).promote_integer_inputs_to_float(true);
   config.cast_common_dtype_to_outputs(true).enforce_safe_casting_to_output(true);
@@ -69,16 +69,13 @@ const Tensor* alike(at::TensorList inputs) {
   return first != nullptr && at::isFloatingType(first->scalar_type()) ? first : nullptr;
 }
 
-std::vector<Tensor> elementwise_of_alike(const Tensor& first, at::TensorList inputs,
-                                         at::ArrayRef<at::ScalarType> dtypes,
-                                         c10::function_ref<Loop> loop) {
+void elementwise_of_alike(Tensor* results, const Tensor& first, at::TensorList inputs,
+                          at::ArrayRef<at::ScalarType> dtypes, c10::function_ref<Loop> loop) {
   const size_t outputs = dtypes.size();
-  std::vector<Tensor> results;
-  results.reserve(outputs);
   std::array<char*, cpu::kMaxOperands> data;
   std::array<int64_t, 2 * cpu::kMaxOperands> strides{};  // of rows too: there is one
   for (size_t i = 0; i < outputs; ++i) {
-    results.emplace_back(at::detail::empty_cpu(first.sizes(), first.options().dtype(dtypes[i])));
+    results[i] = at::detail::empty_cpu(first.sizes(), first.options().dtype(dtypes[i]));
     cpu::advise_huge_pages(results[i].data_ptr(), results[i].nbytes());
     data[i] = static_cast<char*>(results[i].data_ptr());
     strides[i] = static_cast<int64_t>(results[i].element_size());
@@ -92,14 +89,13 @@ std::vector<Tensor> elementwise_of_alike(const Tensor& first, at::TensorList inp
     for (size_t i = 0; i < outputs + inputs.size(); ++i) part[i] = data[i] + begin * strides[i];
     loop(part.data(), strides.data(), end - begin, 1);
   });
-  return results;
 }
 
-std::vector<Tensor> on_one_device(const std::vector<Tensor>& inputs) {
+std::vector<Tensor> on_one_device(at::TensorList inputs) {
   const auto elsewhere = [](const Tensor& input) { return !input.is_cpu(); };
   const auto found = std::find_if(inputs.begin(), inputs.end(), elsewhere);
-  if (found == inputs.end()) return inputs;
-  std::vector<Tensor> moved = inputs;
+  std::vector<Tensor> moved = inputs.vec();
+  if (found == inputs.end()) return moved;
   for (Tensor& input : moved) {
     if (!input.is_cpu() || input.dim() != 0) continue;
     const bool is_number = input.unsafeGetTensorImpl()->is_wrapped_number();
@@ -126,28 +122,30 @@ DType dtype_of(const char* name, at::ScalarType type) {
   }
 }
 
-std::vector<Tensor> elementwise(const Operation& operation, std::vector<Tensor> outputs,
-                                const std::vector<Tensor>& inputs, Domain domain) {
+void elementwise(const Operation& operation, Tensor* outputs, size_t count, at::TensorList inputs,
+                 Domain domain) {
+  const at::ArrayRef<Tensor> results(outputs, count);
   const auto fresh = [](const Tensor& output) { return !output.defined(); };
   const Tensor* const first = alike(inputs);
-  if (first != nullptr && first->is_cpu() && std::all_of(outputs.begin(), outputs.end(), fresh)) {
+  if (first != nullptr && first->is_cpu() && std::all_of(results.begin(), results.end(), fresh)) {
     const DType dtype = dtype_of(operation.name, first->scalar_type());
-    const std::vector<at::ScalarType> dtypes(outputs.size(), first->scalar_type());
-    return elementwise_of_alike(
-        *first, inputs, dtypes,
-        [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
-          check_inputs(operation, domain, dtype, data + dtypes.size(), strides + dtypes.size(),
-                       /*operands=*/0, size0, size1);
-          cpu::elementwise(operation.cpu, dtype, {data, strides, size0, size1});
-        });
+    std::array<at::ScalarType, cpu::kMaxOperands> dtypes;
+    std::fill_n(dtypes.begin(), count, first->scalar_type());
+    elementwise_of_alike(outputs, *first, inputs, {dtypes.data(), count},
+                         [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
+                           check_inputs(operation, domain, dtype, data + count, strides + count,
+                                        /*operands=*/0, size0, size1);
+                           cpu::elementwise(operation.cpu, dtype, {data, strides, size0, size1});
+                         });
+    return;
   }
-  for (const Tensor& output : outputs) {
+  for (const Tensor& output : results) {
     // A write, for what saved the old value; an inference tensor refuses it.
     if (!fresh(output)) output.unsafeGetTensorImpl()->bump_version();
   }
-  at::TensorIterator iter = iterator(outputs, inputs);
+  at::TensorIterator iter = iterator(results, inputs);
   const DType dtype = dtype_of(operation.name, iter.common_dtype());
-  for (size_t i = 0; i < outputs.size(); ++i) {
+  for (size_t i = 0; i < count; ++i) {
     if (!fresh(outputs[i])) continue;
     outputs[i] = iter.output(i);
     if (outputs[i].is_cpu()) cpu::advise_huge_pages(outputs[i].data_ptr(), outputs[i].nbytes());
@@ -158,7 +156,7 @@ std::vector<Tensor> elementwise(const Operation& operation, std::vector<Tensor> 
       return operation.cuda(dtype, elements, stream);
     });
     iter.cast_outputs();
-    return outputs;
+    return;
   }
 #endif
   iter.for_each([&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
@@ -168,15 +166,9 @@ std::vector<Tensor> elementwise(const Operation& operation, std::vector<Tensor> 
     cpu::elementwise(operation.cpu, dtype, {data, strides, size0, size1});
   });
   iter.cast_outputs();
-  return outputs;
 }
 
-Tensor elementwise(const Operation& operation, const std::vector<Tensor>& inputs, Domain domain) {
-  return elementwise(operation, {Tensor()}, inputs, domain)[0];
-}
-
-Tensor scaled_sum(const Summable& operation, const std::vector<Tensor>& inputs, double scale,
-                  Domain domain) {
+Tensor scaled_sum(const Summable& operation, at::TensorList inputs, double scale, Domain domain) {
   at::TensorIterator iter = iterator({}, inputs);
   const DType dtype = dtype_of(operation.name, iter.common_dtype());
 #ifdef FUSEDGRAD_CUDA

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/FunctionRef.h>
 
+#include <array>
 #include <vector>
 
 #include "dtype.h"
@@ -23,35 +24,44 @@ DType dtype_of(const char* name, at::ScalarType type);
 
 // The inputs with those of no dimensions on the CPU moved to the device of the others: such a
 // tensor takes part as a number, as in PyTorch.
-std::vector<Tensor> on_one_device(const std::vector<Tensor>& inputs);
+std::vector<Tensor> on_one_device(at::TensorList inputs);
 
 // The first of inputs of one shape and one dtype that lie side by side on one device, or repeat one
 // element (an expanded gradient); null if they do not, or all repeat. The fresh result of such
 // inputs needs no TensorIterator, which on a small tensor costs more than the rest of a call.
 const Tensor* alike(at::TensorList inputs);
 
-// Fresh outputs of `dtypes`, written by `loop` over all elements side by side: see csrc/cpu/walk.h.
+// Fresh results of `dtypes`, written by `loop` over all elements side by side: see csrc/cpu/walk.h.
 using Loop = void(char** data, const int64_t* strides, int64_t size0, int64_t size1);
-std::vector<Tensor> elementwise_of_alike(const Tensor& first, at::TensorList inputs,
-                                         at::ArrayRef<at::ScalarType> dtypes,
-                                         c10::function_ref<Loop> loop);
+void elementwise_of_alike(Tensor* results, const Tensor& first, at::TensorList inputs,
+                          at::ArrayRef<at::ScalarType> dtypes, c10::function_ref<Loop> loop);
 
 // What an operation asks of its first two inputs, checked before the kernel reads them. On a CUDA
 // device, where no kernel can raise, an element outside gives NaN.
 enum class Domain { Any, UnitInterval };
 
-// Applies the operation and returns its outputs, the undefined ones of `outputs` freshly allocated
-// with PyTorch's strides, the defined ones resized and cast as PyTorch does for `out=`.
-std::vector<Tensor> elementwise(const Operation& operation, std::vector<Tensor> outputs,
-                                const std::vector<Tensor>& inputs, Domain domain = Domain::Any);
+// Applies the operation to its outputs: undefined ones are freshly allocated with PyTorch's
+// strides, defined ones resized and cast as PyTorch does for `out=`.
+void elementwise(const Operation& operation, Tensor* outputs, size_t count, at::TensorList inputs,
+                 Domain domain = Domain::Any);
 
-// One fresh output.
-Tensor elementwise(const Operation& operation, const std::vector<Tensor>& inputs,
-                   Domain domain = Domain::Any);
+template <size_t kCount>
+std::array<Tensor, kCount> elementwise(const Operation& operation,
+                                       std::array<Tensor, kCount> outputs, at::TensorList inputs) {
+  elementwise(operation, outputs.data(), kCount, inputs);
+  return outputs;
+}
+
+// One output, fresh unless it is given.
+inline Tensor elementwise(const Operation& operation, at::TensorList inputs, Tensor output = {},
+                          Domain domain = Domain::Any) {
+  elementwise(operation, &output, 1, inputs, domain);
+  return output;
+}
 
 // scale * the sum of the operation over the broadcast inputs, a 0-dim tensor of their common dtype.
 // Accumulated in float64, bit for bit the same for any number of threads.
-Tensor scaled_sum(const Summable& operation, const std::vector<Tensor>& inputs, double scale,
+Tensor scaled_sum(const Summable& operation, at::TensorList inputs, double scale,
                   Domain domain = Domain::Any);
 
 // The sum of what `sum` finds for the rectangles of the iterator (csrc/cpu/walk.h), in an order

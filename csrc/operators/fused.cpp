@@ -178,11 +178,13 @@ std::vector<Tensor> fused(int64_t number, at::TensorList inputs, at::ArrayRef<do
     for (size_t i = 0; i < dtypes.size(); ++i) types[i] = dtype_of("fused", dtypes[i]);
     const DType given = dtype_of("fused", first->scalar_type());
     std::fill_n(types.begin() + dtypes.size(), inputs.size(), given);
-    return elementwise_of_alike(
-        *first, inputs, dtypes,
-        [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
-          cpu::elementwise(kernel, fused.wide, types.data(), {data, strides, size0, size1});
-        });
+    outputs.resize(dtypes.size());
+    elementwise_of_alike(outputs.data(), *first, inputs, dtypes,
+                         [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
+                           cpu::elementwise(kernel, fused.wide, types.data(),
+                                            {data, strides, size0, size1});
+                         });
+    return outputs;
   }
   at::TensorIterator iter = allocate(outputs, inputs, dtypes);
   run(kernel, fused.wide, iter);
@@ -231,7 +233,7 @@ std::vector<Tensor> totals_on_cuda(const FusedKernel& fused, at::TensorList inpu
                                    at::ArrayRef<at::ScalarType> dtypes, int64_t dimensions,
                                    int64_t reduction) {
   check_on_cuda(fused, inputs, parameters, dtypes.size(), /*sums=*/true);
-  const std::vector<Tensor> operands = on_one_device(inputs.vec());
+  const std::vector<Tensor> operands = on_one_device(inputs);
   check_dtypes_on_cuda(fused, operands, dtypes);
   const at::TensorIterator iter = iterator({}, operands, dtypes[0]);
   const double scale = scale_of(reduction, iter.numel());
@@ -296,7 +298,7 @@ std::vector<Tensor> fused_on_cuda(int64_t number, at::TensorList inputs,
   if (const Tensor* const first = alike(inputs)) {
     return of_alike_on_cuda(fused, *first, inputs, parameters, dtypes);
   }
-  const std::vector<Tensor> operands = on_one_device(inputs.vec());
+  const std::vector<Tensor> operands = on_one_device(inputs);
   std::vector<Tensor> outputs;
   run_on_cuda(fused, parameters, allocate(outputs, operands, dtypes));
   return outputs;
@@ -604,10 +606,9 @@ int64_t add_fused_kernel(uintptr_t address, bool wide, std::vector<uint64_t> use
   return registry().add(std::move(fused));
 }
 
-std::vector<Tensor> call_fused(int64_t kernel, const std::vector<Tensor>& inputs,
-                               const std::vector<double>& parameters,
-                               const std::vector<at::ScalarType>& dtypes,
-                               const std::vector<int64_t>& summed) {
+std::vector<Tensor> call_fused(int64_t kernel, at::TensorList inputs,
+                               at::ArrayRef<double> parameters, at::ArrayRef<at::ScalarType> dtypes,
+                               at::IntArrayRef summed) {
   return fused_operator().call(kernel, inputs, parameters, dtypes, summed);
 }
 

@@ -20,10 +20,9 @@ int64_t add_fused_kernel(uintptr_t address, bool wide, std::vector<uint64_t> use
                          int parameters);
 
 // torch.ops.fusedgrad.fused, without what PyTorch spends on the arguments of any operator.
-std::vector<at::Tensor> call_fused(int64_t kernel, const std::vector<at::Tensor>& inputs,
-                                   const std::vector<double>& parameters,
-                                   const std::vector<at::ScalarType>& dtypes,
-                                   const std::vector<int64_t>& summed);
+std::vector<at::Tensor> call_fused(int64_t kernel, at::TensorList inputs,
+                                   at::ArrayRef<double> parameters,
+                                   at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed);
 
 // A tensor among several, and one of its rows (of its first dimension); -1 for all of it.
 using Row = std::pair<int64_t, int64_t>;

@@ -49,13 +49,13 @@ Tensor empty_as_one(const Tensor& input, const std::vector<Tensor>& inputs) {
 Tensor loss(const Summable& operation, const std::vector<Tensor>& inputs, const Tensor& like,
             int64_t reduction, double scale, Domain domain = Domain::Any) {
   if (reduction != at::Reduction::None) return scaled_sum(operation, inputs, scale, domain);
-  return elementwise(operation, {empty_as_one(like, inputs)}, inputs, domain)[0];
+  return elementwise(operation, inputs, empty_as_one(like, inputs), domain);
 }
 
 // A gradient, which lies as the input does.
 Tensor gradient(const Operation& operation, const std::vector<Tensor>& grad_input_target_weights) {
-  const Tensor result = empty_as_one(grad_input_target_weights[1], grad_input_target_weights);
-  return elementwise(operation, {result}, grad_input_target_weights)[0];
+  return elementwise(operation, grad_input_target_weights,
+                     empty_as_one(grad_input_target_weights[1], grad_input_target_weights));
 }
 
 Tensor binary_cross_entropy_with_logits(const Tensor& input, const Tensor& target,
@@ -98,10 +98,10 @@ std::vector<Tensor> binary_cross_entropy_with_logits_backward(
     // CPU is contiguous.
     if (i == 0 && pos_weight) {
       const auto product = [&] { return layout({*pos_weight, target}); };
-      results.push_back(elementwise(operations[i], {empty_as(product, inputs)}, inputs)[0]);
+      results.push_back(elementwise(operations[i], inputs, empty_as(product, inputs)));
     } else if (i == 1 && pos_weight && input.is_cpu()) {
-      const Tensor result = empty_like(contiguous_layout(input.sizes()), inputs);
-      results.push_back(elementwise(operations[i], {result}, inputs)[0]);
+      results.push_back(
+          elementwise(operations[i], inputs, empty_like(contiguous_layout(input.sizes()), inputs)));
     } else {
       results.push_back(gradient(operations[i], inputs));
     }
@@ -114,11 +114,9 @@ std::tuple<Tensor, Tensor> binary_cross_entropy_with_logits_double_backward(
     const OptionalTensor& weight, const OptionalTensor& pos_weight, int64_t reduction) {
   const double scale = scale_of("binary_cross_entropy_with_logits_double_backward", input, target,
                                 {weight, pos_weight}, reduction);
-  const std::vector<Tensor> results = elementwise(
-      FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_double_backward, scale),
-      {Tensor(), Tensor()},
-      {grad_grad, grad, input, target, or_one(weight, input), or_one(pos_weight, input)});
-  return {results[0], results[1]};
+  return std::tuple_cat(elementwise<2>(
+      FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_double_backward, scale), {},
+      {grad_grad, grad, input, target, or_one(weight, input), or_one(pos_weight, input)}));
 }
 
 Tensor binary_cross_entropy(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
@@ -160,10 +158,9 @@ std::tuple<Tensor, Tensor> binary_cross_entropy_double_backward(
     const OptionalTensor& weight, int64_t reduction) {
   const double scale =
       scale_of("binary_cross_entropy_double_backward", input, target, {weight}, reduction);
-  const std::vector<Tensor> results =
-      elementwise(FUSEDGRAD_OPERATION(binary_cross_entropy_double_backward, scale),
-                  {Tensor(), Tensor()}, {grad_grad, grad, input, target, or_one(weight, input)});
-  return {results[0], results[1]};
+  return std::tuple_cat(
+      elementwise<2>(FUSEDGRAD_OPERATION(binary_cross_entropy_double_backward, scale), {},
+                     {grad_grad, grad, input, target, or_one(weight, input)}));
 }
 
 // Under autograd. The operands of a loss are its input, target and weights, undefined where absent.

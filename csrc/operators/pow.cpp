@@ -83,18 +83,33 @@ using PowerOfTensor = BinaryFamily<OfTensor>;
 
 bool has_kernel(at::ScalarType type) { return at::isFloatingType(type); }
 
+// at::result_type, which costs a tenth of a call on one element
+at::ScalarType type_of(const Tensor& input, const Tensor& exponent) {
+  const at::ScalarType type = input.scalar_type();
+  return type == exponent.scalar_type() ? type : at::result_type(input, exponent);
+}
+
+at::ScalarType type_of(const Tensor& input, const at::Scalar& exponent) {
+  const at::ScalarType type = input.scalar_type();
+  return has_kernel(type) && !exponent.isComplex() ? type : at::result_type(input, exponent);
+}
+
+Tensor converted(const Tensor& tensor, at::ScalarType type) {
+  return tensor.scalar_type() == type ? tensor : tensor.to(type);
+}
+
 void pow_tensor_scalar_out(const Tensor& input, const at::Scalar& exponent, Tensor out) {
-  const at::ScalarType type = at::result_type(input, exponent);
+  const at::ScalarType type = type_of(input, exponent);
   if (has_kernel(type)) {
-    elementwise(FUSEDGRAD_OPERATION(pow_scalar, exponent.toDouble()), {out}, {input.to(type)});
+    elementwise(FUSEDGRAD_OPERATION(pow_scalar, exponent.toDouble()), converted(input, type), out);
   } else {
     at::pow_out(out, input, exponent);
   }
 }
 
 void pow_tensor_tensor_out(const Tensor& input, const Tensor& exponent, Tensor out) {
-  if (has_kernel(at::result_type(input, exponent))) {
-    elementwise(FUSEDGRAD_OPERATION(pow), {out}, {input, exponent});
+  if (has_kernel(type_of(input, exponent))) {
+    elementwise(FUSEDGRAD_OPERATION(pow), {input, exponent}, out);
   } else {
     at::pow_out(out, input, exponent);
   }
@@ -102,13 +117,13 @@ void pow_tensor_tensor_out(const Tensor& input, const Tensor& exponent, Tensor o
 
 // PyTorch's own promotion and integer arithmetic where the result is not floating point.
 Tensor pow_tensor_scalar(const Tensor& input, const at::Scalar& exponent) {
-  const at::ScalarType type = at::result_type(input, exponent);
+  const at::ScalarType type = type_of(input, exponent);
   if (!has_kernel(type)) return at::pow(input, exponent);
-  return elementwise(FUSEDGRAD_OPERATION(pow_scalar, exponent.toDouble()), {input.to(type)});
+  return elementwise(FUSEDGRAD_OPERATION(pow_scalar, exponent.toDouble()), converted(input, type));
 }
 
 Tensor pow_tensor_tensor(const Tensor& input, const Tensor& exponent) {
-  if (!has_kernel(at::result_type(input, exponent))) return at::pow(input, exponent);
+  if (!has_kernel(type_of(input, exponent))) return at::pow(input, exponent);
   return elementwise(FUSEDGRAD_OPERATION(pow), {input, exponent});
 }
 
@@ -140,16 +155,18 @@ std::vector<Tensor> pow_backward_tensor_tensor(const Tensor& grad, const Tensor&
     return layout({grad, layout({condition, product})});
   };
   if (output_mask[0] && output_mask[1]) {
-    return elementwise(FUSEDGRAD_OPERATION(pow_backward),
+    auto [for_first, for_second] =
+        elementwise<2>(FUSEDGRAD_OPERATION(pow_backward),
                        {empty_as(for_input, inputs), empty_as(for_exponent, inputs)}, inputs);
+    return {std::move(for_first), std::move(for_second)};
   }
   if (output_mask[0]) {
-    return elementwise(FUSEDGRAD_OPERATION(pow_backward_input), {empty_as(for_input, inputs)},
-                       inputs);
+    return {
+        elementwise(FUSEDGRAD_OPERATION(pow_backward_input), inputs, empty_as(for_input, inputs))};
   }
   if (output_mask[1]) {
-    return elementwise(FUSEDGRAD_OPERATION(pow_backward_exponent), {empty_as(for_exponent, inputs)},
-                       inputs);
+    return {elementwise(FUSEDGRAD_OPERATION(pow_backward_exponent), inputs,
+                        empty_as(for_exponent, inputs))};
   }
   return {};
 }
@@ -161,17 +178,12 @@ std::tuple<Tensor, Tensor, Tensor> pow_double_backward_tensor_tensor(
     return by_formula(double_backward_operator(), grad_grad_input, grad_grad_exponent, grad, input,
                       exponent);
   }
-  const std::vector<Tensor> results =
-      elementwise(FUSEDGRAD_OPERATION(pow_double_backward), {Tensor(), Tensor(), Tensor()},
-                  {grad_grad_input, grad_grad_exponent, grad, input, exponent});
-  return {results[0], results[1], results[2]};
+  return std::tuple_cat(
+      elementwise<3>(FUSEDGRAD_OPERATION(pow_double_backward), {},
+                     {grad_grad_input, grad_grad_exponent, grad, input, exponent}));
 }
 
 // Under autograd: x^e, for operands of the type of the result
-
-Tensor converted(const Tensor& tensor, at::ScalarType type) {
-  return tensor.scalar_type() == type ? tensor : tensor.to(type);
-}
 
 bool is_differentiable(at::ScalarType type) {
   return at::isFloatingType(type) || at::isComplexType(type);
@@ -180,7 +192,7 @@ bool is_differentiable(at::ScalarType type) {
 Tensor recorded_tensor_scalar(const Tensor& input, const at::Scalar& exponent) {
   static const auto op =
       find<Tensor(const Tensor&, const at::Scalar&)>("fusedgrad::pow", "Tensor_Scalar");
-  const at::ScalarType type = at::result_type(input, exponent);
+  const at::ScalarType type = type_of(input, exponent);
   if (!is_differentiable(type)) return below_autograd([&] { return op.call(input, exponent); });
   const Tensor x = converted(input, type);
   return recorded(below_autograd([&] { return op.call(x, exponent); }), PowerOfNumber::kRule, x,
@@ -190,7 +202,7 @@ Tensor recorded_tensor_scalar(const Tensor& input, const at::Scalar& exponent) {
 Tensor recorded_tensor_tensor(const Tensor& input, const Tensor& exponent) {
   static const auto op =
       find<Tensor(const Tensor&, const Tensor&)>("fusedgrad::pow", "Tensor_Tensor");
-  const at::ScalarType type = at::result_type(input, exponent);
+  const at::ScalarType type = type_of(input, exponent);
   if (!is_differentiable(type)) return below_autograd([&] { return op.call(input, exponent); });
   const Tensor x = converted(input, type), e = converted(exponent, type);
   return recorded(below_autograd([&] { return op.call(x, e); }), PowerOfTensor::kRule, {x, e});
@@ -198,7 +210,7 @@ Tensor recorded_tensor_tensor(const Tensor& input, const Tensor& exponent) {
 
 Tensor recorded_scalar(const at::Scalar& input, const Tensor& exponent) {
   static const auto op = find<Tensor(const at::Scalar&, const Tensor&)>("fusedgrad::pow", "Scalar");
-  const at::ScalarType type = at::result_type(input, exponent);
+  const at::ScalarType type = type_of(exponent, input);
   if (!is_differentiable(type)) return below_autograd([&] { return op.call(input, exponent); });
   return recorded_tensor_tensor(at::scalar_tensor(input, exponent.options().dtype(type)),
                                 converted(exponent, type));

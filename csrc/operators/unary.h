@@ -127,9 +127,8 @@ class Family {
     if (!has_kernel(x, order)) {
       return by_formula(double_backward_operator(), grad_grad, grad, x, number..., order);
     }
-    const std::vector<Tensor> results = elementwise(Operations::double_backward(number..., order),
-                                                    {Tensor(), Tensor()}, {grad_grad, grad, x});
-    return {results[0], results[1]};
+    return std::tuple_cat(
+        elementwise<2>(Operations::double_backward(number..., order), {}, {grad_grad, grad, x}));
   }
 
   static Three triple_backward(const Tensor& grad, const Tensor& first, const Tensor& second,
@@ -137,10 +136,8 @@ class Family {
     if (!has_kernel(x, order)) {
       return by_formula(triple_backward_operator(), grad, first, second, x, number..., order);
     }
-    const std::vector<Tensor> results =
-        elementwise(Operations::triple_backward(number..., order), {Tensor(), Tensor(), Tensor()},
-                    {grad, first, second, x});
-    return {results[0], results[1], results[2]};
+    return std::tuple_cat(elementwise<3>(Operations::triple_backward(number..., order), {},
+                                         {grad, first, second, x}));
   }
 
   // Under autograd
@@ -219,11 +216,11 @@ struct Unary {
 
   static Tensor value(const Tensor& x) {
     if (x.is_complex()) return by_formula(value_operator(), x);
-    return elementwise(Operations::value(), {x});
+    return elementwise(Operations::value(), x);
   }
 
   static void value_out(const Tensor& x, const Tensor& out) {
-    elementwise(Operations::value(), {out}, {x});
+    elementwise(Operations::value(), x, out);
   }
 
   static Tensor recorded_value(const Tensor& x) {

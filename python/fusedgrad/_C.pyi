@@ -1,10 +1,12 @@
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, dtype
+
+_T = TypeVar("_T")
 
 def torch_version() -> str: ...
 def cpu_capability() -> str: ...
@@ -26,6 +28,8 @@ def serve(
     keywords: dict[str, Any],
     /,
 ) -> Any: ...
+def serve_calls_of(type: type[_T], /) -> type[_T]: ...
+def served(kernel: int, parameters: Sequence[float], dtypes: Sequence[dtype], /) -> object: ...
 def unchanged(
     items: list[tuple[Any, Any, Any]], attributes: list[tuple[Any, str, Any]], missing: Any, /
 ) -> bool: ...

@@ -30,7 +30,7 @@ from torch._C import _len_torch_function_stack as count_of_modes
 from torch.compiler import is_dynamo_compiling
 
 from fusedgrad import reference
-from fusedgrad._C import serve
+from fusedgrad._C import serve, serve_calls_of, served
 from fusedgrad.fuse import autograd, generate, kernel
 from fusedgrad.fuse.errors import FuseError, FuseTypeError, FuseValueError
 from fusedgrad.fuse.graph import Graph
@@ -125,6 +125,7 @@ class _Entry:
         return self.guards.hold()
 
 
+@serve_calls_of
 class Fused:
     """A fused function: call it as the Python function that it was made of.
 
@@ -198,9 +199,9 @@ class Fused:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """The function's value, differentiable to any order."""
-        return self._called(self._function, arguments, keywords)
+        return self._call(self._function, arguments, keywords)
 
-    def _called(
+    def _call(
         self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> Any:
         if is_dynamo_compiling():
@@ -208,6 +209,16 @@ class Fused:
         key = serve(self._ready, function, arguments, keywords)
         if isinstance(key, Tensor):
             return key
+        return self._called(function, arguments, keywords, key)
+
+    def _called(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        key: Any,
+    ) -> Any:
+        """The result of a call that is not ready, of the key that `serve` gave it."""
         if key is NotImplemented:
             if is_traced():
                 return self._body(function, arguments, keywords)
@@ -347,9 +358,9 @@ class Fused:
         guards, number = entry.guards, entry.program.numbers.get(device)
         is_simple = guards.are_simple() and not (entry.references or entry.program.bounded)
         if number is not None and is_simple:
+            call = served(number, entry.parameters, entry.program.dtypes)
             reads = guards.items, guards.attributes, MISSING
-            calls = number, tuple(entry.sources), entry.parameters, tuple(entry.program.dtypes)
-            self._ready[key] = *reads, *calls
+            self._ready[key] = *reads, tuple(entry.sources), call
 
     def _served_again(self, entry: _Entry, given: Sequence[Any]) -> Any:
         """As `_served`, of a record of which PyTorch computes a part."""
@@ -900,7 +911,7 @@ class Bound:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """As the fused function, of the instance first."""
-        return self._fused._called(self._method, arguments, keywords)
+        return self._fused._call(self._method, arguments, keywords)
 
     def value_and_grad(self, *arguments: Any, **keywords: Any) -> tuple[Any, tuple[Tensor, ...]]:
         """See `Fused.value_and_grad`."""
@@ -955,7 +966,7 @@ class _Derivative(Fused):
     def _made_of(self) -> tuple[Any, ...]:
         return self._parent, self._argnums
 
-    def _called(
+    def _call(
         self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> Any:
         if is_dynamo_compiling() or is_traced():
@@ -968,7 +979,7 @@ class _Derivative(Fused):
                 return value.tracer.create_proxy("call_function", self, arguments, keywords)
         if any(map(is_foreign, given)):
             return self._by_autograd(function, arguments, keywords)
-        return super()._called(function, *self._apart(arguments, keywords))
+        return super()._call(function, *self._apart(arguments, keywords))
 
     def _apart(
         self, arguments: tuple[Any, ...], keywords: dict[str, Any]
