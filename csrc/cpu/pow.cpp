@@ -20,9 +20,17 @@ Kernel pow_scalar(double exponent) {
   return half_integer_or<math::PowHalfInteger>(exponent, make_kernel<math::PowScalar>);
 }
 Kernel pow_scalar_backward(double exponent, double order) {
-  if (order != 1) return make_kernel<math::PowScalarBackwardOfOrder>(exponent, order);
-  return half_integer_or<math::PowHalfIntegerBackward>(exponent,
-                                                       make_kernel<math::PowScalarBackward>);
+  if (order == 1) {
+    return half_integer_or<math::PowHalfIntegerBackward>(exponent,
+                                                         make_kernel<math::PowScalarBackward>);
+  }
+  return math::with_half_integer(
+      exponent, order,
+      [&](auto twice) {
+        using Derivative = math::PowHalfIntegerDerivative<decltype(twice)::value>;
+        return make_kernel<Derivative::template Times>(math::falling_factorial(exponent, order));
+      },
+      [&] { return make_kernel<math::PowScalarBackwardOfOrder>(exponent, order); });
 }
 Kernel pow_scalar_double_backward(double exponent, double order) {
   if (order != 1) return make_kernel<math::PowScalarDoubleBackwardOfOrder>(exponent, order);

@@ -32,12 +32,24 @@ cudaError_t pow_scalar(DType dtype, const Elements& elements, double exponent,
 
 cudaError_t pow_scalar_backward(DType dtype, const Elements& elements, double exponent,
                                 double order, cudaStream_t stream) {
-  if (order != 1) {
-    return with_two_parameters<math::PowScalarBackwardOfOrder>(dtype, elements, exponent, order,
-                                                               stream);
+  if (order == 1) {
+    return pow_of_number<math::PowHalfIntegerBackward, math::PowScalarBackward>(dtype, elements,
+                                                                                exponent, stream);
   }
-  return pow_of_number<math::PowHalfIntegerBackward, math::PowScalarBackward>(dtype, elements,
-                                                                              exponent, stream);
+  return math::with_half_integer(
+      exponent, order,
+      [&](auto twice) {
+        return elementwise(dtype, elements, stream, [exponent, order](auto zero) {
+          using T = decltype(zero);
+          using Derivative = math::PowHalfIntegerDerivative<decltype(twice)::value>;
+          return typename Derivative::template Times<T>{
+              static_cast<T>(math::falling_factorial(exponent, order))};
+        });
+      },
+      [&] {
+        return with_two_parameters<math::PowScalarBackwardOfOrder>(dtype, elements, exponent, order,
+                                                                   stream);
+      });
 }
 
 cudaError_t pow_scalar_double_backward(DType dtype, const Elements& elements, double exponent,

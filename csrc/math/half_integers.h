@@ -30,4 +30,11 @@ auto with_half_integer(double exponent, const Run& run, const Otherwise& otherwi
   return detail::choose(2 * exponent, Twice(), run, otherwise);
 }
 
+// The same for the derivative of an order of a power, coefficient * x^(exponent - order). Of a
+// power above 2, the coefficient is a rounding too many.
+template <class Run, class Otherwise>
+auto with_half_integer(double exponent, double order, const Run& run, const Otherwise& otherwise) {
+  return exponent - order > 2 ? otherwise() : with_half_integer(exponent - order, run, otherwise);
+}
+
 }  // namespace fusedgrad::math

@@ -88,6 +88,25 @@ FUSEDGRAD_HOST_DEVICE T pow_derivative(T x, T e) {
   }
 }
 
+// e (e-1) ... (e-n+1)
+FUSEDGRAD_HOST_DEVICE double falling_factorial(double e, double n) {
+  double factorial = 1;
+  for (int k = 0; k < n; ++k) factorial *= e - k;
+  return factorial;
+}
+
+// grad times a derivative of x^e by x, coefficient * x^(k/2)
+template <int TwiceExponent>
+struct PowHalfIntegerDerivative {
+  template <class S>
+  struct Times {
+    S coefficient;
+    FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x) const {
+      return grad * detail::half_integer_term<TwiceExponent>(coefficient, x);
+    }
+  };
+};
+
 // The derivatives of x^e by x of orders n and n + 1, e (e-1) ... (e-n+1) x^(e-n); math/products.h
 template <class S>
 struct PowScalarDerivatives {
@@ -96,9 +115,8 @@ struct PowScalarDerivatives {
 
   FUSEDGRAD_HOST_DEVICE PowScalarDerivatives(S exponent, S order)
       : exponent(exponent), order(order) {
-    double factorial = 1;
     const double e = static_cast<double>(exponent), n = static_cast<double>(order);
-    for (int k = 0; k < n; ++k) factorial *= e - k;
+    const double factorial = falling_factorial(e, n);
     factorial_[0] = static_cast<S>(factorial);
     factorial_[1] = static_cast<S>(factorial * (e - n));
   }

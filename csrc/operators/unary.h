@@ -6,6 +6,7 @@
 
 #include <torch/library.h>
 
+#include <algorithm>
 #include <string>
 #include <tuple>
 
@@ -99,6 +100,17 @@ class Family {
     if (operands.size() == 1) return {backward_operator().call(grad, x, number..., order + 1)};
     if (operands.size() == 2 && !mask[1]) {
       return {conjugate(backward_operator().call(conjugate(grad), x, number..., order)), Tensor()};
+    }
+    // Of x alone: the factors together are one, and one derivative is asked for. Half types would
+    // lose digits; of the first order, a function without a number has a kernel that is as short.
+    const bool is_of_x = std::none_of(mask.begin(), mask.end() - 1, [](bool own) { return own; });
+    if (is_of_x && (sizeof...(Number) > 0 || operands.size() > 2 || order > 1) &&
+        !at::isReducedFloatingType(x.scalar_type())) {
+      Tensor factor = conjugate(grad) * operands[0];
+      if (operands.size() > 2) factor = factor * operands[1];
+      variable_list results(operands.size());
+      results.back() = backward_operator().call(factor, x, number..., order + 1);
+      return results;
     }
     if (operands.size() == 2) {
       auto [first, second] =
