@@ -97,11 +97,16 @@ inline constexpr int64_t kBetween = 512;
 
 template <bool kOrdinary, class Functor, class T, size_t... Out, size_t... In>
 FUSEDGRAD_HOST_DEVICE void two_loops(const Functor functor, T* const* out, const T* const* in,
-                                     int64_t begin, int64_t n, std::index_sequence<Out...>,
-                                     std::index_sequence<In...>) {
+                                     int64_t begin, int64_t n, bool is_one,
+                                     std::index_sequence<Out...>, std::index_sequence<In...>) {
   double between[kBetween];
-  for (int64_t k = 0; k < n; ++k) {
-    between[k] = functor.template first<kOrdinary>(in[In][begin + k]...);
+  if (is_one) {
+    const double value = functor.template first<kOrdinary>(in[In][begin]...);
+    for (int64_t k = 0; k < n; ++k) between[k] = value;
+  } else {
+    for (int64_t k = 0; k < n; ++k) {
+      between[k] = functor.template first<kOrdinary>(in[In][begin + k]...);
+    }
   }
   FUSEDGRAD_INDEPENDENT
   for (int64_t k = 0; k < n; ++k) {
@@ -117,20 +122,22 @@ FUSEDGRAD_HOST_DEVICE void block_in_two_loops(const Functor functor, T* const* o
   const T* const in[] = {inputs[In]...};
   for (int64_t begin = 0; begin < n; begin += kBetween) {
     const int64_t count = n - begin < kBetween ? n - begin : kBetween;
-    int extraordinary = 0;
+    int extraordinary = 0, different = 0;
     for (int64_t k = begin; k < begin + count; ++k) {
       extraordinary |= !functor.ordinary(in[In][k]...);
+      different |= in[Functor::kFirstReads][k] != in[Functor::kFirstReads][begin];
     }
     if (extraordinary == 0) {
-      two_loops<true>(functor, outputs, inputs, begin, count, outs, ins);
+      two_loops<true>(functor, outputs, inputs, begin, count, different == 0, outs, ins);
     } else {
-      two_loops<false>(functor, outputs, inputs, begin, count, outs, ins);
+      two_loops<false>(functor, outputs, inputs, begin, count, different == 0, outs, ins);
     }
   }
 }
 
 // A functor may have, for float, its operator() in two steps and a cheaper form of both for
-// operands that it calls ordinary: see math/pow_in_double.h.
+// operands that it calls ordinary: see math/pow_in_double.h. The first step reads one operand, and
+// is taken once where that is one number, as the base of 2.5^x is.
 template <class Functor, class T, size_t... In>
 constexpr bool has_two_loops(std::index_sequence<In...>) {
   if constexpr (sizeof(T) == sizeof(float)) {

@@ -231,6 +231,7 @@ struct PowHalfIntegerDoubleBackward {
 template <class S>
 struct PowScalar {
   S exponent;
+  static constexpr int kFirstReads = 0;
   FUSEDGRAD_HOST_DEVICE S operator()(S x) const { return pow(x, exponent); }
   FUSEDGRAD_HOST_DEVICE bool ordinary(float x) const { return in_double::ordinary(x, exponent); }
   template <bool kOrdinary>
@@ -246,6 +247,7 @@ struct PowScalar {
 template <class S>
 struct PowScalarBackward {
   S exponent;
+  static constexpr int kFirstReads = 1;
   FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x) const {
     return grad * pow_base_derivative(x, exponent);
   }
@@ -273,6 +275,7 @@ struct PowScalarDoubleBackward {
 };
 
 struct Pow {
+  static constexpr int kFirstReads = 0;
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T x, T e) const {
     return pow(x, e);
@@ -292,6 +295,7 @@ namespace detail {
 
 // What the backwards of two operands have in common: pow_in_double.h
 struct BackwardInTwoLoops {
+  static constexpr int kFirstReads = 1;
   FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x, float e) const {
     return in_double::ordinary(x, e);
   }
