@@ -37,7 +37,7 @@ def check_fused() -> None:
         return
     code = nvrtc.code_of(fusedgrad.fuse(lambda x: x * x).source("cuda"), "sm_90")
     with pytest.raises(RuntimeError, match="CUDA driver"):
-        _C.add_fused_cuda_kernel(code, False, [1], [torch.float32] * 2, 0, False)
+        _C.add_fused_cuda_kernel(code, False, [1], [torch.float32] * 2, 0, False, 0)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sysconfig
+import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -132,6 +133,25 @@ class Kernel:
         loads = [sum(i.base == "LDG" for i in loop) for loop in loops]
         return [count for count in loads if count > 0]
 
+    def bits_of_loads(self) -> list[int]:
+        """How many bits each instruction reads that reads global memory."""
+        return [bits for run in self._runs_of_loads() for bits in run]
+
+    def widest_loads(self) -> list[int]:
+        """The same of those that read most without a branch between them."""
+        return max(self._runs_of_loads(), key=sum)
+
+    def _runs_of_loads(self) -> list[list[int]]:
+        runs: list[list[int]] = [[]]
+        starts = set(self.labels.values())
+        for at, instruction in enumerate(self.instructions):
+            if at in starts or instruction.base == "BRA":
+                runs.append([])
+            if instruction.base == "LDG":
+                width = re.search(r"\.[US]?(128|64|16|8)\b", instruction.opcode)
+                runs[-1].append(int(width[1]) if width else 32)
+        return runs
+
     def round_trips(self) -> int:
         """How often a thread may wait for memory before it ends or goes round a loop: the most
         groups of loads, between which something is computed, on a path through the kernel."""
@@ -242,6 +262,16 @@ def kernels_of(source: str, architecture: str) -> list[Kernel]:
             resources.write_text(log)
     found = parse(disassembly.read_text(), resources.read_text())
     return [kernel for kernel in found if kernel.parts]
+
+
+def kernels_of_ptx(ptx: bytes, architecture: str) -> dict[str, Kernel]:
+    """What ptxas makes of the kernels of generated code, by their names."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, cubin = Path(folder) / "fused.ptx", Path(folder) / "fused.cubin"
+        source.write_bytes(ptx.rstrip(b"\0"))
+        log = _run([find_nvcc(), *FLAGS, f"-arch=sm_{architecture}", source, "-o", cubin])
+        found = parse(_run([find_nvdisasm(), "-c", cubin]), log)
+    return {kernel.name: kernel for kernel in found}
 
 
 def _run(command: Sequence[str | Path]) -> str:

@@ -7,9 +7,12 @@ every kernel for every architecture.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+import torch
 
+import fusedgrad
 from cuda_backend import CSRC
 from cuda_machine_code import (
     ARCHITECTURES,
@@ -18,8 +21,10 @@ from cuda_machine_code import (
     Kernel,
     compiled,
     kernels_of,
+    kernels_of_ptx,
     table,
 )
+from fusedgrad.fuse import generate, nvrtc
 
 
 def pace(number: int) -> float:
@@ -139,6 +144,57 @@ def test_no_size_waits_for_memory_again_and_again(made: Made) -> None:
         loops = kernel.loops_that_load()  # over tiles, of several packs of each input
         assert bool(loops) == summed, kernel.title
         assert all(loads > int(kernel.parts["inputs"]) for loads in loops), kernel.title
+
+
+def _generated(types: str, count: int, **kinds: Any) -> dict[str, Kernel]:
+    """The kernels of a function of two tensors and, if they are `count`, of its gradients."""
+    example = tuple(torch.ones(1) for _ in range(2))
+    graph = fusedgrad.fuse(lambda x, z: x * z + x)._graph_of(example, {})
+    if count > 1:
+        graph = graph.value_and_grad()
+    assert len(graph.outputs) == count
+    source = generate.cuda_source(graph, graph.inputs, types.split(), "float", **kinds)
+    return kernels_of_ptx(nvrtc._compiled(source, f"compute_{WHOLE}"), WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("types", "loads"),
+    [
+        # of the result and the operands; the bits of each load of a full tile
+        ("float __half __half", [64] * 4),
+        ("float __half float", [64, 128] * 2),
+        ("__half float __nv_bfloat16", [128, 64] * 2),
+        ("__half __half __nv_bfloat16", [128] * 4),
+        ("double __half float", [32, 64] * 2),
+    ],
+)
+def test_operands_of_several_dtypes_are_moved_in_packs(types: str, loads: list[int]) -> None:
+    """As many elements of each, 128 bits of the widest."""
+    kernel = _generated(types, 1)["contiguous"]
+    assert set(kernel.widest_loads()) == set(loads)
+    every = kernel.bits_of_loads()
+    assert all(every.count(bits) >= loads.count(bits) for bits in loads)
+    assert kernel.stack_bytes == kernel.spill_bytes == 0
+    assert kernel.round_trips() <= 1
+    (total,) = (k for name, k in _generated(types, 1, sums=True).items() if name == "contiguous")
+    moved = types.split()[1:]
+    bits = {"__half": 16, "__nv_bfloat16": 16, "float": 32}
+    pack = 128 // max(bits[name] for name in moved)
+    assert set(total.widest_loads()) == {pack * bits[name] for name in moved}
+
+
+@pytest.mark.parametrize("types", ["float " * 5, "__half " * 5, "float __half float __half float"])
+def test_what_is_summed_over_dimensions_is_moved_in_packs(types: str) -> None:
+    found = _generated(types, 3, summed=(False, False, True))
+    assert found.keys() == {"contiguous", "strided", "combine"}
+    for kernel in found.values():
+        assert kernel.stack_bytes == kernel.spill_bytes == 0
+    moved = types.split()[3:]
+    pack = 128 // (16 if set(types.split()[:2] + moved) == {"__half"} else 32)
+    bits = [pack * (16 if name == "__half" else 32) for name in moved]
+    # Beside them those of what is one element for all of a pack
+    wide = sorted(each for each in found["contiguous"].widest_loads() if each > 32)
+    assert wide == sorted(bits * (len(wide) // len(bits))) != []
 
 
 @pytest.mark.slow

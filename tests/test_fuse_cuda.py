@@ -24,6 +24,7 @@ from torch import Tensor
 
 import fusedgrad
 from cuda_backend import (
+    _MAX_OPERANDS,
     CSRC,
     DTYPES,
     ON_CUDA,
@@ -33,6 +34,7 @@ from cuda_backend import (
     Operators,
     _Elements,
     _to_numpy,
+    _unflatten,
     contiguous,
     expanded,
     layout,
@@ -42,6 +44,7 @@ from cuda_backend import (
     spaced,
 )
 from cuda_emulator import EmulationError
+from cuda_emulator.interpreter import Launch
 from cuda_mutation import Mutation
 from exact_expressions import evaluate
 from fused_functions import CASES, columns, rows
@@ -74,11 +77,14 @@ class _FusedKernel(ctypes.Structure):
         ("inputs", ctypes.c_int),
         ("wide", ctypes.c_bool),
         ("bytes", ctypes.c_int),
+        ("widths", ctypes.c_int * _MAX_OPERANDS),
+        ("widest", ctypes.c_int),
+        ("summed", ctypes.c_uint32),
     )
 
 
 _NAMESPACE = "_ZN9fusedgrad4cuda"
-_LOAD = f"{_NAMESPACE}10load_fusedEPKvbbPNS0_11FusedKernelE"
+_LOAD = f"{_NAMESPACE}10load_fusedEPKvbPNS0_11FusedKernelE"
 _LAUNCH = f"{_NAMESPACE}12launch_fusedERKNS0_11FusedKernelERKNS0_8ElementsEPKdiP11CUstream_st"
 _LAUNCH_SUM = (
     f"{_NAMESPACE}16launch_fused_sumERKNS0_11FusedKernelERKNS0_8ElementsEPKd"
@@ -86,10 +92,20 @@ _LAUNCH_SUM = (
 )
 
 
+_WORKSPACE_OVER = (
+    f"{_NAMESPACE}31workspace_bytes_over_dimensionsERKNS0_11FusedKernelERKNS0_8ElementsE"
+)
+_LAUNCH_OVER = (
+    f"{_NAMESPACE}28launch_fused_over_dimensionsERKNS0_11FusedKernelERKNS0_8ElementsEPKd"
+    "iPvlP11CUstream_st"
+)
+
+
 class FusedEmulated(Emulated):
     """NVRTC's code of a graph, loaded and launched by csrc/cuda/fused.cu on an emulated device."""
 
     _sums: tuple[Any, ...]  # what the launcher of sums is given beside the elements
+    _summed: tuple[bool, ...] = ()  # the outputs that are summed over dimensions
 
     def run(
         self,
@@ -138,6 +154,47 @@ class FusedEmulated(Emulated):
             for total, dtype in zip(totals, self.dtypes, strict=False)
         ]
 
+    def over_dimensions(
+        self,
+        graph: Graph,
+        inputs: Sequence[Operand],
+        shapes: Sequence[tuple[int, ...]],
+        parameters: Sequence[float] = (),
+        dtypes: Sequence[torch.dtype] | None = None,
+    ) -> list[Tensor]:
+        """The outputs, each summed to its own of these shapes, of as many dimensions as all."""
+        self._prepare(graph, inputs, parameters, dtypes)
+        full = np.broadcast_shapes(*(operand.shape for operand in inputs))
+        self._summed = tuple(shape != full for shape in shapes)
+        order = sorted(range(len(shapes)), key=self._summed.__getitem__)  # those written first
+        results = {
+            i: self.device.empty(
+                math.prod(shapes[i]),
+                _to_numpy(torch.empty(0, dtype=self.dtypes[i])).dtype,
+                f"output {i}",
+            )
+            for i in order
+        }
+        targets = [
+            expanded(np.zeros(shapes[i]), self.dtypes[i], full) for i in order if self._summed[i]
+        ]
+        written = [self.dtypes[i] for i in order if not self._summed[i]]
+        plan = layout([*inputs, *targets], written)
+        memory = self._copy(inputs)
+        starts = self._starts(inputs, memory)
+        pointers = [results[i].pointer for i in order]
+        self.elements = self._elements(
+            plan, [*pointers[: len(written)], *starts, *pointers[len(written) :]]
+        )
+        self._call("fused", inputs[0].dtype, self.elements)
+        tensors = {
+            i: torch.from_numpy(array.numpy().copy()).view(self.dtypes[i]).reshape(shapes[i])
+            if self._summed[i]
+            else _unflatten(array.numpy(), plan, self.dtypes[i])
+            for i, array in results.items()
+        }
+        return [tensors[i] for i in range(len(shapes))]
+
     def _prepare(
         self,
         graph: Graph,
@@ -149,34 +206,60 @@ class FusedEmulated(Emulated):
         self.graph, self.parameters = graph, parameters
         self.dtypes = [*dtypes, *(operand.dtype for operand in inputs)]
         self.wide = any(operand.dtype is torch.float64 for operand in inputs)
-        self._sums = ()
+        self._sums = self._summed = ()
 
     def _call(self, name: str, dtype: torch.dtype, elements: _Elements, *rest: Any) -> None:
         sums = bool(self._sums)
         computed = "double" if self.wide else "float"
         source = generate.cuda_source(
-            self.graph, self.graph.inputs, nvrtc.types(self.dtypes), computed, sums=sums
+            self.graph,
+            self.graph.inputs,
+            nvrtc.types(self.dtypes),
+            computed,
+            sums=sums,
+            summed=self._summed,
         )
         code = nvrtc.code_of(source, f"compute_{self.arch}")
-        mixed = len(set(self.dtypes[len(self.graph.outputs) if sums else 0 :])) > 1
-        loaded = _FusedKernel(
-            outputs=len(self.graph.outputs),
+        loaded = self._kernel()
+        with self.device.loaded(library("fused", self.arch, self.csrc)) as dll:
+            combined = ctypes.c_bool(sums or bool(self._summed))
+            error = dll[_LOAD](code, combined, ctypes.byref(loaded))
+        self._launch(loaded, elements, error)
+
+    def _kernel(self) -> _FusedKernel:
+        """As csrc/operators/fused.cpp describes it, not loaded yet."""
+        outputs = len(self.graph.outputs)
+        summed = self._summed or (bool(self._sums),) * outputs
+        lying = [dtype for i, dtype in enumerate(self.dtypes) if i >= outputs or not summed[i]]
+        widths = [dtype.itemsize for dtype in lying]
+        return _FusedKernel(
+            outputs=outputs,
             inputs=len(self.graph.inputs),
             wide=self.wide,
-            bytes=(8 if self.wide else 4) if mixed else dtype.itemsize,
+            bytes=(8 if self.wide else 4) if len(set(lying)) > 1 else widths[0],
+            widths=(ctypes.c_int * _MAX_OPERANDS)(*widths),
+            widest=max(widths),
+            summed=sum(each << i for i, each in enumerate(self._summed)),
         )
+
+    def workspace_over(self, loaded: _FusedKernel, elements: _Elements) -> int:
+        """Bytes."""
         with self.device.loaded(library("fused", self.arch, self.csrc)) as dll:
-            flags = ctypes.c_bool(mixed), ctypes.c_bool(sums)
-            error = dll[_LOAD](code, *flags, ctypes.byref(loaded))
-        self._launch(loaded, elements, error)
+            function = dll[_WORKSPACE_OVER]
+            function.restype = ctypes.c_int64
+            return int(function(ctypes.byref(loaded), ctypes.byref(elements)))
 
     def _launch(self, loaded: _FusedKernel, elements: _Elements, error: int = 0) -> None:
         """Unless there was an error."""
         values = (ctypes.c_double * max(len(self.parameters), 1))(*self.parameters)
+        rest, name = self._sums, _LAUNCH_SUM if self._sums else _LAUNCH
+        if self._summed:
+            size = self.workspace_over(loaded, elements)
+            workspace = self.device.empty(size, np.uint8, "workspace")
+            rest, name = (ctypes.c_void_p(workspace.pointer), ctypes.c_int64(size)), _LAUNCH_OVER
         with self.device.loaded(library("fused", self.arch, self.csrc)) as dll:
             given = ctypes.byref(loaded), ctypes.byref(elements), values, len(self.parameters)
-            launch = dll[_LAUNCH_SUM if self._sums else _LAUNCH]
-            error = error or launch(*given, *self._sums, None)
+            error = error or dll[name](*given, *rest, None)
             if dll["cudaPeekAtLastError"]():
                 raise LaunchError("an error is left behind")
         if error:
@@ -366,6 +449,224 @@ def test_a_workspace_serves_as_many_operands_as_there_may_be() -> None:
     _check_sums(FusedEmulated(), graph, inputs)
     with pytest.raises(LaunchError, match="error 1"):  # cudaErrorInvalidValue
         FusedEmulated().sums(graph, inputs, workspace_bytes=16)
+
+
+# ------------------------------------------------------------------------- sums over dimensions
+
+
+def _slopes(x: Tensor, scale: Tensor, bias: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of x * scale + bias."""
+    return grad * scale, grad * x, grad
+
+
+SLOPES = fusedgrad.fuse(_slopes)
+# The shape of all, and that of scale and bias
+BROADCAST: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "a parameter a channel": ((4, 3, 600), (1, 3, 1)),
+    "many channels of few": ((2, 300, 8), (1, 300, 1)),
+    "a bias": ((60, 72), (1, 72)),
+    "a long bias of few": ((3, 2052), (1, 2052)),
+    "a temperature": ((5, 1200), (1, 1)),
+    "rows of odd length": ((3, 5, 77), (1, 5, 1)),
+    "columns of odd length": ((40, 37), (1, 37)),
+    "in the middle": ((4, 6, 5, 8), (4, 1, 5, 1)),
+    "outside and inside": ((4, 6, 5, 8), (1, 6, 1, 8)),
+    "one of each": ((2100, 1), (1, 1)),
+}
+
+
+def _integers(shape: Sequence[int], seed: int) -> np.ndarray:
+    """Small ones, whose sums of products are exact."""
+    return np.random.default_rng(seed).integers(-4, 5, shape).astype(np.float64)
+
+
+def _padded(values: np.ndarray, dtype: torch.dtype, by: int) -> Operand:
+    """So many elements behind each row."""
+    padding = np.full((*values.shape[:-1], by), math.nan)
+    inner = contiguous(np.concatenate([values, padding], axis=-1), dtype)
+    return Operand(inner.storage, values.shape, inner.strides)
+
+
+def _check_slopes(
+    device: FusedEmulated,
+    full: tuple[int, ...],
+    own: tuple[int, ...],
+    dtypes: Sequence[torch.dtype],
+    place: Callable[..., Operand] = contiguous,
+    graph: Graph | None = None,
+) -> None:
+    """`dtypes` of x, scale and bias, and of the gradient."""
+    x, grad = _integers(full, 0), _integers(full, 1)
+    scale, bias = _integers(own, 2), _integers(own, 3)
+    inputs = [
+        place(x, dtypes[0]),
+        expanded(scale, dtypes[1], full),
+        expanded(bias, dtypes[2], full),
+        place(grad, dtypes[3]),
+    ]
+    graph = graph or _slopes_graph()
+    found = device.over_dimensions(graph, inputs, [full, own, own], dtypes=dtypes[:3])
+    axes = tuple(i for i, (a, b) in enumerate(zip(full, own, strict=True)) if a != b)
+    exact = [grad * scale, (grad * x).sum(axes, keepdims=True), grad.sum(axes, keepdims=True)]
+    for got, true, dtype in zip(found, exact, dtypes, strict=False):
+        assert got.dtype == dtype
+        assert torch.equal(got, torch.from_numpy(true).to(dtype))
+
+
+@functools.cache
+def _slopes_graph() -> Graph:
+    return SLOPES._graph_of(tuple(torch.ones(1) for _ in range(4)), {})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", BROADCAST)
+def test_sums_over_dimensions_are_exact(name: str, dtype: torch.dtype) -> None:
+    device = FusedEmulated()
+    full, own = BROADCAST[name]
+    _check_slopes(device, full, own, [dtype] * 4)
+    fastest = next(size for size in reversed(full) if size > 1)
+    aligned = fastest % (16 // dtype.itemsize) == 0
+    assert device.device.launches[0] == ("contiguous" if aligned else "strided")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", BROADCAST)
+def test_sums_over_dimensions_read_any_layout(name: str, dtype: torch.dtype) -> None:
+    full, own = BROADCAST[name]
+    reverse = functools.partial(permuted, order=tuple(reversed(range(len(full)))))
+    for place in (reverse, misaligned, functools.partial(spaced, step=3)):
+        _check_slopes(FusedEmulated(), full, own, [dtype] * 4, place)
+    # Rows that begin at an aligned address, or are as long as packs, but not both
+    for by in (1, -full[-1] % 8):
+        _check_slopes(FusedEmulated(), full, own, [dtype] * 4, functools.partial(_padded, by=by))
+
+
+def _check_rows_longer_than_packs(device: FusedEmulated) -> None:
+    """That begin at aligned addresses, where no result asks for a layout of its own."""
+    x = _integers((5, 77), 0)
+    square = fusedgrad.fuse(lambda x: x * x)._example()
+    (total,) = device.over_dimensions(square, [_padded(x, torch.float32, 3)], [(5, 1)])
+    assert total.flatten().tolist() == (x * x).sum(1).tolist()
+
+
+def test_rows_of_sums_that_are_no_packs() -> None:
+    _check_rows_longer_than_packs(FusedEmulated())
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["float16 float32 float32 float32", "float32 bfloat16 float64 float16", "float64 " * 4],
+)
+def test_sums_over_dimensions_of_mixed_dtypes(names: str) -> None:
+    for name in ("a parameter a channel", "a bias", "rows of odd length"):
+        device = FusedEmulated()
+        _check_slopes(device, *BROADCAST[name], _dtypes(names))
+        aligned = name != "rows of odd length"
+        assert device.device.launches[0] == ("contiguous" if aligned else "strided")
+
+
+def test_pieces_of_a_sum_are_combined() -> None:
+    for full, own in (((16, 2, 2048), (1, 2, 1)), ((600, 256), (1, 256)), ((2, 20000), (1, 1))):
+        device = FusedEmulated()
+        _check_slopes(device, full, own, [torch.float32] * 4)
+        assert device.device.launches == ["contiguous", "combine"]
+        assert device.workspace_over(device._kernel(), device.elements) > 0
+    device = FusedEmulated()
+    _check_slopes(device, (3, 4096, 8), (1, 4096, 1), [torch.float32] * 4)
+    assert device.device.launches == ["contiguous"]
+    assert device.workspace_over(device._kernel(), device.elements) == 0
+
+
+def test_no_order_of_blocks_changes_a_bit_of_sums_over_dimensions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As run twice, the second time from the last block and thread to the first."""
+    run = Launch.run
+
+    def run_in_two_orders(launch: Launch) -> None:
+        monkeypatch.setattr(launch.program, "unordered", True)
+        run(launch)
+        assert launch.backwards
+
+    monkeypatch.setattr(Launch, "run", run_in_two_orders)
+    for full, own in (((16, 2, 2048), (1, 2, 1)), ((600, 72), (1, 72)), ((3, 5, 77), (1, 5, 1))):
+        values = [np.random.default_rng(i).normal(size=full) for i in range(2)]
+        inputs = [contiguous(v, torch.float32) for v in values]
+        product = fusedgrad.fuse(lambda x, z: torch.tanh(x) * z)._example()
+        (total,) = FusedEmulated().over_dimensions(product, inputs, [own])
+        x, z = (operand.tensor().double() for operand in inputs)
+        exact = (torch.tanh(x) * z).sum_to_size(own)
+        size = (torch.tanh(x) * z).abs().sum_to_size(own)
+        assert bool(((total - exact).abs() <= 2**-23 * size).all())
+
+
+def test_sums_over_dimensions_keep_what_a_float_would_lose() -> None:
+    values = np.ones((2, 4096))
+    values[:, 7] = 2.0**-20  # less than half a unit of a sum of more than 8
+    one = fusedgrad.fuse(lambda x: x * 1.0)._example()
+    for place in (contiguous, misaligned):
+        inputs = [place(values, torch.float32)]
+        (total,) = FusedEmulated().over_dimensions(one, inputs, [(2, 1)], dtypes=[torch.float64])
+        assert total.flatten().tolist() == [4095 + 2.0**-20] * 2
+        # Rounded once: through float32 it would be a tie of bfloat16, and go to 1.
+        above = [place(np.array([[1, 2.0**-8, 2.0**-40, 0]]), torch.float32)]
+        (total,) = FusedEmulated().over_dimensions(one, above, [(1, 1)], dtypes=[torch.bfloat16])
+        assert float(total) == 1 + 2.0**-7
+    values[1, 9] = np.inf
+    inputs = [contiguous(values, torch.float32)]
+    (total,) = FusedEmulated().over_dimensions(one, inputs, [(2, 1)])
+    assert total.flatten().tolist() == [4095, np.inf]
+
+
+@pytest.mark.parametrize("limit", [300, 3000])
+def test_sums_over_dimensions_beyond_32_bits_are_launched_in_parts(
+    tmp_path: Path, limit: int
+) -> None:
+    """Where what stays is too large, what is summed over, and both."""
+    lower = Mutation("lower", "tuning.h", "kMaxOffset = INT32_MAX", f"kMaxOffset = {limit}")
+    device = FusedEmulated(csrc=_mutated(tmp_path, lower))
+    for name in ("in the middle", "outside and inside", "a bias", "a temperature"):
+        del device.device.launches[:]
+        _check_slopes(device, *BROADCAST[name], [torch.float32] * 4)
+        assert len(device.device.launches) > 1
+
+
+def test_partial_sums_are_few_and_their_bytes_do_not_overflow() -> None:
+    device = FusedEmulated()
+    inputs = [contiguous(np.ones((1, 1)), torch.float32)] * 4
+    device._prepare(_slopes_graph(), inputs, (), None)
+    device._summed = False, True, True
+    kernel = device._kernel()
+
+    def elements_of(sizes: Sequence[int], is_summed: Sequence[bool]) -> _Elements:
+        """Dimension 0 is the fastest."""
+        elements = _Elements(numel=math.prod(sizes), ndim=len(sizes), operands=7)
+        elements.sizes[: len(sizes)] = sizes
+        for i in range(7):
+            step = 4
+            for d, size in enumerate(sizes):
+                kept = not is_summed[d]
+                elements.strides[i][d] = step if i in (0, 1, 4) or kept else 0
+                step *= size if i in (0, 1, 4) or kept else 1
+        return elements
+
+    sizes = [1, 2, 3, 5, 8, 31, 32, 100, 512, 4096, 100_000, 2**20, 2**31 + 8, 2**40]
+    for first, second, third in itertools.product(sizes, repeat=3):
+        numel = first * second * third
+        if numel > 2**60:
+            continue
+        for is_summed in ((True, False, True), (False, True, False), (True, True, False)):
+            elements = elements_of((first, second, third), is_summed)
+            needed = device.workspace_over(kernel, elements)
+            kept = [n for n, s in zip((first, second, third), is_summed, strict=True) if not s]
+            # Two sums of 8 bytes each for 32 elements of 4 bytes, or where parts add to them
+            assert 0 <= needed <= 2 * 8 * max(numel / 32, math.prod(kept)), (first, second, third)
+
+
+def test_a_workspace_that_is_too_small_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FusedEmulated, "workspace_over", lambda *_: 16)
+    with pytest.raises(LaunchError, match="error 1"):  # cudaErrorInvalidValue
+        _check_slopes(FusedEmulated(), (600, 256), (1, 256), [torch.float32] * 4)
 
 
 MIXTURES = [
@@ -718,7 +1019,8 @@ def test_code_is_compiled_again_for_what_it_depends_on(
 
 def test_headers_of_the_key_are_all_that_are_included() -> None:
     inside = {path.relative_to(CSRC).as_posix() for path in CSRC.rglob("*") if path.is_file()}
-    reached, waiting = set(), ["cuda/rtc.h", "cuda/fused_sum.cuh", *(f"math/{n}" for n in _math())]
+    roots = "cuda/rtc.h", "cuda/fused_sum.cuh", "cuda/fused_over_dimensions.cuh"
+    reached, waiting = set(), [*roots, *(f"math/{n}" for n in _math())]
     while waiting:
         name = waiting.pop()
         if name in inside and name not in reached:
@@ -821,7 +1123,12 @@ def added(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 def _added(
-    wide: bool, used: Sequence[int], dtypes: Sequence[torch.dtype], parameters: int, sums: bool
+    wide: bool,
+    used: Sequence[int],
+    dtypes: Sequence[torch.dtype],
+    parameters: int,
+    sums: bool,
+    summed: int,
 ) -> int:
     """The number of a kernel that no tensor with elements may reach."""
     return _C.add_fused_kernel(0, wide, used, len(dtypes) - len(used), parameters)
@@ -842,10 +1149,10 @@ def test_each_combination_of_dtypes_has_its_kernels(added: list[tuple[Any, ...]]
         assert x.grad.dtype is half
         GATE(*_meta(double, double))
     assert added == [
-        # wide, inputs that move an output, dtypes of outputs and inputs, parameters, sums
-        (False, [0b11], [single, half, single], 0, False),
-        (False, [0b111, 0b011], [half, single, single, half, single], 0, False),
-        (True, [0b11], [double] * 3, 0, False),
+        # wide, inputs that move an output, dtypes of outputs and inputs, parameters, sums, summed
+        (False, [0b11], [single, half, single], 0, False, 0),
+        (False, [0b111, 0b011], [half, single, single, half, single], 0, False, 0),
+        (True, [0b11], [double] * 3, 0, False, 0),
     ]
 
 
@@ -862,9 +1169,40 @@ def test_means_and_sums_have_kernels_that_sum(added: list[tuple[Any, ...]]) -> N
         assert x.grad.dtype is half
         assert ratio(x.detach(), z.detach()).shape == ()
     forward, gradients, both = added
-    assert forward == (False, [0b11], [single, half, single], 0, True)
-    assert gradients == (False, [0b111, 0b011], [half, single, single, half, single], 0, False)
-    assert both == (False, [0b11, 0b10], [single, single, half, single], 0, True)
+    assert forward == (False, [0b11], [single, half, single], 0, True, 0)
+    assert gradients == (False, [0b111, 0b011], [half, single, single, half, single], 0, False, 0)
+    assert both == (False, [0b11, 0b10], [single, single, half, single], 0, True, 0)
+
+
+def test_gradients_of_broadcast_arguments_have_kernels_that_sum(
+    added: list[tuple[Any, ...]],
+) -> None:
+    """One for all that are summed over the same dimensions, which writes the others' too."""
+    single = torch.float32
+    shifted = fusedgrad.fuse(lambda x, a, b, c, t: torch.tanh(a * x + b) * torch.sigmoid(c) / t)
+    shapes = (4, 3, 5), (3, 1), (4, 1, 5), (3, 1), ()
+    tensors = [torch.empty(shape, device="meta", requires_grad=True) for shape in shapes]
+    for _ in range(2):
+        value = shifted(*tensors)
+        found = torch.autograd.grad(value, tensors, torch.empty_like(value))
+        assert [grad.shape for grad in found] == [tensor.shape for tensor in tensors]
+    forward, *gradients = added
+    assert forward[-2:] == (False, 0)
+    assert [(len(used), sums, summed) for _, used, _, _, sums, summed in gradients] == [
+        (3, False, 0b110),  # x, written, and a and c
+        (1, False, 0b1),  # b
+        (1, True, 0),  # t: the sum of all elements
+    ]
+    assert all(dtype is single for _, _, dtypes, *_ in added for dtype in dtypes)
+
+
+def test_a_kernel_has_few_sums(added: list[tuple[Any, ...]]) -> None:
+    """A thread has as many of each as a pack has elements."""
+    total = fusedgrad.fuse(lambda x, *c: sum((torch.sin(x + i) * s for i, s in enumerate(c)), x))
+    x = torch.empty(3, 4, device="meta")
+    scales = [torch.empty(3, 1, device="meta", requires_grad=True) for _ in range(20)]
+    torch.autograd.grad(total(x, *scales), scales, x)
+    assert [summed.bit_count() for *_, summed in added[1:]] == [8, 8, 4]
 
 
 def _check_served_without_python(
@@ -1036,8 +1374,8 @@ MUTATIONS = (
     Mutation(
         "operands share strides",
         "packing.h",
-        "static_cast<int32_t>(elements.strides[i][d])",
-        "static_cast<int32_t>(elements.strides[0][d])",
+        "static_cast<int32_t>(elements.strides[operand + i][d])",
+        "static_cast<int32_t>(elements.strides[operand][d])",
     ),
     Mutation("one operand is a scalar for all", "packing.h", "== 0) << i;", "== 0);"),
     Mutation("parameters are doubles", "fused.cu", "if (kernel.wide) {", "if (true) {"),
@@ -1045,7 +1383,80 @@ MUTATIONS = (
         "the tile is another's", "fused.cu", "contiguous_tile(count,", "contiguous_tile(count - 1,"
     ),
     Mutation("the tail is dropped", "fused.cu", "tiles.full + (tiles.rest != 0)", "tiles.full"),
-    Mutation("the first operand's type is all's", "operands.cuh", "next++ == operand", "!next++"),
+    Mutation("the first operand's type is all's", "operands.cuh", "next++ == i", "!next++"),
+    Mutation(
+        "elements of narrower types are as wide as the widest",
+        "operands.cuh",
+        "kBytes = sizeof(typename Own::Element)",
+        "kBytes = widest<Elements...>()",
+    ),
+    Mutation(
+        "a piece too few", "fused.cu", "dim3(groups, over.pieces)", "dim3(groups, over.pieces - 1)"
+    ),
+    Mutation(
+        "sums beside the last are written",
+        "summed_kernel.cuh",
+        "if (index < plan.kept) {",
+        "if (true) {",
+    ),
+    Mutation(
+        "a thread's sum is left out",
+        "summed_kernel.cuh",
+        "distance = of / 2;",
+        "distance = of / 4;",
+    ),
+    Mutation(
+        "threads do not wait for each other's sums",
+        "summed_kernel.cuh",
+        "    __syncthreads();\n    if (number >= distance)",
+        "    if (number >= distance)",
+    ),
+    Mutation(
+        "sums do not wait for those before them",
+        "summed_kernel.cuh",
+        "(threadIdx.x);\n  __syncthreads();",
+        "(threadIdx.x);",
+    ),
+    Mutation(
+        "a pack is one sum",
+        "summed_kernel.cuh",
+        "e < kElements; ++e) sums[k][0]",
+        "e < 2; ++e) sums[k][0]",
+    ),
+    Mutation(
+        "partial sums share their place",
+        "summed_kernel.cuh",
+        "* gridDim.y + blockIdx.y;",
+        "* gridDim.y;",
+    ),
+    Mutation(
+        "the sums of a pack lie apart",
+        "summed_kernel.cuh",
+        "this->strides[0][k] / pack",
+        "this->strides[0][k]",
+    ),
+    Mutation(
+        "what stays is summed over",
+        "fused.cu",
+        "given.strides[operands][d] == 0;",
+        "given.strides[0][d] == 0;",
+    ),
+    Mutation(
+        "alignment is not asked for", "fused.cu", "elements.strides[i][d] % bytes != 0", "false"
+    ),
+    Mutation(
+        "rows that are no packs are taken for them",
+        "fused.cu",
+        "elements.sizes[along] % size != 0",
+        "false",
+    ),
+    Mutation("scalars are read as packs", "fused.cu", "plan.scalars = scalars;", ""),
+    Mutation(
+        "the sums are of the first results",
+        "summed_kernel.cuh",
+        "(kMask >> r & 1) != 0",
+        "r < kSums",
+    ),
     Mutation(
         "a half is rounded through float",
         "operands.cuh",
@@ -1063,7 +1474,16 @@ def _checks(device: FusedEmulated) -> None:
     half = _dtypes("float16 " * 3)
     operands = [contiguous(x, torch.float64), contiguous(z, torch.bfloat16)]
     _check(device, _scaled(), operands, PARAMETERS, half)
+    operands = [contiguous(x, torch.float16), contiguous(z, torch.float32)]
+    _check(device, _scaled(), operands, PARAMETERS, [torch.float32] * 3)
     _check_one_rounding(device)
+    for name in BROADCAST:
+        _check_slopes(device, *BROADCAST[name], [torch.float32] * 4)
+    for full, own in (((16, 2, 2048), (1, 2, 1)), ((600, 256), (1, 256))):
+        _check_slopes(device, full, own, [torch.float32] * 4)
+    place = functools.partial(_padded, by=1)
+    _check_slopes(device, (3, 5, 8), (1, 5, 1), [torch.float32] * 4, place)
+    _check_rows_longer_than_packs(device)
 
 
 def test_the_checks_pass_unbroken_kernels() -> None:

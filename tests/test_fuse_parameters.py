@@ -13,6 +13,7 @@ from torch import Tensor
 
 import fusedgrad
 from benchmarks.memory import peak_extra
+from cuda_backend import ON_CUDA
 from fusedgrad.activations import snake_beta
 from fusedgrad.fuse import kernel
 from ulp import DTYPES
@@ -52,20 +53,27 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
     return x
 
 
+def on(device: str, x: Tensor) -> Tensor:
+    """A copy there that lies in memory as the tensor does."""
+    made = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device)
+    return x if device == "cpu" else made.copy_(x)
+
+
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("layout", ["contiguous", "reversed", "apart"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("full", "own"), PAIRS, ids=str)
-def test_sums_are_exact(full: Any, own: Any, dtype: torch.dtype, layout: str) -> None:
+@pytest.mark.parametrize("device", ["cpu", ON_CUDA])
+def test_sums_are_exact(full: Any, own: Any, dtype: torch.dtype, layout: str, device: str) -> None:
     x, grad = (laid_out(integers(full, dtype, i), layout) for i in (0, 1))
     scale = laid_out(integers(own, dtype, 2), layout)
     bias = integers((), dtype, 3)
-    leaves = [t.requires_grad_() for t in (x, scale, bias)]
-    found = torch.autograd.grad(affine(*leaves), leaves, grad)
     exact = [grad.double() * scale.double(), grad.double() * x.double(), grad.double()]
+    leaves = [on(device, t).requires_grad_() for t in (x, scale, bias)]
+    found = torch.autograd.grad(affine(*leaves), leaves, on(device, grad))
     for got, leaf, true in zip(found, leaves, exact, strict=True):
-        assert (got.shape, got.dtype) == (leaf.shape, dtype)
-        assert torch.equal(got, true.detach().sum_to_size(leaf.shape).to(dtype))
+        assert (got.shape, got.dtype, got.device) == (leaf.shape, dtype, leaf.device)
+        assert torch.equal(got.cpu(), true.sum_to_size(leaf.shape).to(dtype))
     if math.prod(full):
         value, grads = affine.value_and_grad(*leaves)
         ones = torch.autograd.grad(affine(*leaves).sum(), leaves)
@@ -152,6 +160,19 @@ def test_no_gradient_of_full_size_is_written() -> None:
     y = snake_beta(x, alpha, beta)
     most = peak_extra(lambda: torch.autograd.grad(y, (alpha, beta), grad, retain_graph=True))
     assert most < x.nbytes / 16
+
+
+@pytest.mark.parametrize("own", [(64, 1), (256,), ()], ids=str)
+@pytest.mark.parametrize("device", [ON_CUDA])
+def test_no_gradient_of_full_size_is_written_on_cuda(device: str, own: Any) -> None:
+    x, grad = (torch.randn(8, 64, 256).to(device) for _ in range(2))
+    alpha, beta = (torch.rand(own).to(device).requires_grad_() for _ in range(2))
+    y = snake_beta(x, alpha, beta)
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        torch.autograd.grad(y, (alpha, beta), grad, retain_graph=True)
+        assert torch.cuda.max_memory_allocated() - before < x.nbytes / 4
 
 
 @pytest.mark.parametrize("own", [(3, 1), (2,), (), (1, 1, 1), (2, 1, 2)], ids=str)

@@ -35,4 +35,20 @@ struct StridedAddresses {
   int32_t strides[kMaxDims][kOperands];
 };
 
+// How sums over dimensions are shared among the blocks and threads of cuda/summed_kernel.cuh, for
+// operands whose dimensions before `first_kept` are summed over. What is counted are packs of
+// elements in dimension 0 or, if it stays, in dimension `first_kept`.
+struct SumPlan {
+  uint32_t kept;       // sums
+  uint32_t reduced;    // what each is over
+  uint32_t step;       // how many of them a block takes
+  int32_t first_kept;  // dimension
+  int32_t outermost;   // dimension
+  int32_t kept_lanes;  // of a block's threads, as a power of two
+  uint32_t scalars;    // bit i: operand i is one element for all of a pack
+  bool along_kept;     // whether neighbouring threads take neighbouring sums
+  bool first_part;     // of what is launched in parts
+  bool complete;       // whether a block has whole sums
+};
+
 }  // namespace fusedgrad::cuda

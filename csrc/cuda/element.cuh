@@ -52,23 +52,38 @@ struct Single {
   }
 };
 
-// Sixteen bytes of elements, one 128-bit access.
-template <class ElementType>
+// Elements side by side, one access of 128 bits or less.
+template <class ElementType, int kCount = kPackBytes / sizeof(ElementType)>
 struct Pack {
   using Element = ElementType;
-  static constexpr int kElements = kPackBytes / sizeof(Element);
+  static constexpr int kElements = kCount;
+  static constexpr int kWords = kCount * sizeof(Element) / 4;
+  static_assert(kWords == 1 || kWords == 2 || kWords == 4);
   using Bits = std::conditional_t<sizeof(Element) == 8, uint2,
                                   std::conditional_t<sizeof(Element) == 4, uint32_t, uint16_t>>;
 
-  uint32_t word[4];
+  uint32_t word[kWords];
 
   // uint4, because a structure of half types would be moved in smaller accesses.
   __device__ static Pack load(const void* address) {
-    const uint4 bits = *static_cast<const uint4*>(address);
-    return {{bits.x, bits.y, bits.z, bits.w}};
+    if constexpr (kWords == 4) {
+      const uint4 bits = *static_cast<const uint4*>(address);
+      return {{bits.x, bits.y, bits.z, bits.w}};
+    } else if constexpr (kWords == 2) {
+      const uint2 bits = *static_cast<const uint2*>(address);
+      return {{bits.x, bits.y}};
+    } else {
+      return {{*static_cast<const uint32_t*>(address)}};
+    }
   }
   __device__ void store(void* address) const {
-    *static_cast<uint4*>(address) = make_uint4(word[0], word[1], word[2], word[3]);
+    if constexpr (kWords == 4) {
+      *static_cast<uint4*>(address) = make_uint4(word[0], word[1], word[2], word[3]);
+    } else if constexpr (kWords == 2) {
+      *static_cast<uint2*>(address) = make_uint2(word[0], word[1]);
+    } else {
+      *static_cast<uint32_t*>(address) = word[0];
+    }
   }
   // The first `count` elements, fewer than all, and zeros after them
   __device__ static Pack load_first(int count, const void* address) {
@@ -103,21 +118,24 @@ struct Pack {
     }
   }
   __device__ static Pack broadcast(const void* address) {
-    if constexpr (sizeof(Element) == 8) {
-      const uint2 bits = *static_cast<const uint2*>(address);
-      return {{bits.x, bits.y, bits.x, bits.y}};
-    } else if constexpr (sizeof(Element) == 4) {
-      const uint32_t bits = *static_cast<const uint32_t*>(address);
-      return {{bits, bits, bits, bits}};
-    } else {
-      const uint32_t bits = *static_cast<const uint16_t*>(address) * 0x10001u;
-      return {{bits, bits, bits, bits}};
+    Pack result;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      if constexpr (sizeof(Element) == 8) {
+        const uint2 bits = *static_cast<const uint2*>(address);
+        result.word[i] = i % 2 == 0 ? bits.x : bits.y;
+      } else if constexpr (sizeof(Element) == 4) {
+        result.word[i] = *static_cast<const uint32_t*>(address);
+      } else {
+        result.word[i] = *static_cast<const uint16_t*>(address) * 0x10001u;
+      }
     }
+    return result;
   }
 
   __device__ void unpack(Compute<Element> (&values)[kElements]) const {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < kWords; ++i) {
       if constexpr (std::is_same_v<Element, double>) {
         if (i % 2 == 0) values[i / 2] = __hiloint2double(word[i + 1], word[i]);
       } else if constexpr (std::is_same_v<Element, float>) {
@@ -138,7 +156,7 @@ struct Pack {
   __device__ static Pack pack(const Compute<Element> (&values)[kElements]) {
     Pack result;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < kWords; ++i) {
       if constexpr (std::is_same_v<Element, double>) {
         result.word[i] = i % 2 == 0 ? __double2loint(values[i / 2]) : __double2hiint(values[i / 2]);
       } else if constexpr (std::is_same_v<Element, float>) {

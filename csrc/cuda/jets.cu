@@ -1,5 +1,6 @@
 #include "cuda/jets.h"
 
+#include <algorithm>
 #include <type_traits>
 
 #include "cuda/elementwise.cuh"
@@ -28,7 +29,11 @@ FusedKernel jet(DType dtype) {
               .outputs = Call::kOutputs,
               .inputs = Call::kInputs,
               .wide = sizeof(T) == sizeof(double),
-              .bytes = sizeof(Element)};
+              .bytes = sizeof(Element),
+              .widths = {},
+              .widest = sizeof(Element),
+              .summed = 0};
+    std::fill_n(result.widths, Call::kOutputs + Call::kInputs, result.widest);
     return cudaSuccess;
   });
   return result;

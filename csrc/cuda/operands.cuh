@@ -1,11 +1,11 @@
 // Where the elements of a tile lie. A tile is what one block takes at once, kThreads * kElements
 // consecutive elements; a kernel asks its operands to place a tile, to load its inputs and to store
-// its results, and never sees an address. Three kinds:
+// its results, and never sees an address. The kinds:
 //
 //   Contiguous  all operands side by side and aligned, or scalars: 128-bit accesses
 //   Strided     everything else: any strides and alignment, consecutive threads take consecutive
 //               elements
-//   Mixed       the same for operands of unlike types
+//   ContiguousMixed, StridedMixed  the same for operands of unlike types
 //
 // Only the place of a tile takes 64-bit arithmetic; inside it offsets have 32 bits.
 #pragma once
@@ -100,6 +100,75 @@ __device__ __forceinline__ void store(
   }
 }
 
+// Calls body with a null pointer of the i-th type.
+template <class... Elements, class Body>
+__device__ __forceinline__ void with_type(int i, const Body& body) {
+  int next = 0;
+  ((next++ == i ? static_cast<void>(body(static_cast<Elements*>(nullptr))) : void()), ...);
+}
+
+// To the element's type, once from a double too.
+template <class Element, class T>
+__device__ Element rounded(T value) {
+  if constexpr (std::is_same_v<Element, __half> && sizeof(T) == 8) {
+    return __double2half(value);
+  } else if constexpr (std::is_same_v<Element, __nv_bfloat16> && sizeof(T) == 8) {
+    return __double2bfloat16(value);
+  } else {
+    return Single<Element>::pack({static_cast<Compute<Element>>(value)}).element;
+  }
+}
+
+// Elements of any type, in the type they are computed in.
+template <class T, int kCount>
+struct Converted {
+  using Element = T;
+  static constexpr int kElements = kCount;
+
+  T value[kCount];
+
+  template <class Raw>
+  __device__ static Converted from(const Raw& raw) {
+    Compute<typename Raw::Element> values[kCount];
+    raw.unpack(values);
+    Converted result;
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) result.value[e] = static_cast<T>(values[e]);
+    return result;
+  }
+  // In memory, as a Pack or, of one element, a Single.
+  template <class Element>
+  __device__ auto as() const {
+    if constexpr (kCount == 1) {
+      return Single<Element>{rounded<Element>(value[0])};
+    } else if constexpr (sizeof(T) == 8 && sizeof(Element) == 2) {
+      Pack<Element, kCount> result;
+#pragma unroll
+      for (int i = 0; i < result.kWords; ++i) {
+        const Element pair[] = {rounded<Element>(value[2 * i]), rounded<Element>(value[2 * i + 1])};
+        result.word[i] = reinterpret_cast<const uint32_t&>(pair);
+      }
+      return result;
+    } else {
+      Compute<Element> values[kCount];
+#pragma unroll
+      for (int e = 0; e < kCount; ++e) values[e] = static_cast<Compute<Element>>(value[e]);
+      return Pack<Element, kCount>::pack(values);
+    }
+  }
+
+  __device__ void unpack(T (&values)[kCount]) const {
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) values[e] = value[e];
+  }
+  __device__ static Converted pack(const T (&values)[kCount]) {
+    Converted result;
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) result.value[e] = values[e];
+    return result;
+  }
+};
+
 template <class ElementType, int kOutputCount, int kInputCount>
 struct Contiguous : ContiguousAddresses<kOutputCount + kInputCount> {
   using Element = ElementType;
@@ -145,6 +214,85 @@ struct Contiguous : ContiguousAddresses<kOutputCount + kInputCount> {
  private:
   __device__ char* address(Place place, int operand, int c) const {
     return this->data[operand] + place + c * (kThreads * kPackBytes);
+  }
+};
+
+template <class... Elements>
+constexpr int widest() {
+  int bytes = 0;
+  ((bytes = sizeof(Elements) > bytes ? sizeof(Elements) : bytes), ...);
+  return bytes;
+}
+
+// Contiguous operands of several element types, those of the outputs first, computed in T: as many
+// elements of each in one access, 128 bits of the widest. Each is converted where it is loaded or
+// stored.
+template <class T, int kOutputCount, class... Elements>
+struct ContiguousMixed : ContiguousAddresses<sizeof...(Elements)> {
+  using Element = T;
+  static constexpr int kOutputs = kOutputCount;
+  static constexpr int kOperands = sizeof...(Elements);
+  static constexpr int kInputs = kOperands - kOutputs;
+  static constexpr int kElements = kPackBytes / widest<Elements...>();
+  using Raw = Converted<T, kElements>;
+  static constexpr int64_t kTile =
+      contiguous_tile(kOperands + (kOutputs == 0), widest<Elements...>());
+  static constexpr int kChunks = kTile / (kThreads * kElements);
+  using Place = int64_t;  // of a thread's first element
+
+  __device__ Place place(uint32_t tile) const { return tile * kTile + threadIdx.x * kElements; }
+
+  __device__ bool is_scalar(int i) const {
+    return kInputs > 1 && (this->scalars >> (kOutputs + i) & 1) != 0;
+  }
+  __device__ Raw load(Place place, int i, int c) const {
+    Raw result;
+    with_type<Elements...>(kOutputs + i, [&](auto* type) {
+      using Own = Pack<std::remove_pointer_t<decltype(type)>, kElements>;
+      result = Raw::from(Own::load(address<Own>(place, kOutputs + i, c)));
+    });
+    return result;
+  }
+  __device__ Raw load_first(int count, Place place, int i, int c) const {
+    Raw result;
+    with_type<Elements...>(kOutputs + i, [&](auto* type) {
+      using Own = Pack<std::remove_pointer_t<decltype(type)>, kElements>;
+      result = Raw::from(Own::load_first(count, address<Own>(place, kOutputs + i, c)));
+    });
+    return result;
+  }
+  // As Contiguous does
+  __device__ void fill_in_scalars(Raw (&inputs)[kChunks][kInputs]) const {
+    if (kInputs == 1 || this->scalars == 0) return;
+#pragma unroll
+    for (int i = 0; i < kInputs; ++i) {
+      if (!is_scalar(i)) continue;
+      with_type<Elements...>(kOutputs + i, [&](auto* type) {
+        using Own = Pack<std::remove_pointer_t<decltype(type)>, kElements>;
+        const Raw filled = Raw::from(Own::broadcast(this->data[kOutputs + i]));
+#pragma unroll
+        for (int c = 0; c < kChunks; ++c) inputs[c][i] = filled;
+      });
+    }
+  }
+  __device__ void store(Place place, int i, int c, const Raw& raw) const {
+    with_type<Elements...>(i, [&](auto* type) {
+      using Own = Pack<std::remove_pointer_t<decltype(type)>, kElements>;
+      raw.template as<typename Own::Element>().store(address<Own>(place, i, c));
+    });
+  }
+  __device__ void store_first(int count, Place place, int i, int c, const Raw& raw) const {
+    with_type<Elements...>(i, [&](auto* type) {
+      using Own = Pack<std::remove_pointer_t<decltype(type)>, kElements>;
+      raw.template as<typename Own::Element>().store_first(count, address<Own>(place, i, c));
+    });
+  }
+
+ private:
+  template <class Own>
+  __device__ char* address(Place place, int operand, int c) const {
+    constexpr int kBytes = sizeof(typename Own::Element);
+    return this->data[operand] + (place + c * (kThreads * kElements)) * kBytes;
   }
 };
 
@@ -203,46 +351,28 @@ struct Strided : StridedAddresses<kOutputCount + kInputCount> {
   }
 };
 
-// Strided operands of several element types, those of the outputs first, computed in T. Each is
-// converted where it is loaded or stored.
+// Strided operands of several element types, as ContiguousMixed.
 template <class T, int kOutputCount, class... Elements>
-struct Mixed : Strided<T, kOutputCount, sizeof...(Elements) - kOutputCount> {
+struct StridedMixed : Strided<T, kOutputCount, sizeof...(Elements) - kOutputCount> {
   using Base = Strided<T, kOutputCount, sizeof...(Elements) - kOutputCount>;
   using typename Base::Place;
-  using typename Base::Raw;
+  using Raw = Converted<T, 1>;
 
+  __device__ void fill_in_scalars(Raw (&)[Base::kChunks][Base::kInputs]) const {}
   __device__ Raw load(const Place& place, int i, int c) const {
     const int operand = kOutputCount + i;
-    Raw result = {};
-    const char* address = this->data[operand] + place.chunk[c].of[operand];
-    int next = 0;
-    ((next++ == operand ? static_cast<void>(result.element = loaded<Elements>(address)) : void()),
-     ...);
+    Raw result;
+    with_type<Elements...>(operand, [&](auto* type) {
+      using Own = Single<std::remove_pointer_t<decltype(type)>>;
+      result = Raw::from(Own::load(this->data[operand] + place.chunk[c].of[operand]));
+    });
     return result;
   }
   __device__ void store(const Place& place, int i, int c, const Raw& raw) const {
-    char* address = this->data[i] + place.chunk[c].of[i];
-    int next = 0;
-    ((next++ == i ? Single<Elements>{rounded<Elements>(raw.element)}.store(address) : void()), ...);
-  }
-
- private:
-  template <class Element>
-  __device__ static T loaded(const char* address) {
-    Compute<Element> value[1];
-    Single<Element>::load(address).unpack(value);
-    return static_cast<T>(value[0]);
-  }
-  // Once, from a double too.
-  template <class Element>
-  __device__ static Element rounded(T value) {
-    if constexpr (std::is_same_v<Element, __half> && sizeof(T) == 8) {
-      return __double2half(value);
-    } else if constexpr (std::is_same_v<Element, __nv_bfloat16> && sizeof(T) == 8) {
-      return __double2bfloat16(value);
-    } else {
-      return Single<Element>::pack({static_cast<Compute<Element>>(value)}).element;
-    }
+    with_type<Elements...>(i, [&](auto* type) {
+      using Element = std::remove_pointer_t<decltype(type)>;
+      raw.template as<Element>().store(this->data[i] + place.chunk[c].of[i]);
+    });
   }
 };
 

@@ -11,18 +11,23 @@
 
 namespace fusedgrad::cuda {
 
-// Whether ContiguousAddresses serve elements of so many bytes.
-inline bool is_contiguous(const Elements& elements, int outputs, int bytes) {
+// Whether ContiguousAddresses serve elements of so many bytes each: bytes_of(operand).
+template <class Bytes>
+bool is_contiguous(const Elements& elements, int outputs, int pack, const Bytes& bytes_of) {
   if (elements.ndim != 1) return false;
   const int inputs = elements.operands - outputs;
   for (int i = 0; i < elements.operands; ++i) {
     const int64_t stride = elements.strides[i][0];
     // An only input that is a scalar is left to the strided kernel, so that this one need not ask.
     if (i >= outputs && stride == 0 && inputs > 1) continue;
-    if (stride != bytes) return false;
-    if (reinterpret_cast<uintptr_t>(elements.data[i]) % kPackBytes != 0) return false;
+    if (stride != bytes_of(i)) return false;
+    if (reinterpret_cast<uintptr_t>(elements.data[i]) % (pack * bytes_of(i)) != 0) return false;
   }
   return true;
+}
+
+inline bool is_contiguous(const Elements& elements, int outputs, int bytes) {
+  return is_contiguous(elements, outputs, kPackBytes / bytes, [bytes](int) { return bytes; });
 }
 
 template <int kOperands>
@@ -43,12 +48,17 @@ inline Divisor divisor(uint32_t d) {
   return result;
 }
 
-// Whether offsets in bytes, and the elements' number, fit in 32 bits.
-inline bool is_addressable(const Elements& elements) {
-  if (elements.numel > kMaxOffset) return false;
+// Whether offsets in bytes, and the elements' number, fit in 32 bits: of the dimensions of `begin`
+// until `end`.
+inline bool is_addressable(const Elements& elements, int begin, int end) {
+  int64_t numel = 1;
+  for (int d = begin; d < end; ++d) {
+    if (elements.sizes[d] > kMaxOffset / std::max<int64_t>(numel, 1)) return false;
+    numel *= elements.sizes[d];
+  }
   for (int i = 0; i < elements.operands; ++i) {
     int64_t extent = 0;
-    for (int d = 0; d < elements.ndim; ++d) {
+    for (int d = begin; d < end; ++d) {
       extent += (elements.sizes[d] - 1) * std::abs(elements.strides[i][d]);
     }
     if (extent > kMaxOffset) return false;
@@ -56,27 +66,32 @@ inline bool is_addressable(const Elements& elements) {
   return true;
 }
 
+// Of the operands and dimensions from these on
 template <int kOperands>
-StridedAddresses<kOperands> strided_addresses(const Elements& elements) {
+StridedAddresses<kOperands> strided_addresses(const Elements& elements, int operand = 0,
+                                              int dimension = 0) {
   StridedAddresses<kOperands> result = {};
-  result.outermost = std::max(elements.ndim - 1, 0);
-  for (int i = 0; i < kOperands; ++i) result.data[i] = static_cast<char*>(elements.data[i]);
-  for (int d = 0; d < elements.ndim; ++d) {
-    result.sizes[d] = divisor(static_cast<uint32_t>(elements.sizes[d]));
+  result.outermost = std::max(elements.ndim - dimension - 1, 0);
+  for (int i = 0; i < kOperands; ++i) {
+    result.data[i] = static_cast<char*>(elements.data[operand + i]);
+  }
+  for (int d = dimension; d < elements.ndim; ++d) {
+    result.sizes[d - dimension] = divisor(static_cast<uint32_t>(elements.sizes[d]));
     for (int i = 0; i < kOperands; ++i) {
-      result.strides[d][i] = static_cast<int32_t>(elements.strides[i][d]);
+      result.strides[d - dimension][i] = static_cast<int32_t>(elements.strides[operand + i][d]);
     }
   }
   return result;
 }
 
-// Launches once where StridedAddresses serve, else for each half of the largest dimension.
+// Launches once where StridedAddresses of the dimensions of `begin` until `end` serve, else for
+// each half of the largest of them.
 template <class Launch>
-cudaError_t in_parts(const Elements& elements, const Launch& launch) {
-  if (is_addressable(elements)) return launch(elements);
-  int largest = 0;
+cudaError_t in_parts(const Elements& elements, int begin, int end, const Launch& launch) {
+  if (is_addressable(elements, begin, end)) return launch(elements);
+  int largest = begin;
   int64_t largest_extent = -1;
-  for (int d = 0; d < elements.ndim; ++d) {
+  for (int d = begin; d < end; ++d) {
     int64_t stride = 1;
     for (int i = 0; i < elements.operands; ++i) {
       stride = std::max<int64_t>(stride, std::abs(elements.strides[i][d]));
@@ -96,8 +111,13 @@ cudaError_t in_parts(const Elements& elements, const Launch& launch) {
     high.data[i] =
         static_cast<char*>(elements.data[i]) + low.sizes[largest] * elements.strides[i][largest];
   }
-  const cudaError_t error = in_parts(low, launch);
-  return error == cudaSuccess ? in_parts(high, launch) : error;
+  const cudaError_t error = in_parts(low, begin, end, launch);
+  return error == cudaSuccess ? in_parts(high, begin, end, launch) : error;
+}
+
+template <class Launch>
+cudaError_t in_parts(const Elements& elements, const Launch& launch) {
+  return in_parts(elements, 0, elements.ndim, launch);
 }
 
 }  // namespace fusedgrad::cuda

@@ -47,6 +47,17 @@ constexpr bool is_same_v = false;
 template <class A>
 constexpr bool is_same_v<A, A> = true;
 
+template <class T>
+struct remove_pointer {
+  using type = T;
+};
+template <class T>
+struct remove_pointer<T*> {
+  using type = T;
+};
+template <class T>
+using remove_pointer_t = typename remove_pointer<T>::type;
+
 template <class Unsigned>
 using make_signed_t = conditional_t<sizeof(Unsigned) == sizeof(int64_t), int64_t, int32_t>;
 

@@ -83,13 +83,15 @@ void launch(const char* name, c10::Device device, const cuda::Elements& elements
   check(name, launcher(elements, current_stream(device)));
 }
 
-void launch_sums(const char* name, const at::TensorIterator& iter, int sums, SumLauncher launcher) {
+void launch_sums(const char* name, const at::TensorIterator& iter,
+                 c10::function_ref<int64_t(const cuda::Elements&)> workspace_bytes,
+                 SumLauncher launcher) {
   const c10::Device device = iter.tensor(0).device();
   const c10::DeviceGuard guard(device);
   const Operands operands = operands_of(iter);
   TORCH_CHECK(operands.outer == 0, name, ": the broadcast operands have ", iter.ndim(),
               " dimensions that cannot be merged, expected at most ", cuda::kMaxDims);
-  const int64_t bytes = sums * cuda::reduction_workspace_bytes(iter.numel());
+  const int64_t bytes = workspace_bytes(operands.elements);
   at::Tensor workspace = at::empty({bytes}, at::device(device).dtype(at::kByte));
   check(name, launcher(operands.elements, workspace.data_ptr(), bytes, current_stream(device)));
 }

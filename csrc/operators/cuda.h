@@ -16,9 +16,10 @@ void launch(const char* name, const at::TensorIterator& iter,
 void launch(const char* name, c10::Device device, const cuda::Elements& elements,
             c10::function_ref<cudaError_t(const cuda::Elements&, cudaStream_t)> launcher);
 
-// The same with the workspace of so many sums of the iterator's elements.
+// The same with a workspace of as many bytes as the operands need.
 void launch_sums(
-    const char* name, const at::TensorIterator& iter, int sums,
+    const char* name, const at::TensorIterator& iter,
+    c10::function_ref<int64_t(const cuda::Elements&)> workspace_bytes,
     c10::function_ref<cudaError_t(const cuda::Elements&, void* workspace, int64_t, cudaStream_t)>
         launcher);
 

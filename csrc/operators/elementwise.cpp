@@ -175,7 +175,10 @@ Tensor scaled_sum(const Summable& operation, at::TensorList inputs, double scale
   if (iter.device().is_cuda()) {
     Tensor total = at::empty({}, at::device(iter.device()).dtype(iter.common_dtype()));
     launch_sums(
-        operation.name, iter, /*sums=*/1,
+        operation.name, iter,
+        [](const cuda::Elements& elements) {
+          return cuda::reduction_workspace_bytes(elements.numel);
+        },
         [&](const cuda::Elements& elements, void* workspace, int64_t bytes, cudaStream_t stream) {
           return operation.cuda_sum(dtype, elements, scale, total.data_ptr(), workspace, bytes,
                                     stream);

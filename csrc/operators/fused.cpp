@@ -216,7 +216,8 @@ void check_on_cuda(const FusedKernel& fused, at::TensorList inputs, at::ArrayRef
                    size_t outputs, bool sums = false) {
   check_counts(fused, inputs.size(), parameters, outputs);
   TORCH_CHECK(!fused.dtypes.empty(), "fused: CUDA tensors for a kernel of the CPU");
-  TORCH_CHECK(sums == (fused.cuda.combine != nullptr), "fused: the kernel ",
+  TORCH_CHECK(sums == (fused.cuda.combine != nullptr && fused.cuda.summed == 0),
+              "fused: the kernel ",
               sums ? "writes its outputs, expected one that sums them"
                    : "sums its outputs, expected one that writes them");
 }
@@ -244,7 +245,10 @@ std::vector<Tensor> totals_on_cuda(const FusedKernel& fused, at::TensorList inpu
     data.push_back(totals.back().data_ptr());
   }
   launch_sums(
-      "fused", iter, fused.cuda.outputs,
+      "fused", iter,
+      [&](const cuda::Elements& elements) {
+        return fused.cuda.outputs * cuda::reduction_workspace_bytes(elements.numel);
+      },
       [&](const cuda::Elements& elements, void* workspace, int64_t bytes, cudaStream_t stream) {
         return cuda::launch_fused_sum(fused.cuda, elements, parameters.data(), fused.parameters,
                                       scale, data.data(), workspace, bytes, stream);
@@ -281,18 +285,87 @@ std::vector<Tensor> of_alike_on_cuda(const FusedKernel& fused, const Tensor& fir
   return outputs;
 }
 
+// The outputs, of which those of the kernel's bits are summed over the dimensions that are the bits
+// of their numbers in `summed`, which stay with size 1.
+std::vector<Tensor> sums_on_cuda(const FusedKernel& fused, at::TensorList inputs,
+                                 at::ArrayRef<double> parameters,
+                                 at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed) {
+  check_counts(fused, inputs.size(), parameters, dtypes.size());
+  const std::vector<Tensor> operands = on_one_device(inputs.vec());
+  check_dtypes_on_cuda(fused, operands, dtypes);
+  at::DimVector sizes;
+  for (const Tensor& operand : operands) sizes = at::infer_size_dimvector(sizes, operand.sizes());
+  std::vector<at::ScalarType> whole;
+  for (size_t i = 0; i < summed.size(); ++i) {
+    if (summed[i] == 0) whole.push_back(dtypes[i]);
+  }
+  std::vector<Tensor> written;
+  if (!whole.empty()) allocate(written, operands, whole);
+  at::TensorIteratorConfig config;
+  config.check_all_same_dtype(false);
+  for (const Tensor& output : written) config.add_output(output);
+  for (const Tensor& operand : operands) config.add_const_input(operand);
+  std::vector<Tensor> outputs;
+  std::vector<Tensor> expanded;
+  for (size_t i = 0, next = 0; i < summed.size(); ++i) {
+    if (summed[i] == 0) {
+      outputs.push_back(written[next++]);
+      continue;
+    }
+    at::DimVector kept = sizes;
+    for (size_t dim = 0; dim < sizes.size(); ++dim) {
+      if (summed[i] >> (sizes.size() - 1 - dim) & 1) kept[dim] = 1;
+    }
+    outputs.push_back(at::empty(kept, operands[0].options().dtype(dtypes[i])));
+    expanded.push_back(outputs.back().expand(sizes));
+  }
+  if (c10::multiply_integers(sizes) == 0) {
+    for (const Tensor& output : outputs) output.zero_();
+    return outputs;
+  }
+  for (const Tensor& sum : expanded) config.add_const_input(sum);
+  launch_sums(
+      "fused", config.build(),
+      [&](const cuda::Elements& elements) {
+        return cuda::workspace_bytes_over_dimensions(fused.cuda, elements);
+      },
+      [&](const cuda::Elements& elements, void* workspace, int64_t bytes, cudaStream_t stream) {
+        return cuda::launch_fused_over_dimensions(fused.cuda, elements, parameters.data(),
+                                                  fused.parameters, workspace, bytes, stream);
+      });
+  return outputs;
+}
+
+// Whether those that are summed are those that the kernel sums, all over the same dimensions
+bool is_summed_so(const FusedKernel& fused, at::IntArrayRef summed) {
+  int64_t over = 0;
+  for (size_t i = 0; i < summed.size(); ++i) {
+    if ((summed[i] != 0) != (fused.cuda.summed >> i & 1)) return false;
+    if (summed[i] != 0 && over != 0 && summed[i] != over) return false;
+    if (summed[i] != 0) over = summed[i];
+  }
+  return over != 0;
+}
+
 std::vector<Tensor> fused_on_cuda(int64_t number, at::TensorList inputs,
                                   at::ArrayRef<double> parameters,
                                   at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed) {
   const FusedKernel& fused = kernel_of(number);
   if (!summed.empty()) {
+    TORCH_CHECK(summed.size() == dtypes.size(), "fused: got ", summed.size(),
+                " numbers of summed dimensions for ", dtypes.size(), " outputs");
     int64_t dimensions = 0;
     for (const Tensor& input : inputs) dimensions = std::max(dimensions, input.dim());
     const int64_t all = (int64_t{1} << dimensions) - 1;
+    if (fused.cuda.summed == 0 &&
+        std::all_of(summed.begin(), summed.end(), [all](int64_t dims) { return dims == all; })) {
+      return totals_on_cuda(fused, inputs, parameters, dtypes, dimensions, at::Reduction::Sum);
+    }
     TORCH_CHECK_NOT_IMPLEMENTED(
-        std::all_of(summed.begin(), summed.end(), [all](int64_t dims) { return dims == all; }),
-        "fused: a kernel for CUDA sums its outputs over all dimensions, or over none");
-    return totals_on_cuda(fused, inputs, parameters, dtypes, dimensions, at::Reduction::Sum);
+        is_summed_so(fused, summed),
+        "fused: a kernel for CUDA sums the outputs that it was compiled for, over the same "
+        "dimensions");
+    return sums_on_cuda(fused, inputs, parameters, dtypes, summed);
   }
   check_on_cuda(fused, inputs, parameters, dtypes.size());
   if (const Tensor* const first = alike(inputs)) {
@@ -673,19 +746,29 @@ std::vector<Tensor> fused_rows(const RowsKernel& rows, const std::vector<Tensor>
 static_assert(cpu::kMaxOperands == cuda::kMaxOperands);
 
 int64_t add_fused_cuda_kernel(const std::string& code, bool wide, std::vector<uint64_t> used,
-                              std::vector<at::ScalarType> dtypes, int parameters, bool sums) {
+                              std::vector<at::ScalarType> dtypes, int parameters, bool sums,
+                              uint32_t summed) {
   const int outputs = static_cast<int>(used.size());
   const int inputs = static_cast<int>(dtypes.size()) - outputs;
   check_operands(outputs, inputs);
-  const auto first = dtypes.begin() + (sums ? outputs : 0);  // of those that lie element by element
-  const bool mixed = std::any_of(first, dtypes.end(), [&](auto dtype) { return dtype != *first; });
   FusedKernel fused{{outputs, inputs, nullptr, nullptr, {}}, wide, parameters, std::move(used), {}};
   fused.cuda.outputs = outputs;
   fused.cuda.inputs = inputs;
   fused.cuda.wide = wide;
-  const DType computed = wide ? DType::Float64 : DType::Float32;
-  fused.cuda.bytes = size_of(mixed ? computed : dtype_of("fused", *first));
-  const cudaError_t error = cuda::load_fused(code.data(), mixed, sums, &fused.cuda);
+  fused.cuda.summed = summed;
+  std::vector<at::ScalarType> lying;  // of the operands that are no sums
+  for (int i = 0; i < outputs + inputs; ++i) {
+    if (i >= outputs || !(sums || (summed >> i & 1))) lying.push_back(dtypes[i]);
+  }
+  for (size_t i = 0; i < lying.size(); ++i) {
+    fused.cuda.widths[i] = size_of(dtype_of("fused", lying[i]));
+    fused.cuda.widest = std::max(fused.cuda.widest, fused.cuda.widths[i]);
+  }
+  const bool mixed =
+      std::any_of(lying.begin(), lying.end(), [&](auto dtype) { return dtype != lying[0]; });
+  fused.cuda.bytes = mixed ? size_of(wide ? DType::Float64 : DType::Float32) : fused.cuda.widest;
+  const bool combined = sums || summed != 0;
+  const cudaError_t error = cuda::load_fused(code.data(), combined, &fused.cuda);
   TORCH_CHECK(error == cudaSuccess, "fused: CUDA error: ", cudaGetErrorString(error));
   fused.dtypes = std::move(dtypes);
   return registry().add(std::move(fused));

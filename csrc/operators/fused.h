@@ -50,9 +50,11 @@ std::vector<at::Tensor> fused_rows(const RowsKernel& rows, const std::vector<at:
 
 #ifdef FUSEDGRAD_CUDA
 // A kernel for CUDA whose machine code or PTX is `code`, for outputs and then inputs of `dtypes`.
-// One of `sums` gives the sums of all elements of its outputs in their place.
+// One of `sums` gives the sums of all elements of its outputs in their place; `summed` has bit i
+// set where it sums output i over the dimensions that a call says.
 int64_t add_fused_cuda_kernel(const std::string& code, bool wide, std::vector<uint64_t> used,
-                              std::vector<at::ScalarType> dtypes, int parameters, bool sums);
+                              std::vector<at::ScalarType> dtypes, int parameters, bool sums,
+                              uint32_t summed);
 
 // A prebuilt one for CUDA, for operands that are all of one dtype; `used` as of add_fused_kernel.
 int64_t add_prebuilt_cuda_kernel(const cuda::FusedKernel& kernel, at::ScalarType dtype,

@@ -63,7 +63,8 @@ def set_fused_differentiable_backward(
 ) -> None: ...
 
 # Only in a build with CUDA kernels. `code` is machine code or PTX; the outputs' dtypes are first.
-# One of `sums` gives the sums of its outputs' elements.
+# One of `sums` gives the sums of its outputs' elements; `summed` has bit i for an output i that is
+# summed over the dimensions that a call says.
 def add_fused_cuda_kernel(
     code: bytes,
     wide: bool,
@@ -71,6 +72,7 @@ def add_fused_cuda_kernel(
     dtypes: Sequence[dtype],
     parameters: int,
     sums: bool,
+    summed: int,
 ) -> int: ...
 
 # Prebuilt jets: csrc/cpu/jets.h and, only in a build with CUDA kernels, csrc/cuda/jets.h.

@@ -80,6 +80,7 @@ class GlobalMemory:
         self._allocations: list[Allocation] = []
         self._starts: list[int] = []
         self._top = ALIGNMENT
+        self.in_use = self.most_in_use = 0  # bytes
 
     def allocate(self, size: int, name: str, unit: int = 1, offset_bytes: int = 0) -> Allocation:
         """A new allocation, `offset_bytes` behind an aligned address."""
@@ -93,11 +94,14 @@ class GlobalMemory:
         allocation = Allocation(name, start, size, unit)
         self._allocations.append(allocation)
         self._starts.append(start)
+        self.in_use += size
+        self.most_in_use = max(self.most_in_use, self.in_use)
         return allocation
 
     def free(self, allocation: Allocation) -> None:
         """End of an allocation; its addresses are never used again."""
         allocation.freed = True
+        self.in_use -= allocation.size
         first = -(-allocation.start // PAGE) * PAGE
         last = allocation.end // PAGE * PAGE
         if last > first:

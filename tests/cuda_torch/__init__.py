@@ -74,6 +74,14 @@ def install() -> Device:
     cuda.is_available = lambda: True
     cuda.get_device_capability = lambda *_: (9, 0)
     cuda.device_of = nullcontext
+    memory = device.memory
+
+    def reset_peak_memory_stats() -> None:
+        memory.most_in_use = memory.in_use
+
+    cuda.reset_peak_memory_stats = reset_peak_memory_stats
+    cuda.memory_allocated = lambda: memory.in_use
+    cuda.max_memory_allocated = lambda: memory.most_in_use
     from fusedgrad.fuse import nvrtc
 
     target: Any = nvrtc

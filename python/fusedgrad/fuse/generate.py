@@ -25,6 +25,7 @@ _SAME = ("detach", "no_grad", "replaced", "opaque")  # whose value is their argu
 _REDUCED = ("sin", "cos", "tan")
 _POWER = CALL - 1  # `**` binds tighter than a sign
 _LINE = 80
+_WIDTHS = {"double": 8, "float": 4, "__half": 2, "__nv_bfloat16": 2}  # bytes, of element types
 _LONGEST = 5000
 
 # What no argument of a function may be called in the text
@@ -267,24 +268,55 @@ def _text(lines: Sequence[str]) -> str:
 
 
 def cuda_source(
-    graph: Graph, used: Sequence[str], types: Sequence[str], computed: str, *, sums: bool = False
+    graph: Graph,
+    used: Sequence[str],
+    types: Sequence[str],
+    computed: str,
+    *,
+    sums: bool = False,
+    summed: Sequence[bool] = (),
 ) -> str:
-    """CUDA C++ of the kernels of csrc/cuda/fused.cuh, or of their outputs' sums: fused_sum.cuh.
+    """CUDA C++ of the kernels of csrc/cuda/fused.cuh.
 
-    `types` are the element types, those of the outputs first; `computed` is the type in between.
+    Of `sums`, those of fused_sum.cuh; where some outputs are `summed` over dimensions, those of
+    fused_over_dimensions.cuh. `types` are the element types, those of the outputs first; `computed`
+    is the type in between.
     """
     count = len(graph.outputs)
-    totals = types[:count] if sums else []
-    moved = types[len(totals) :]
-    counts = f"{count - len(totals)}, {len(used)}"
-    kernels = {"strided": f"Mixed<{computed}, {count - len(totals)}, {', '.join(moved)}>"}
-    if len(set(moved)) == 1:
-        kinds = {"contiguous": "Contiguous", "strided": "Strided"}
-        kernels = {name: f"{kind}<{moved[0]}, {counts}>" for name, kind in kinds.items()}
-    summed = [f"using Outputs = Totals<{', '.join(totals)}>;", ""] if sums else []
-    macro = "FUSEDGRAD_SUM_KERNEL" if sums else "FUSEDGRAD_KERNEL"
+    in_memory = [not sums] * count + [True] * len(used)
+    for i, each in enumerate(summed):
+        in_memory[i] = not each
+    moved = [name for name, lies in zip(types, in_memory, strict=True) if lies]
+    totals = [name for name, lies in zip(types, in_memory, strict=True) if not lies]
+    written = count - len(totals)
+    if summed:
+        header, macro = "fused_over_dimensions", "FUSEDGRAD_SUMMED_KERNEL"
+        pack = 16 // max(_WIDTHS[name] for name in moved)
+        kernels = {
+            name: f"SummedOver<{computed}, {elements}, {written}, {', '.join(moved)}>"
+            for name, elements in (("contiguous", pack), ("strided", 1))
+        }
+        bits = "".join(str(int(each)) for each in reversed(summed))
+        named = [
+            f"constexpr uint32_t kSummed = 0b{bits};",
+            f"using Targets = SumTargets<{', '.join(totals)}>;",
+            "",
+        ]
+        combine = [f"FUSEDGRAD_COMBINE_PIECES_KERNEL({computed})"]
+    else:
+        header, macro = (
+            ("fused_sum", "FUSEDGRAD_SUM_KERNEL") if sums else ("fused", "FUSEDGRAD_KERNEL")
+        )
+        kernels = {
+            kind.lower(): f"{kind}<{moved[0]}, {written}, {len(used)}>"
+            if len(set(moved)) == 1
+            else f"{kind}Mixed<{computed}, {written}, {', '.join(moved)}>"
+            for kind in ("Contiguous", "Strided")
+        }
+        named = [f"using Outputs = Totals<{', '.join(totals)}>;", ""] if sums else []
+        combine = [f"FUSEDGRAD_COMBINE_KERNEL({computed})"] if sums else []
     lines = [
-        '#include "cuda/fused_sum.cuh"' if sums else '#include "cuda/fused.cuh"',
+        f'#include "cuda/{header}.cuh"',
         *_headers(graph),
         "",
         "namespace fusedgrad::cuda {",
@@ -292,11 +324,11 @@ def cuda_source(
         "",
         *_functor(graph, used),
         "",
-        *summed,
+        *named,
         "}  // namespace",
         "",
         *(f"{macro}({name}, Fused<{computed}>, {operands})" for name, operands in kernels.items()),
-        *([f"FUSEDGRAD_COMBINE_KERNEL({computed})"] if sums else []),
+        *combine,
         "",
         "}  // namespace fusedgrad::cuda",
     ]

@@ -28,6 +28,8 @@ fused = _C.fused
 _OWN = (Tensor, torch.nn.Parameter)
 _CPU = torch.device("cpu")
 MOST_NODES = 4000  # 1,563 took 1.9 s to compile on one core
+_MOST_DIMS = 16  # of what a CUDA kernel sums, as csrc/cuda/addresses.h
+_MOST_SUMS = 8  # of a CUDA kernel over dimensions: a thread has as many of each as a pack elements
 MAX_PARAMETERS: int = _C.max_parameters
 fused_reduction = operators._ops.fused_reduction.default
 _lock = threading.RLock()
@@ -80,23 +82,24 @@ def run(
     Raises:
         FuseTypeError: a dtype without kernels.
     """
-    if summed and not _sums_in_kernel(tensors, summed):
+    if summed and not _sums_in_kernel(tensors):
         return _written_and_summed(graph, tensors, parameters, dtypes, summed)
-    number, read = kernel_of(graph, tensors, dtypes, sums=bool(summed))
+    sums = False
+    over: tuple[bool, ...] = ()
+    if summed and not all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
+        every = (1 << max(tensor.dim() for tensor in tensors)) - 1
+        sums = all(dims == every for dims in summed)
+        over = () if sums else tuple([dims != 0 for dims in summed])
+        parts = _parts_on_cuda(summed) if over else ()
+        if len(parts) > 1:
+            return _in_parts(graph, tensors, parameters, dtypes, summed, parts)
+    number, read = kernel_of(graph, tensors, dtypes, sums=sums, summed=over)
     if number is None:
         if len(graph.outputs) > 1 and len(graph.outputs) + len(read) > _C.max_operands:
-            half = len(graph.outputs) // 2
-            return [
-                output
-                for part in (slice(None, half), slice(half, None))
-                for output in run(
-                    _part(graph, tuple(range(len(graph.outputs)))[part]),
-                    tensors,
-                    parameters,
-                    dtypes[part],
-                    summed[part],
-                )
-            ]
+            every_output = range(len(graph.outputs))
+            half = len(every_output) // 2
+            halves = every_output[:half], every_output[half:]
+            return _in_parts(graph, tensors, parameters, dtypes, summed, halves)
         if summed:
             return _written_and_summed(graph, tensors, parameters, dtypes, summed)
         return evaluate(graph, tensors, parameters, dtypes)
@@ -104,14 +107,46 @@ def run(
     return fused(number, operands, parameters, dtypes, summed)
 
 
-def _sums_in_kernel(tensors: Sequence[Tensor], summed: Sequence[int]) -> bool:
-    """Whether a kernel may sum its outputs so: on a device over all dimensions."""
+def _sums_in_kernel(tensors: Sequence[Tensor]) -> bool:
+    """Whether a kernel may sum its outputs: on a device, of no more dimensions than it takes."""
     if not all([type(tensor) in _OWN for tensor in tensors]):  # noqa: C419
         return False
     if all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
         return True
-    every = (1 << max(tensor.dim() for tensor in tensors)) - 1
-    return all(dims == every for dims in summed)
+    return max(tensor.dim() for tensor in tensors) <= _MOST_DIMS
+
+
+def _parts_on_cuda(summed: Sequence[int]) -> list[list[int]]:
+    """The outputs of each kernel, which sums a few of them, all over the same dimensions.
+
+    What is not summed is written by the first.
+    """
+    whole = [i for i, dims in enumerate(summed) if dims == 0]
+    parts = []
+    for dims in dict.fromkeys(filter(None, summed)):
+        same = [i for i, own in enumerate(summed) if own == dims]
+        parts += [same[i : i + _MOST_SUMS] for i in range(0, len(same), _MOST_SUMS)]
+    parts[0] = sorted(whole + parts[0])
+    return parts
+
+
+def _in_parts(
+    graph: Graph,
+    tensors: Sequence[Tensor],
+    parameters: Sequence[float],
+    dtypes: Sequence[torch.dtype],
+    summed: Sequence[int],
+    parts: Sequence[Sequence[int]],
+) -> list[Tensor]:
+    """As `run`, by a kernel for each part of the outputs."""
+    results: dict[int, Tensor] = {}
+    for part in parts:
+        own = [summed[i] for i in part] if summed else ()
+        outputs = run(
+            _part(graph, tuple(part)), tensors, parameters, [dtypes[i] for i in part], own
+        )
+        results.update(zip(part, outputs, strict=True))
+    return [results[i] for i in range(len(dtypes))]
 
 
 def _written_and_summed(
@@ -168,12 +203,14 @@ def kernel_of(
     dtypes: Sequence[torch.dtype],
     *,
     sums: bool = False,
+    summed: tuple[bool, ...] = (),
 ) -> tuple[int | None, tuple[int, ...]]:
     """The number of the kernel for these tensors, None if there is none, and which it reads.
 
     `dtypes` are those of its outputs, of which the `sums` over all elements are wanted, or each
-    element. It may be called again for other tensors of these dtypes on such a device, if they have
-    one shape, or if it reads all.
+    element; on CUDA, where some are `summed` over dimensions, the kernel is another. It may be
+    called again for other tensors of these dtypes on such a device, if they have one shape, or if
+    it reads all.
 
     Raises:
         FuseTypeError: a dtype without kernels.
@@ -181,7 +218,7 @@ def kernel_of(
     # A comprehension in a list, because a generator would cost twice as much.
     if all([tensor.is_cpu for tensor in tensors]):  # noqa: C419
         return _cpu_kernel_of(graph, tensors)
-    return _cuda_kernel_of(graph, tensors, dtypes, sums)
+    return _cuda_kernel_of(graph, tensors, dtypes, sums, summed)
 
 
 def device_of(tensors: Sequence[Tensor]) -> torch.device:
@@ -200,20 +237,24 @@ def _cpu_kernel_of(graph: Graph, tensors: Sequence[Tensor]) -> tuple[int | None,
 
 
 def _cuda_kernel_of(
-    graph: Graph, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype], sums: bool
+    graph: Graph,
+    tensors: Sequence[Tensor],
+    dtypes: Sequence[torch.dtype],
+    sums: bool,
+    summed: tuple[bool, ...],
 ) -> tuple[int | None, tuple[int, ...]]:
     target = nvrtc.target_of(tensors)
     plans, read = _plans_and_read(graph, tensors)
     if target is None:
         return None, read
-    key: _Key = (target, sums, *dtypes, *[tensor.dtype for tensor in tensors])
+    key: _Key = (target, sums, summed, *dtypes, *[tensor.dtype for tensor in tensors])
     number = plans.kernels.get((key, read), -1)
     if number == -1:
         _check_dtypes(graph, tensors)
         own = [*dtypes, *(tensors[i].dtype for i in read)]
         wide = computed(tensors) is torch.float64
         with nvrtc.on_device_of(tensors):
-            number = _compiled_for_cuda(graph, read, own, wide, target, sums)
+            number = _compiled_for_cuda(graph, read, own, wide, target, sums, summed)
             plans.kernels[key, read] = number
     return number, read
 
@@ -307,22 +348,24 @@ def _compiled_for_cuda(
     wide: bool,
     target: str,
     sums: bool = False,
+    summed: tuple[bool, ...] = (),
 ) -> int | None:
     """The number of the CUDA kernel, None where the graph must be evaluated."""
     if graph.interpreted or _is_too_large(graph) or len(dtypes) > _C.max_operands:
         return None
     names = [graph.inputs[i] for i in read]
     computed = "double" if wide else "float"
-    source = cuda_source(graph, names, nvrtc.types(dtypes), computed, sums=sums)
+    source = cuda_source(graph, names, nvrtc.types(dtypes), computed, sums=sums, summed=summed)
 
     def add() -> int:
         used, parameters = _moving(graph, names), len(graph.parameters)
-        number = None if sums else prebuilt.add_for_cuda(graph, dtypes, used)
+        number = None if sums or summed else prebuilt.add_for_cuda(graph, dtypes, used)
         if number is not None:
             return number
         code = nvrtc.code_of(source, target)
         try:
-            return _C.add_fused_cuda_kernel(code, wide, used, dtypes, parameters, sums)
+            bits = sum(each << i for i, each in enumerate(summed))
+            return _C.add_fused_cuda_kernel(code, wide, used, dtypes, parameters, sums, bits)
         except RuntimeError as error:
             raise CompilerError(f"the driver does not load what NVRTC made, {error}") from error
 
