@@ -30,7 +30,8 @@ from .threads import Batch, Group, Index3
 Array = NDArray[Any]
 
 BATCH_THREADS = 1 << 15  # few enough that a register of a batch stays in cache
-PATIENCE = 1 << 12  # steps after which another group gets a turn: a thread may spin, waiting for it
+PATIENCE = 1 << 10  # steps after which another group gets a turn: a thread may spin, waiting for it
+TURN = 1 << 6  # steps of a turn
 WATCHDOG_STEPS = 1 << 20
 
 
@@ -137,6 +138,7 @@ class _Scheduler:
         self.waiting: list[Group] = []
         self.arrived: dict[int, list[Array]] = {}  # bar.arrive: barrier -> slots
         self.steps = 0
+        self.favoured = -1  # a slot
 
     def run(self) -> None:
         """Until every thread has exited."""
@@ -178,15 +180,19 @@ class _Scheduler:
 
     def next_group(self) -> Group:
         """Take the group that is furthest behind, merged with those at the same place; backwards
-        that of the last warp, until it waits or has exited."""
+        that of the last warp, until it waits or has exited. Each gets a turn in time."""
         if len(self.ready) == 1:
             return self.ready.pop()
         there = self.ready
-        if self.batch.launch.backwards and self.steps % PATIENCE:
+        turn, step = divmod(self.steps, PATIENCE)
+        if step == 0:
+            self.favoured = int(there[turn % len(there)].slots[-1])
+        if turn > 0 and step < TURN:
+            there = [g for g in there if (g.slots == self.favoured).any()] or there
+        elif self.batch.launch.backwards:
             last = max(int(g.slots[-1]) for g in there) // 32
             there = [g for g in there if int(g.slots[-1]) // 32 == last]
-        choose = min if self.steps % PATIENCE else max
-        chosen = choose(there, key=lambda g: g.pc)
+        chosen = min(there, key=lambda g: g.pc)
         together = [g for g in there if g.pc == chosen.pc]
         self.ready = [g for g in self.ready if g not in together]
         return self.join(together)

@@ -248,9 +248,10 @@ class GlobalRaces:
     """Races in global memory: between the blocks of a launch, and between the threads of a block.
 
     Nothing orders two blocks, except that what a block wrote before a fence, after which it did an
-    atomic operation, comes before what another block does after a fence of its own that follows an
-    atomic operation on the same address; not fences and operations of the scope of a block (.cta),
-    which to other blocks are plain writes. Threads of a block are ordered by barriers.
+    atomic operation or a strong store, comes before what another block does after a fence of its
+    own that follows an atomic operation or a strong load which saw that. Either may be the fence
+    itself (.release, .acquire). Fences and operations of the scope of a block (.cta) are none to
+    other blocks, to which atomic ones are plain writes. Threads of a block are ordered by barriers.
     """
 
     memory: GlobalMemory
@@ -273,14 +274,27 @@ class GlobalRaces:
             self.fenced[block] = self.now
             _learn(self.seen.setdefault(block, {}), self.met.pop(block, {}))
 
-    def synchronize(self, access: Access, block: int, offset: int) -> None:
-        """An atomic operation of a block."""
+    def synchronize(self, access: Access, group: Group, offsets: Array) -> None:
+        """An atomic operation, or a strong load or store."""
+        self.now += 1
+        launch = group.batch.launch
+        if not launch.program.fences or access.instruction.has("cta", "cluster"):
+            return
+        turns = list(zip(group.blocks.tolist(), offsets.tolist(), strict=True))
+        for block, offset in reversed(turns) if launch.backwards else turns:
+            self._synchronize(access, block, offset)
+
+    def _synchronize(self, access: Access, block: int, offset: int) -> None:
         known = self.published.get(offset)
         if access.instruction.has("release", "acq_rel"):
             self.fenced[block] = self.now
-        if known:
+        if known and access.noun != "write":
             acquires = access.instruction.has("acquire", "acq_rel")
             _learn((self.seen if acquires else self.met).setdefault(block, {}), known)
+        if access.noun == "read":
+            return
+        if access.noun == "write":  # who reads it reads nothing of those who wrote before
+            self.published.pop(offset, None)
         if block in self.fenced:
             known = self.published.setdefault(offset, {})
             _learn(known, self.seen.get(block, {}))
@@ -330,6 +344,7 @@ class GlobalRaces:
         """Note who loads or stores, and raise on a conflict with another block or thread."""
         if access.strong:
             self.unordered[allocations[0]] = group.place(access.instruction, 0)
+            self.synchronize(access, group, offsets)
             return
         self.now += 1
         if group.batch is not self.batch:
@@ -470,11 +485,7 @@ class GlobalRaces:
         """Note an atomic operation: a race only with plain accesses of other blocks."""
         blocks = group.blocks
         own = access.instruction.has("cta")
-        self.now += 1
-        if group.batch.launch.program.fences and not own:
-            turns = list(zip(blocks.tolist(), offsets.tolist(), strict=True))
-            for block, offset in reversed(turns) if group.batch.launch.backwards else turns:
-                self.synchronize(access, block, offset)
+        self.synchronize(access, group, offsets)
         for allocation in allocations:
             footprint, rows, wide = self._rows(access, allocation, offsets)
             inside = (offsets >= allocation.start) & (offsets < allocation.end)

@@ -104,7 +104,7 @@ class Program:
             for i in kernel.instructions
         )
         self.fences = any(i.opcode in ("membar", "fence") for i in kernel.instructions) or any(
-            i.opcode == "atom" and i.has("acquire", "release", "acq_rel")
+            i.opcode in ("ld", "st", "atom", "red") and i.has("acquire", "release", "acq_rel")
             for i in kernel.instructions
         )
         # What was translated: of a large kernel, most of the memory.

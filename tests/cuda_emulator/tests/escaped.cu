@@ -107,6 +107,79 @@ __global__ void reader_without_fence(float* out, const float* in, int n) {
   last_adds<false, true, false>(out, in);
 }
 
+// ---- blocks, through loads and stores that are fences themselves
+
+#define ACCESSES(name, load, store)                                                          \
+  struct name {                                                                              \
+    __device__ static unsigned get(const unsigned* flag) {                                   \
+      unsigned value;                                                                        \
+      asm volatile("ld." load ".global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory"); \
+      return value;                                                                          \
+    }                                                                                        \
+    __device__ static void set(unsigned* flag) {                                             \
+      asm volatile("st." store ".global.u32 [%0], %1;" ::"l"(flag), "r"(1u) : "memory");     \
+    }                                                                                        \
+  };
+ACCESSES(Ordered, "acquire.gpu", "release.gpu")
+ACCESSES(OrderedInSystem, "acquire.sys", "release.sys")
+ACCESSES(OrderedInBlock, "acquire.cta", "release.cta")
+ACCESSES(Relaxed, "relaxed.gpu", "relaxed.gpu")
+ACCESSES(Volatile, "volatile", "volatile")
+
+// Block 0 writes and sets a flag; block 1 waits for it and sets another, for which block 2 waits.
+template <class Writer, class Reader, bool kFences = false, bool kEarly = false>
+__device__ void hand_over(float* out, const float* in) {
+  unsigned* const flags = reinterpret_cast<unsigned*>(out);
+  if (threadIdx.x != 0) return;
+  if (blockIdx.x == 0) {
+    if (kEarly) Writer::set(flags);
+    out[2] = in[0];
+    if (kFences) __threadfence();
+    if (!kEarly) Writer::set(flags);
+    return;
+  }
+  const bool last = blockIdx.x == 2;
+  while (Reader::get(flags + last) == 0) {
+  }
+  if (kFences) __threadfence();
+  if (last) {
+    out[3] = out[2];
+  } else {
+    Writer::set(flags + 1);
+  }
+}
+#define HAND_OVER(name, ...) \
+  __global__ void name(float* out, const float* in, int n) { hand_over<__VA_ARGS__>(out, in); }
+HAND_OVER(release_and_acquire, Ordered, Ordered)
+HAND_OVER(release_and_acquire_in_system, OrderedInSystem, OrderedInSystem)
+HAND_OVER(fences_about_relaxed, Relaxed, Relaxed, true)
+HAND_OVER(fences_about_volatile, Volatile, Volatile, true)
+HAND_OVER(release_and_fence, Ordered, Relaxed, true)
+HAND_OVER(release_before_the_write, Ordered, Ordered, false, true)
+HAND_OVER(relaxed_store, Relaxed, Ordered)
+HAND_OVER(relaxed_load, Ordered, Relaxed)
+HAND_OVER(volatile_flag, Volatile, Volatile)
+HAND_OVER(release_and_acquire_in_block, OrderedInBlock, OrderedInBlock)
+
+// Block 2 reads the flag of block 1, which overwrote that of block 0 and ordered nothing.
+__global__ void flag_of_another(float* out, const float* in, int n) {
+  unsigned* const flags = reinterpret_cast<unsigned*>(out);
+  if (threadIdx.x != 0) return;
+  if (blockIdx.x == 0) {
+    out[2] = in[0];
+    Ordered::set(flags);
+  } else if (blockIdx.x == 1) {
+    while (Relaxed::get(flags) == 0) {
+    }
+    Relaxed::set(flags);
+    Relaxed::set(flags + 1);
+  } else {
+    while (Relaxed::get(flags + 1) == 0) {
+    }
+    if (Ordered::get(flags) != 0) out[3] = out[2];
+  }
+}
+
 // atomicAdd_block is atomic among the threads of its block alone.
 template <bool kOwn>
 __device__ void add_in_block(float* out) {
@@ -200,6 +273,17 @@ LAUNCHER(fences)
 LAUNCHER(fence_before_the_write)
 LAUNCHER(fence_of_a_block)
 LAUNCHER(reader_without_fence)
+LAUNCHER(release_and_acquire)
+LAUNCHER(release_and_acquire_in_system)
+LAUNCHER(fences_about_relaxed)
+LAUNCHER(fences_about_volatile)
+LAUNCHER(release_and_fence)
+LAUNCHER(release_before_the_write)
+LAUNCHER(relaxed_store)
+LAUNCHER(relaxed_load)
+LAUNCHER(volatile_flag)
+LAUNCHER(release_and_acquire_in_block)
+LAUNCHER(flag_of_another)
 LAUNCHER(atomics_of_a_block)
 LAUNCHER(atomics_of_another_block)
 LAUNCHER(cached_input)

@@ -86,6 +86,22 @@ BROKEN: dict[str, tuple[type[EmulationError], str, tuple[Any, ...]]] = {
         r"read of 4 bytes that block \(0, 0, 0\) writes in the same launch, at .* of 'output'",
         (9, 8, 32),
     ),
+    **dict.fromkeys(
+        (
+            "release_before_the_write",
+            "relaxed_store",
+            "relaxed_load",
+            "volatile_flag",
+            "release_and_acquire_in_block",
+            "flag_of_another",
+        ),
+        (
+            GlobalMemoryRaceError,
+            r"read of 4 bytes that block \(0, 0, 0\) writes in the same launch, at .* of 'output' "
+            r".*block \(2, 0, 0\), thread \(0, 0, 0\), `ld",
+            (4, 3, 32, True),
+        ),
+    ),
     "atomics_of_another_block": (
         GlobalMemoryRaceError,
         r"that block \(\d, 0, 0\) writes in the same launch, at .* of 'output' .*`atom\.",
@@ -146,6 +162,14 @@ def test_the_right_kernels_beside_them_pass() -> None:
     assert (run("bytes_after_a_barrier", 128).view(np.uint8)[4 * 64 :: 4][:32] == 0).all()
     assert (run("reverse_in_place", 128, 1, THREADS, True) == VALUES[:THREADS]).all()
     assert run("fences", 9, 8, 32)[0] == np.add.accumulate(VALUES[:8], dtype=np.float32)[-1]
+    for name in (
+        "release_and_acquire",
+        "release_and_acquire_in_system",
+        "fences_about_relaxed",
+        "fences_about_volatile",
+        "release_and_fence",
+    ):
+        assert (run(name, 4, 3, 32, True)[2:] == VALUES[0]).all(), name
     counts = run("atomics_of_a_block", 4, 4, 32, True).view(np.uint32)
     assert (counts == 32).all()
     assert (run("cached_input", 128) == VALUES[:THREADS]).all()
