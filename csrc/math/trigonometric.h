@@ -73,11 +73,18 @@ FUSEDGRAD_HOST_DEVICE ReducedByHalfPi reduce_any(float x) {
 
 }  // namespace detail
 
+// Out of line: no loop over these vectorises, and a hundred copies cost a compiler minutes.
+#if defined(__CUDACC__)
+#define FUSEDGRAD_ONE_BY_ONE FUSEDGRAD_HOST_DEVICE
+#else
+#define FUSEDGRAD_ONE_BY_ONE [[gnu::noinline]] inline
+#endif
+
 // -0 where x is -0
-FUSEDGRAD_HOST_DEVICE float sin(float x) {
+FUSEDGRAD_ONE_BY_ONE float sin(float x) {
   return x == 0 ? x : detail::shifted_sin(detail::reduce_any(x), 0);
 }
-FUSEDGRAD_HOST_DEVICE float cos(float x) { return detail::shifted_sin(detail::reduce_any(x), 1); }
+FUSEDGRAD_ONE_BY_ONE float cos(float x) { return detail::shifted_sin(detail::reduce_any(x), 1); }
 FUSEDGRAD_HOST_DEVICE double sin(double x) { return __builtin_sin(x); }
 FUSEDGRAD_HOST_DEVICE double cos(double x) { return __builtin_cos(x); }
 
