@@ -31,7 +31,8 @@ TESTS = (
     *("operators", "functional", "errors", "nn", "calls", "reference", "activations"),
     *("autograd", "transforms", "autocast", "patch", "patch_company", "opinfo", "deployment"),
     *("compile", "distributed", "docs", "cache"),
-    *("fuse", "fuse_cases", "fuse_programs", "fuse_errors", "fuse_integration", "fuse_cache"),
+    *("fuse", "fuse_cases", "fuse_programs", "fuse_instructions", "fuse_errors"),
+    *("fuse_integration", "fuse_cache"),
 )
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
 # Warnings are errors with the pinned packages alone.
