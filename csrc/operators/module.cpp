@@ -217,6 +217,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("call_rows", torch::wrap_pybind_function_no_gil(operators::call_rows));
   m.def("set_rows_backward", set_rows_backward);
   m.def("set_rows_differentiable_backward", set_rows_differentiable_backward);
+  m.def("unbound_rows", torch::wrap_pybind_function_no_gil(operators::unbound_rows));
   m.def("linear_of_rows", torch::wrap_pybind_function_no_gil(operators::linear_of_rows));
 #ifdef FUSEDGRAD_CUDA
   m.def("add_fused_cuda_kernel", operators::add_fused_cuda_kernel);

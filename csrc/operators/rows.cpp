@@ -1,5 +1,6 @@
 #include "operators/rows.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
@@ -7,7 +8,10 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/unbind.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -257,6 +261,55 @@ class LinearNode final : public torch::autograd::Node {
   SavedVariable input_, weight_;
 };
 
+// Of the rows of a tensor, most of which are not used
+class UnbindNode final : public torch::autograd::Node {
+ public:
+  explicit UnbindNode(const Tensor& stack)
+      : torch::autograd::Node(torch::autograd::collect_next_edges(stack)) {}
+
+  std::string name() const override { return "fusedgrad::UnbindBackward"; }
+
+  variable_list apply(variable_list&& grads) override {
+    const auto defined = [](const Tensor& grad) { return grad.defined(); };
+    return std::any_of(grads.begin(), grads.end(), defined) ? gradients(grads, {})
+                                                            : variable_list(1);
+  }
+
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs&) const override {}
+
+  variable_list apply_with_saved(const variable_list& grads,
+                                 torch::dynamo::autograd::SwapSavedVariables& saved) override {
+    return call_compiled(name(), gradients, PackedArgs(), grads, next_edges(), saved);
+  }
+
+ private:
+  static variable_list gradients(const variable_list& grads, const std::vector<c10::IValue>&) {
+    const Tensor& some = *std::find_if(grads.begin(), grads.end(),
+                                       [](const Tensor& grad) { return grad.defined(); });
+    const bool are_plain =
+        is_last(grads) && std::all_of(grads.begin(), grads.end(), [&some](const Tensor& grad) {
+          return !grad.defined() ||
+                 (grad.is_cpu() && grad.is_contiguous() && grad.sizes() == some.sizes() &&
+                  grad.scalar_type() == some.scalar_type());
+        });
+    if (!are_plain) {
+      std::vector<Tensor> rows;
+      for (const Tensor& grad : grads) rows.push_back(grad.defined() ? grad : at::zeros_like(some));
+      return {at::stack(rows)};
+    }
+    c10::DimVector sizes(some.sizes());
+    sizes.insert(sizes.begin(), static_cast<int64_t>(grads.size()));
+    Tensor stack = at::detail::empty_cpu(sizes, some.options());
+    auto* to = static_cast<char*>(stack.data_ptr());
+    for (const Tensor& grad : grads) {
+      to = grad.defined()
+               ? std::copy_n(static_cast<const char*>(grad.const_data_ptr()), some.nbytes(), to)
+               : std::fill_n(to, some.nbytes(), char{0});
+    }
+    return {stack};
+  }
+};
+
 }  // namespace
 
 int64_t add_rows_kernel(RowsKernel kernel) { return registry().add({std::move(kernel), {}}); }
@@ -285,6 +338,20 @@ void set_rows_backward(int64_t number, uint64_t needed, uint64_t summed, RowsBac
 
 void set_rows_differentiable_backward(std::function<RowsDifferentiableBackward> function) {
   differentiable_backward() = std::move(function);
+}
+
+std::vector<Tensor> unbound_rows(const Tensor& stack) {
+  if (is_transformed() || c10::impl::TorchDispatchModeTLS::any_modes_set() || has_tangent(stack) ||
+      !at::GradMode::is_enabled() || !is_recorded(stack)) {
+    return at::unbind(stack);
+  }
+  const auto node = make_node<UnbindNode>(stack);
+  std::vector<Tensor> rows = [&stack] {
+    const at::AutoDispatchBelowAutograd guard;  // they are views still
+    return at::unbind(stack);
+  }();
+  for (Tensor& row : rows) torch::autograd::set_history(row, node);
+  return rows;
 }
 
 Tensor linear_of_rows(const Tensor& input, const Tensor& weight) {

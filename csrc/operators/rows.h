@@ -40,6 +40,9 @@ using RowsDifferentiableBackward = std::vector<at::Tensor>(int64_t number,
 
 void set_rows_differentiable_backward(std::function<RowsDifferentiableBackward> function);
 
+// torch.unbind, whose backward makes one tensor of the rows that have a gradient.
+std::vector<at::Tensor> unbound_rows(const at::Tensor& stack);
+
 // torch.nn.functional.linear without a bias: one node, where no mode or transform sees to it.
 at::Tensor linear_of_rows(const at::Tensor& input, const at::Tensor& weight);
 

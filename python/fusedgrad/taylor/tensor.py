@@ -122,14 +122,20 @@ class Coefficients:
         return self._stack
 
     def _resolved(self) -> list[Tensor]:
-        rows = [r if isinstance(r, Tensor) else r[0].rows()[r[1]] for r in self._rows or ()]
-        self._rows = rows
+        owners = {id(r[0]): r[0] for r in self._rows or () if not isinstance(r, Tensor)}
+        if not owners:
+            return cast(list[Tensor], self._rows)
+        of_owners = {key: owner.rows() for key, owner in owners.items()}
+        self._rows = rows = [
+            r if isinstance(r, Tensor) else of_owners[id(r[0])][r[1]] for r in self._rows or ()
+        ]
         return rows
 
     def rows(self) -> dict[Key, Tensor]:
         """By their keys."""
         if self._rows is None:
-            self._rows = self.stack().unbind(0)
+            stack = self.stack()
+            self._rows = _C.unbound_rows(stack) if type(stack) in PLAIN else stack.unbind(0)
         return dict(zip(self.keys, self._resolved(), strict=True))
 
     def row(self, key: Key) -> Tensor:
