@@ -125,6 +125,14 @@ class _Entry:
         return self.guards.hold()
 
 
+def _of_the_function(name: str) -> property:
+    """An attribute that is the function's own, which others may replace."""
+    return property(
+        lambda fused: getattr(fused._function, name),
+        lambda fused, value: setattr(fused._function, name, value),
+    )
+
+
 @serve_calls_of
 class Fused:
     """A fused function: call it as the Python function that it was made of.
@@ -168,32 +176,9 @@ class Fused:
             return Bound(self, bound)
         return self
 
-    @property
-    def __code__(self) -> Any:
-        """The function's own, which others may replace."""
-        return self._function.__code__
-
-    @__code__.setter
-    def __code__(self, code: Any) -> None:
-        self._function.__code__ = code
-
-    @property
-    def __defaults__(self) -> Any:
-        """The function's own, which others may replace."""
-        return self._function.__defaults__
-
-    @__defaults__.setter
-    def __defaults__(self, defaults: Any) -> None:
-        self._function.__defaults__ = defaults
-
-    @property
-    def __kwdefaults__(self) -> Any:
-        """The function's own, which others may replace."""
-        return self._function.__kwdefaults__
-
-    @__kwdefaults__.setter
-    def __kwdefaults__(self, defaults: Any) -> None:
-        self._function.__kwdefaults__ = defaults
+    __code__ = _of_the_function("__code__")
+    __defaults__ = _of_the_function("__defaults__")
+    __kwdefaults__ = _of_the_function("__kwdefaults__")
 
     # ------------------------------------------------------------------------------------ calling
 
