@@ -452,6 +452,16 @@ print("/libomp" in open("/proc/self/maps").read())
     assert (int(serial), int(parallel)) == (0, others)
 
 
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.complex64])
+@pytest.mark.parametrize("base", [1e300, -1e39])
+def test_a_base_that_overflows_is_infinite(
+    base: float, dtype: torch.dtype, requires_grad: bool
+) -> None:
+    x = torch.tensor([0.5, 2, -1, 0], dtype=dtype, requires_grad=requires_grad)
+    torch.testing.assert_close(fusedgrad.pow(base, x), torch.pow(base, x), equal_nan=True)
+
+
 # out=
 
 

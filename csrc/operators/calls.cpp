@@ -55,14 +55,25 @@ PyObject* not_implemented() {
   return Py_NotImplemented;
 }
 
-// Calls an operator as PyTorch's own functions do, without the interpreter's lock.
+bool requires_grad(const Tensor& tensor) { return tensor.requires_grad(); }
+template <class Other>
+bool requires_grad(const Other&) {
+  return false;
+}
+
+// What `call` returns, without the interpreter's lock and, if there is nothing to record, without
+// the way through autograd.
+template <class Call>
+auto unlocked(bool is_recorded, const Call& call) {
+  const pybind11::gil_scoped_release release;
+  return is_recorded && at::GradMode::is_enabled() ? call() : below_autograd(call);
+}
+
+// Calls an operator as PyTorch's own functions do.
 template <class Handle, class... Arguments>
 PyObject* call(const Handle& handle, const Arguments&... arguments) {
-  const auto unlocked = [&] {
-    const pybind11::gil_scoped_release release;
-    return handle.call(arguments...);
-  };
-  return THPVariable_Wrap(unlocked());
+  return THPVariable_Wrap(
+      unlocked((requires_grad(arguments) || ...), [&] { return handle.call(arguments...); }));
 }
 
 using UnaryOperator = Tensor(const Tensor&);
@@ -328,8 +339,10 @@ using Tensors = c10::SmallVector<Tensor, 8>;
 
 std::vector<Tensor> called(int64_t kernel, at::TensorList inputs, at::ArrayRef<double> parameters,
                            at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed) {
-  const pybind11::gil_scoped_release release;
-  return call_fused(kernel, inputs, parameters, dtypes, summed);
+  const bool is_recorded = std::any_of(inputs.begin(), inputs.end(),
+                                       [](const Tensor& input) { return input.requires_grad(); });
+  return unlocked(is_recorded,
+                  [&] { return call_fused(kernel, inputs, parameters, dtypes, summed); });
 }
 
 // torch.ops.fusedgrad.fused, of a kernel, its tensors, its parameters, the dtypes of its outputs

@@ -4,7 +4,6 @@
 #include <ATen/native/TypeProperties.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/result_type.h>
-#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -98,6 +97,13 @@ Tensor converted(const Tensor& tensor, at::ScalarType type) {
   return tensor.scalar_type() == type ? tensor : tensor.to(type);
 }
 
+// A number as PyTorch casts it: infinite where it overflows, for which at::scalar_tensor raises
+Tensor as_tensor(const at::Scalar& number, at::TensorOptions options) {
+  const at::ScalarType type = c10::typeMetaToScalarType(options.dtype());
+  if (number.isFloatingPoint() && has_kernel(type)) return rounded(number.toDouble(), options);
+  return at::native::wrapped_scalar_tensor(number, options.device()).to(type);
+}
+
 void pow_tensor_scalar_out(const Tensor& input, const at::Scalar& exponent, Tensor out) {
   const at::ScalarType type = type_of(input, exponent);
   if (has_kernel(type)) {
@@ -129,6 +135,10 @@ Tensor pow_tensor_tensor(const Tensor& input, const Tensor& exponent) {
 
 // A Python number takes part in type promotion as a number, not as a tensor.
 Tensor pow_scalar(const at::Scalar& input, const Tensor& exponent) {
+  const at::ScalarType type = type_of(exponent, input);
+  if (type == exponent.scalar_type() && has_kernel(type)) {
+    return pow_tensor_tensor(as_tensor(input, exponent.options()), exponent);
+  }
   return pow_tensor_tensor(at::native::wrapped_scalar_tensor(input, exponent.device()), exponent);
 }
 
@@ -212,7 +222,7 @@ Tensor recorded_scalar(const at::Scalar& input, const Tensor& exponent) {
   static const auto op = find<Tensor(const at::Scalar&, const Tensor&)>("fusedgrad::pow", "Scalar");
   const at::ScalarType type = type_of(exponent, input);
   if (!is_differentiable(type)) return below_autograd([&] { return op.call(input, exponent); });
-  return recorded_tensor_tensor(at::scalar_tensor(input, exponent.options().dtype(type)),
+  return recorded_tensor_tensor(as_tensor(input, exponent.options().dtype(type)),
                                 converted(exponent, type));
 }
 
