@@ -505,6 +505,19 @@ def test_results_do_not_depend_on_how_the_coefficients_lie(lie: str, dtype: torc
             torch.testing.assert_close(got[-1], expected[-1], rtol=64 * eps, atol=64 * eps)
 
 
+def test_a_batch_of_gradients() -> None:
+    """Of which all coefficients, or one, have one."""
+    network = _network(2, 8, 8, 1)
+    x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    results = fusedgrad.derivatives(network, x, torch.ones_like(x), 3)
+    batch = torch.randn(3, 5, 1, dtype=torch.float64)
+    gradient: Any = functools.partial(torch.autograd.grad, retain_graph=True)
+    for some in (results, results[2:3]):
+        (together,) = gradient(some, x, [batch] * len(some), is_grads_batched=True)
+        apart = [gradient(some, x, [each] * len(some))[0] for each in batch]
+        close(together.unbind(), apart)
+
+
 def test_what_a_backward_keeps() -> None:
     network = _network(2, 8, 8, 1)
     x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)

@@ -62,11 +62,15 @@ std::function<RowsDifferentiableBackward>& differentiable_backward() {
 
 bool has_tangent(const Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
 
+// Of torch.autograd.grad(..., is_grads_batched=True), which is no transform of torch.func
+bool is_batched(const Tensor& tensor) { return tensor.key_set().has(c10::DispatchKey::Batched); }
+
 // Whether a backward is that of plain tensors, and nothing differentiates it.
 bool is_last(const variable_list& grads) {
   return !at::GradMode::is_enabled() && !is_transformed() &&
          !c10::impl::TorchDispatchModeTLS::any_modes_set() &&
-         std::none_of(grads.begin(), grads.end(), has_tangent);
+         std::none_of(grads.begin(), grads.end(), has_tangent) &&
+         std::none_of(grads.begin(), grads.end(), is_batched);
 }
 
 // The shape of each of the rows of a tensor, of itself if it has none

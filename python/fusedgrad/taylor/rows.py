@@ -11,6 +11,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch._C import _len_torch_dispatch_stack as count_of_dispatch_modes
+from torch._C._functorch import is_legacy_batchedtensor as is_legacy_batched
 
 from fusedgrad import _C
 from fusedgrad.fuse import autograd, kernel, nvrtc
@@ -183,6 +184,7 @@ def are_plain(tensors: Sequence[Tensor]) -> bool:
     return (
         not (is_transformed() or count_of_dispatch_modes())
         and all([type(tensor) in PLAIN for tensor in tensors])  # noqa: C419
+        and not any(map(is_legacy_batched, tensors))
         and (forward_ad._current_level < 0 or not any(map(_has_tangent, tensors)))
     )
 
