@@ -83,8 +83,8 @@ MUTATIONS = (
     KernelMutation(
         "dimensions are swapped",
         "packing.h",
-        "static_cast<int32_t>(elements.strides[i][d])",
-        "static_cast<int32_t>(elements.strides[i][elements.ndim - 1 - d])",
+        "static_cast<int32_t>(elements.strides[operand + i][d])",
+        "static_cast<int32_t>(elements.strides[operand + i][elements.ndim - 1 - d])",
     ),
     KernelMutation(
         "operands share strides", "operands.cuh", "strides[dimension][i];", "strides[dimension][0];"
@@ -92,20 +92,20 @@ MUTATIONS = (
     KernelMutation(
         "alignment is not asked for",
         "packing.h",
-        "if (reinterpret_cast<uintptr_t>(elements.data[i]) % kPackBytes != 0) return false;",
-        "",
+        "(elements.data[i]) % (pack * bytes_of(i))",
+        "(elements.data[i]) % 1",
     ),
     KernelMutation(
         "spaced operands are taken for contiguous",
         "packing.h",
-        "if (stride != bytes) return false;",
+        "if (stride != bytes_of(i)) return false;",
         "",
     ),
     KernelMutation(
         "a scalar is taken for a row",
         "operands.cuh",
-        "return kInputs > 1 && (this->scalars >> (kOutputs + i) & 1) != 0;",
-        "return false;",
+        "kPackBytes;\n  }\n\n  __device__ bool is_scalar(int i) const {\n    return kInputs > 1",
+        "kPackBytes;\n  }\n\n  __device__ bool is_scalar(int i) const {\n    return false",
     ),
     KernelMutation("a quotient is one too small", "packing.h", "* rest / d + 1)", "* rest / d)"),
     KernelMutation(

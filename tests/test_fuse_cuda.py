@@ -518,6 +518,7 @@ def _slopes_graph() -> Graph:
     return SLOPES._graph_of(tuple(torch.ones(1) for _ in range(4)), {})
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", BROADCAST)
 def test_sums_over_dimensions_are_exact(name: str, dtype: torch.dtype) -> None:
@@ -529,6 +530,7 @@ def test_sums_over_dimensions_are_exact(name: str, dtype: torch.dtype) -> None:
     assert device.device.launches[0] == ("contiguous" if aligned else "strided")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", BROADCAST)
 def test_sums_over_dimensions_read_any_layout(name: str, dtype: torch.dtype) -> None:
