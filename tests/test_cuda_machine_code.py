@@ -122,6 +122,19 @@ def test_aligned_operands_are_moved_128_bits_at_a_time(made: Made) -> None:
             assert bool(stores) == (kernel.parts["kernel"] == "elementwise"), kernel.title
 
 
+def test_strided_operands_are_loaded_several_at_once(made: Made) -> None:
+    """Of half types eight elements, of floats four, of doubles two: fewer where some are not read,
+    and where there are many operands."""
+    at_once = {"float64": 2, "float32": 4, "float16": 8, "bfloat16": 8}
+    for kernel in made.kernels:
+        inputs = int(kernel.parts["inputs"])
+        if kernel.parts["kind"] == "Contiguous" or kernel.title in READ_LITTLE:
+            continue
+        if inputs + int(kernel.parts["outputs"]) <= 4:
+            loads = len(kernel.widest_loads())
+            assert loads >= at_once[kernel.dtype] * inputs, (kernel.title, kernel.dtype, loads)
+
+
 def test_nothing_is_spilled_and_nothing_lies_in_local_memory(made: Made) -> None:
     found = [
         f"{kernel.title} {kernel.dtype}"

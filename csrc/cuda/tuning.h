@@ -51,10 +51,11 @@ static_assert(enough_in_flight());
 
 }  // namespace detail
 
-// Elements of strided operands a thread takes: as PyTorch's unrolled kernels, and fewer of float64,
-// whose functors fill the registers, and of many operands, whose offsets do.
+// Elements of strided operands a thread takes: as PyTorch's unrolled kernels, which is twice as
+// many of half types, so that as many bytes are in flight; fewer of float64, whose functors fill
+// the registers, and of many operands, whose offsets do.
 constexpr int strided_elements(int operands, int bytes) {
-  return operands > 8 ? 1 : bytes == 8 ? 2 : 4;
+  return operands > 8 ? 1 : bytes == 8 ? 2 : bytes == 2 && operands <= 4 ? 8 : 4;
 }
 
 // Elements that a block takes at once, of so many operands of so many bytes each.
