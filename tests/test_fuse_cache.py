@@ -21,6 +21,7 @@ from fusedgrad.fuse import kernel
 ROOT = Path(__file__).parents[1]
 
 CLANG = shutil.which("clang++-19") or shutil.which("clang++")
+GCC = shutil.which("g++")
 
 # Says whether the first call was right.
 PROGRAM = """
@@ -114,9 +115,9 @@ print([tensor.view(torch.int32).tolist() for tensor in (value, *partials)])
 """
 
 
-@pytest.mark.skipif(CLANG is None, reason="there is no clang++ on this machine")
+@pytest.mark.skipif(None in (GCC, CLANG), reason="there are no g++ and clang++ on this machine")
 def test_clang_compiles_to_the_same_bits(tmp_path: Path) -> None:
-    compilers = {"g++": "g++", "clang": str(CLANG)}
+    compilers = {"g++": str(GCC), "clang": str(CLANG)}
     started = {
         name: start(tmp_path / name, BITS, PYTHONWARNINGS="error", CXX=command)
         for name, command in compilers.items()
@@ -221,8 +222,9 @@ def test_key_depends_on_what_a_kernel_is_made_of(
     cache: Path, monkeypatch: pytest.MonkeyPatch, compilations: list[str]
 ) -> None:
     assert works()
+    compiler = " ".join(compilation.compiler())
     changes: tuple[Callable[[], None], ...] = (
-        lambda: monkeypatch.setenv("CXX", "g++ -fno-unroll-loops"),
+        lambda: monkeypatch.setenv("CXX", f"{compiler} -fno-unroll-loops"),
         lambda: monkeypatch.setattr(compilation, "__version__", "0.0.0"),
         lambda: monkeypatch.setattr(_C, "cpu_capability", lambda: "baseline"),
         lambda: monkeypatch.setattr(compilation, "headers_digest", lambda: b"other headers"),
