@@ -66,7 +66,7 @@ struct OfTensor {
   // kernel of their own, which is kinder to their digits.
   static variable_list own_gradients(const Tensor& grad, const variable_list& operands,
                                      const Parameters& parameters, const std::vector<bool>& mask) {
-    const Tensor &x = operands.end()[-2], &e = operands.back();
+    const Tensor &x = operands[operands.size() - 2], &e = operands.back();
     if (operands.size() == 2) {
       return spread(backward_operator().call(grad, x, e, {mask[0], mask[1]}), mask);
     }
