@@ -300,7 +300,13 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 ORDERS = (1, 2, 3, 4, 7)
-_OF_EXPONENT_AND_ORDER = (*((e, 1) for e in EXPONENTS), (2.5, 2), (3, 4), (-7.3, 3))
+# Of the second order, exponents by which x^(e-2) is a half integer power too
+_OF_EXPONENT_AND_ORDER = (
+    *((e, 1) for e in EXPONENTS),
+    *((e + 2, 2) for e in HALF_INTEGERS if e <= 2),
+    (3, 4),
+    (-7.3, 3),
+)
 
 _FAMILIES: list[tuple[str, Callable[..., Result], str, tuple[Parameter, ...]]] = [
     *((name, _at_order(row.derivative), "x", ORDERS) for name, row in UNARY.items()),

@@ -453,8 +453,8 @@ print("/libomp" in open("/proc/self/maps").read())
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.complex64])
-@pytest.mark.parametrize("base", [1e300, -1e39])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("base", [1e300, -1e39, 70_000, 2**60])
 def test_a_base_that_overflows_is_infinite(
     base: float, dtype: torch.dtype, requires_grad: bool
 ) -> None:

@@ -214,7 +214,7 @@ class FusedEmulated(Emulated):
         source = generate.cuda_source(
             self.graph,
             self.graph.inputs,
-            nvrtc.types(self.dtypes),
+            nvrtc.types(self.dtypes[: len(self.graph.outputs) + len(self.graph.inputs)]),
             computed,
             sums=sums,
             summed=self._summed,
@@ -764,8 +764,12 @@ def test_a_wrong_number_of_operands_is_an_error() -> None:
 
 
 def test_code_without_its_kernels_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    mixed = generate.cuda_source(_scaled(), ("x", "z"), ["float"] * 4 + ["double"], "float")
-    monkeypatch.setattr(generate, "cuda_source", lambda *_, **__: mixed)
+    source = generate.cuda_source
+
+    def renamed(*given: Any, **named: Any) -> str:
+        return source(*given, **named).replace("_KERNEL(contiguous,", "_KERNEL(other,")
+
+    monkeypatch.setattr(generate, "cuda_source", renamed)
     inputs = [contiguous(values, torch.float32) for values in _values(2)]
     with pytest.raises(LaunchError, match="error 500"):  # cudaErrorSymbolNotFound
         FusedEmulated().run(_scaled(), inputs, PARAMETERS)

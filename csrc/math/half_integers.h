@@ -34,7 +34,8 @@ auto with_half_integer(double exponent, const Run& run, const Otherwise& otherwi
 // power above 2, the coefficient is a rounding too many.
 template <class Run, class Otherwise>
 auto with_half_integer(double exponent, double order, const Run& run, const Otherwise& otherwise) {
-  return exponent - order > 2 ? otherwise() : with_half_integer(exponent - order, run, otherwise);
+  using Twice = std::integer_sequence<int, -4, -2, -1, 0, 1, 2, 3, 4>;
+  return detail::choose(2 * (exponent - order), Twice(), run, otherwise);
 }
 
 }  // namespace fusedgrad::math

@@ -4,6 +4,7 @@
 #include <ATen/native/TypeProperties.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/result_type.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -100,8 +101,9 @@ Tensor converted(const Tensor& tensor, at::ScalarType type) {
 // A number as PyTorch casts it: infinite where it overflows, for which at::scalar_tensor raises
 Tensor as_tensor(const at::Scalar& number, at::TensorOptions options) {
   const at::ScalarType type = c10::typeMetaToScalarType(options.dtype());
-  if (number.isFloatingPoint() && has_kernel(type)) return rounded(number.toDouble(), options);
-  return at::native::wrapped_scalar_tensor(number, options.device()).to(type);
+  const bool overflows = number.isFloatingPoint() || at::isReducedFloatingType(type);
+  if (overflows && has_kernel(type)) return rounded(number.toDouble(), options);
+  return at::scalar_tensor(number, options);
 }
 
 void pow_tensor_scalar_out(const Tensor& input, const at::Scalar& exponent, Tensor out) {
