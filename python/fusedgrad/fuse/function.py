@@ -204,6 +204,8 @@ class Fused:
         key: Any,
     ) -> Any:
         """The result of a call that is not ready, of the key that `serve` gave it."""
+        if is_dynamo_compiling():  # the first frame that it sees of a call behind a graph break
+            return self._body(function, arguments, keywords)
         if key is NotImplemented:
             if is_traced():
                 return self._body(function, arguments, keywords)
