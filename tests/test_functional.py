@@ -462,6 +462,22 @@ def test_a_base_that_overflows_is_infinite(
     torch.testing.assert_close(fusedgrad.pow(base, x), torch.pow(base, x), equal_nan=True)
 
 
+@pytest.mark.parametrize("base", [2.5, 1e-38, 0.0, -2.0, INF])
+def test_bits_of_a_power_do_not_depend_on_the_bases_beside_it(base: float) -> None:
+    exponents = torch.randn(4096) * 6
+    one = torch.full((4096,), base)
+    mixed = one.clone()
+    mixed[::512] = 1.25  # of each block of the kernel
+    others = torch.arange(4096) % 512 != 0
+    results = []
+    for bases in (one, mixed):
+        e = exponents.clone().requires_grad_()
+        value = fusedgrad.pow(bases, e)
+        (slope,) = torch.autograd.grad(value.sum(), e)
+        results.append(torch.stack([value.detach(), slope])[:, others].view(torch.int32))
+    assert torch.equal(*results)
+
+
 # out=
 
 
