@@ -15,8 +15,8 @@ namespace fusedgrad::cuda {
 // in the type of the elements, since double precision is slow on most devices.
 template <class T>
 struct alignas(2 * sizeof(T)) Sum {
-  T high = 0;
-  T low = 0;
+  T high;  // no initial values: shared memory takes none
+  T low;
 
   __device__ void add(T x) {
     const T sum = high + x;
@@ -114,7 +114,7 @@ __device__ __forceinline__ void sum_tiles(const Functor& functor, const Operands
                                           uint32_t full_tiles, uint32_t rest,
                                           SumsOf<Operands, Outputs>* partials, bool first_part,
                                           double scale, const Outputs& totals) {
-  SumsOf<Operands, Outputs> sums;
+  SumsOf<Operands, Outputs> sums{};
 #pragma unroll 1
   for (uint32_t tile = blockIdx.x; tile < full_tiles + (rest != 0); tile += gridDim.x) {
     const Bound<Operands> bound(tile < full_tiles, rest);
@@ -139,7 +139,7 @@ template <class T, class Outputs>
 __device__ __forceinline__ void combine_blocks(const Sums<T, Outputs::kSums>* partials,
                                                uint32_t count, double scale,
                                                const Outputs& totals) {
-  Sums<T, Outputs::kSums> sums;
+  Sums<T, Outputs::kSums> sums{};
 #pragma unroll 1
   for (uint32_t i = threadIdx.x; i < count; i += kCombineThreads) sums.add(partials[i]);
   sums = sums_of_block<kCombineThreads>(sums);

@@ -135,7 +135,7 @@ __device__ __forceinline__ void sum_over_dimensions(const Functor& functor,
   const int lane = plan.along_kept ? thread / own_lanes : thread % lanes;
   const uint32_t index = blockIdx.x * own_lanes + own;
 
-  Sum<T> sums[kSums][kElements];
+  Sum<T> sums[kSums][kElements] = {};
   if (index < plan.kept) {
     const auto place = operands.place(index, plan.first_kept, plan.outermost + 1);
     char* start[Operands::kOperands];
@@ -230,7 +230,7 @@ __device__ __forceinline__ void combine_pieces(const Sum<T>* partials, uint32_t 
   const uint64_t elements = static_cast<uint64_t>(kept) * count;
 #pragma unroll
   for (int k = 0; k < Targets::kSums; ++k) {
-    Sum<T> sum[1];
+    Sum<T> sum[1] = {};
     if (index < elements) {
 #pragma unroll 1
       for (uint32_t piece = lane; piece < pieces; piece += lanes) {

@@ -71,12 +71,6 @@ FUSEDGRAD_HOST_DEVICE Brief abs(Brief x) { return abs(x.value); }
 FUSEDGRAD_HOST_DEVICE Brief copysign(Brief x, Brief y) { return copysign(x.value, y.value); }
 FUSEDGRAD_HOST_DEVICE Brief sqrt(Brief x) { return sqrt(x.value); }
 
-}  // namespace fusedgrad::math
-
-#if defined(__CUDA_ARCH__)
-
-namespace fusedgrad::math {
-
 namespace device {
 
 // numerator / d, whose reciprocal is neither subnormal nor infinite
@@ -202,8 +196,8 @@ __device__ __forceinline__ Brief softplus_tail(Brief x) {
 
 }  // namespace detail
 
-template <>
-__device__ __forceinline__ Reciprocal<Brief> reciprocal<Brief>(Pair<Brief> d, Brief) {
+template <std::same_as<Brief> T>
+__device__ __forceinline__ Reciprocal<T> reciprocal(Pair<T> d, T) {
   const float hi = d.hi.value;
   const float estimate = approximate_reciprocal(hi);
   return {estimate, fma(-d.lo.value, estimate, fma(-hi, estimate, 1.0f))};
@@ -231,8 +225,8 @@ __device__ __forceinline__ Pair<float> log2_of_positive(float x) {
 
 }  // namespace device
 
-template <>
-__device__ __forceinline__ Pair<Brief> log2<Brief>(Brief argument) {
+template <std::same_as<Brief> T>
+__device__ __forceinline__ Pair<T> log2(T argument) {
   const float x = argument.value;
   const Pair<float> log = normalized(device::log2_of_positive(x));
   const bool finite = x < kInfinity<float>;
@@ -311,5 +305,4 @@ __device__ __forceinline__ Brief binary_cross_entropy_with_logits_input_derivati
 
 }  // namespace fusedgrad::math
 
-#endif  // __CUDA_ARCH__
 #endif  // __CUDACC__

@@ -69,20 +69,11 @@ FUSEDGRAD_HOST_DEVICE double sqrt(double x) { return __builtin_sqrt(x); }
 
 // 1/d to the nearest number, where both are normal
 FUSEDGRAD_HOST_DEVICE double inverse(double d) { return 1 / d; }
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDACC__)
 __device__ __forceinline__ float approximate_reciprocal(float d) {
   float result;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(d));
   return result;
-}
-
-// As it is documented, the approximation is within an ulp. From any such number this gives the
-// nearest, for each of the 2^23 significands (tests/test_cuda_bits.py): e is exact but for a last
-// bit, and rounding e + e^2 up keeps on its side of the middle what e alone would put on it.
-__device__ __forceinline__ float inverse(float d) {
-  const float r = approximate_reciprocal(d);
-  const float e = fma(-d, r, 1.0f);
-  return fma(r, __fmaf_ru(e, e, e), r);
 }
 
 // The larger and the smaller of x and a number, NaN if x is.
@@ -101,6 +92,17 @@ __device__ __forceinline__ float minimum(float x, float y) {
 __device__ __forceinline__ float maximum(float x, float y) { return x < y ? y : x; }
 __device__ __forceinline__ float minimum(float x, float y) { return x > y ? y : x; }
 #endif
+#endif
+
+#if defined(__CUDA_ARCH__)
+// As it is documented, the approximation is within an ulp. From any such number this gives the
+// nearest, for each of the 2^23 significands (tests/test_cuda_bits.py): e is exact but for a last
+// bit, and rounding e + e^2 up keeps on its side of the middle what e alone would put on it.
+__device__ __forceinline__ float inverse(float d) {
+  const float r = approximate_reciprocal(d);
+  const float e = fma(-d, r, 1.0f);
+  return fma(r, __fmaf_ru(e, e, e), r);
+}
 #else
 FUSEDGRAD_HOST_DEVICE float inverse(float d) { return 1 / d; }
 #endif
