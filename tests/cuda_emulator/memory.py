@@ -218,10 +218,33 @@ class GlobalMemory:
             )
 
 
-def _learn(known: dict[int, int], more: dict[int, int]) -> None:
-    """Blocks, and until when what they wrote is known."""
-    for block, until in more.items():
-        known[block] = max(until, known.get(block, until))
+@dataclass(frozen=True)
+class _Fence:
+    """What a thread's fence publishes: what it wrote itself, and what the others of its block wrote
+    before a barrier at which it met them."""
+
+    time: int
+    clock: int  # of Meetings
+    thread: int
+    met: Array  # of each thread of the block, when
+
+    def covers(self, write: Array) -> bool:
+        """Whether it does a write, as in _Footprint.stamp."""
+        time, thread, clock = write.tolist()
+        known: bool = thread == self.thread or clock < self.met[thread]
+        return bool(time <= self.time) and known
+
+
+_Known = dict[tuple[int, int], _Fence]  # the last fence of a thread of a block, of those known
+
+
+def _learn(known: _Known, more: _Known) -> None:
+    for thread, fence in more.items():
+        if thread not in known or known[thread].time < fence.time:
+            known[thread] = fence
+
+
+_NO_WRITE = (0, 0, -1)  # which each fence covers
 
 
 @dataclass
@@ -231,10 +254,14 @@ class _Footprint:
     granule: int
     writer: Array
     reader: Array
-    stamp: Array | None = None  # when it was written, where fences count
+    # When it was written, by which thread of the block, at which clock of Meetings, where fences
+    # count
+    stamp: Array | None = None
     cached: Array | None = None  # read through the cache that stores do not reach
     touches: Touches | None = None  # of the threads of one batch, once one of them has written
     reads: list[tuple[Array, Array, int, int]] = field(default_factory=list)  # before that
+    watcher: Array | None = None  # as reader, of strong loads
+    watches: Touches | None = None  # their threads
 
     @classmethod
     def of(cls, allocation: Allocation, granule: int) -> _Footprint:
@@ -250,29 +277,41 @@ class GlobalRaces:
     Nothing orders two blocks, except that what a block wrote before a fence, after which it did an
     atomic operation or a strong store, comes before what another block does after a fence of its
     own that follows an atomic operation or a strong load which saw that. Either may be the fence
-    itself (.release, .acquire). Fences and operations of the scope of a block (.cta) are none to
-    other blocks, to which atomic ones are plain writes. Threads of a block are ordered by barriers.
+    itself (.release, .acquire). A fence is one of its thread: what others of the block wrote it
+    publishes if they met at a barrier in between, and so does the operation after it. Fences and
+    operations of the scope of a block (.cta) are none to other blocks, to which atomic ones are
+    plain writes. Threads of a block are ordered by barriers. A strong load may see what is written
+    by strong stores at any time, but a plain store of it is a race.
     """
 
     memory: GlobalMemory
     granule: int  # bytes of the narrowest access of the kernel
     footprints: dict[Allocation, _Footprint] = field(default_factory=dict)
     now: int = 0  # counts accesses and fences
-    fenced: dict[int, int] = field(default_factory=dict)  # block -> when it last made a fence
-    # Of each block the blocks before it, and until when what they wrote is seen
-    seen: dict[int, dict[int, int]] = field(default_factory=dict)
-    met: dict[int, dict[int, int]] = field(default_factory=dict)  # seen after its next fence
-    published: dict[int, dict[int, int]] = field(default_factory=dict)  # atomic address -> the same
+    fenced: dict[int, _Known] = field(default_factory=dict)  # by block, the fences of its threads
+    seen: dict[int, _Known] = field(default_factory=dict)  # by block, those of blocks before it
+    met: dict[int, _Known] = field(default_factory=dict)  # seen after its next fence
+    published: dict[int, _Known] = field(default_factory=dict)  # by atomic address
     unordered: dict[Allocation, Place] = field(default_factory=dict)  # by which access last
     batch: Batch | None = None  # whose threads' touches are known
 
-    def fence(self, blocks: Array) -> None:
-        """What the blocks wrote is visible to whoever synchronises with them, and they see what
-        those had made visible that they have met."""
+    def fence(self, group: Group) -> None:
+        """What the threads know to be written is visible to whoever synchronises with them, and
+        their blocks see what those had made visible that they have met."""
         self.now += 1
-        for block in np.unique(blocks).tolist():
-            self.fenced[block] = self.now
+        for block, slot in zip(group.blocks.tolist(), group.slots.tolist(), strict=True):
+            self._fence(group, block, slot)
+        for block in np.unique(group.blocks).tolist():
             _learn(self.seen.setdefault(block, {}), self.met.pop(block, {}))
+
+    def _fence(self, group: Group, block: int, slot: int) -> None:
+        meetings = group.batch.meetings
+        first = slot // meetings.padded * meetings.padded
+        others = np.arange(first, first + meetings.padded)
+        met = meetings.last(np.full(meetings.padded, slot), others, others // 32)
+        thread = slot - first
+        known = self.fenced.setdefault(block, {})
+        known[block, thread] = _Fence(self.now, meetings.clock, thread, met)
 
     def synchronize(self, access: Access, group: Group, offsets: Array) -> None:
         """An atomic operation, or a strong load or store."""
@@ -280,14 +319,17 @@ class GlobalRaces:
         launch = group.batch.launch
         if not launch.program.fences or access.instruction.has("cta", "cluster"):
             return
-        turns = list(zip(group.blocks.tolist(), offsets.tolist(), strict=True))
-        for block, offset in reversed(turns) if launch.backwards else turns:
-            self._synchronize(access, block, offset)
+        each = (group.blocks.tolist(), group.slots.tolist(), offsets.tolist())
+        turns = list(zip(*each, strict=True))
+        for block, slot, offset in reversed(turns) if launch.backwards else turns:
+            self._synchronize(access, group, block, slot, offset)
 
-    def _synchronize(self, access: Access, block: int, offset: int) -> None:
+    def _synchronize(
+        self, access: Access, group: Group, block: int, slot: int, offset: int
+    ) -> None:
         known = self.published.get(offset)
         if access.instruction.has("release", "acq_rel"):
-            self.fenced[block] = self.now
+            self._fence(group, block, slot)
         if known and access.noun != "write":
             acquires = access.instruction.has("acquire", "acq_rel")
             _learn((self.seen if acquires else self.met).setdefault(block, {}), known)
@@ -295,10 +337,18 @@ class GlobalRaces:
             return
         if access.noun == "write":  # who reads it reads nothing of those who wrote before
             self.published.pop(offset, None)
-        if block in self.fenced:
+        meetings = group.batch.meetings
+        thread = slot % meetings.padded
+        own = np.full(1, slot)
+        before = {}  # the fences that come before this
+        for key, fence in self.fenced.get(block, {}).items():
+            other = own - thread + fence.thread
+            if fence.thread == thread or fence.clock < meetings.last(own, other, other // 32)[0]:
+                before[key] = fence
+        if before:
             known = self.published.setdefault(offset, {})
             _learn(known, self.seen.get(block, {}))
-            _learn(known, {block: self.fenced[block]})
+            _learn(known, before)
 
     def _rows(
         self, access: Access, allocation: Allocation, offsets: Array
@@ -326,8 +376,10 @@ class GlobalRaces:
         blocks = group.blocks
         for lane in np.flatnonzero(bad):
             mine = int(blocks[lane])
-            for one, stamp in zip(others[lane].tolist(), stamps[lane].tolist(), strict=True):
-                if one in (NOBODY, mine) or self.seen.get(mine, {}).get(one, -1) >= stamp:
+            fences = self.seen.get(mine, {})
+            for one, stamp in zip(others[lane].tolist(), stamps[lane], strict=True):
+                known = (fence for (block, _), fence in fences.items() if block == one)
+                if one in (NOBODY, mine) or any(fence.covers(stamp) for fence in known):
                     continue
                 who = (
                     "several blocks" if one == SEVERAL else f"block {group.batch.block_index(one)}"
@@ -345,12 +397,13 @@ class GlobalRaces:
         if access.strong:
             self.unordered[allocations[0]] = group.place(access.instruction, 0)
             self.synchronize(access, group, offsets)
-            return
+            if access.noun == "write":
+                return
         self.now += 1
         if group.batch is not self.batch:
             self.batch = group.batch
             for footprint in self.footprints.values():
-                footprint.touches = None
+                footprint.touches = footprint.watches = None
                 footprint.reads.clear()
         for allocation in allocations:
             if allocation.constant:
@@ -379,23 +432,34 @@ class GlobalRaces:
                 everywhere[lanes] = bad
                 all_owners = np.full((len(offsets), wide), NOBODY)
                 all_owners[lanes] = owners.reshape(-1, wide)
-                stamps = np.zeros((len(offsets), wide), np.int64)
+                stamps = np.full((len(offsets), wide, 3), _NO_WRITE)
                 if footprint.stamp is not None and how == "writes":
-                    stamps[lanes] = footprint.stamp.reshape(-1, wide)[rows]
+                    stamps[lanes] = footprint.stamp.reshape(-1, wide, 3)[rows]
                 self._raise(access, group, offsets, everywhere, all_owners, stamps, how)
 
-        complain(writer[rows], "writes")
-        self._record_cached(access, group, footprint, offsets, rows, lanes)
-        if access.noun == "read":
+        def note(reader: Array) -> None:
             before = reader[rows]
             foreign = (before != NOBODY) & (before != me)
             reader[rows] = np.where(foreign, SEVERAL, me) if foreign.any() else me
             mixed = reader[rows] != me
             if mixed.any():
                 reader[rows] = np.where(mixed, SEVERAL, reader[rows])
+
+        complain(writer[rows], "writes")
+        if access.strong:
+            if footprint.watcher is None:
+                footprint.watcher = np.full(len(footprint.writer), NOBODY, np.int32)
+            note(footprint.watcher.reshape(shape))
+            self._record_threads(access, group, footprint, offsets, rows, lanes)
+            return
+        self._record_cached(access, group, footprint, offsets, rows, lanes)
+        if access.noun == "read":
+            note(reader)
         else:
             complain(reader[rows], "reads")
-            self._stamp(group, footprint, rows, wide)
+            if footprint.watcher is not None:
+                complain(footprint.watcher.reshape(shape)[rows], "waits for")
+            self._stamp(group, footprint, group.slots[lanes], rows, wide)
             writer[rows] = me
             complain(writer[rows], "writes")
         self._record_threads(access, group, footprint, offsets, rows, lanes)
@@ -446,7 +510,12 @@ class GlobalRaces:
         meetings = group.batch.meetings
         slots = group.slots[lanes]
         wide = access.bytes // footprint.granule
+        if access.strong and footprint.watches is None:
+            footprint.watches = Touches(meetings, len(footprint.writer))
         if footprint.touches is None:
+            if access.strong:
+                self._watch(footprint, slots, rows, wide)
+                return
             if access.noun == "read":
                 footprint.reads.append((slots, rows, wide, meetings.clock))
                 return
@@ -473,11 +542,25 @@ class GlobalRaces:
         for step in range(wide):
             e = rows * wide + step
             complain(*touches.written(slots, e), "wrote")
+            if access.strong:
+                continue
             if access.noun == "read":
                 touches.read(slots, e, meetings.clock)
             else:
                 complain(*touches.was_read(slots, e), "read")
+                if footprint.watches is not None:
+                    complain(*footprint.watches.was_read(slots, e), "waits for")
                 complain(*touches.write(slots, e), "writes")
+        if access.strong:
+            self._watch(footprint, slots, rows, wide)
+
+    @staticmethod
+    def _watch(footprint: _Footprint, slots: Array, rows: Array, wide: int) -> None:
+        """Note threads that make strong loads."""
+        watches = footprint.watches
+        assert watches is not None
+        for step in range(wide):
+            watches.read(slots, rows * wide + step, watches.meetings.clock)
 
     def record_atomic(
         self, access: Access, group: Group, allocations: list[Allocation], offsets: Array
@@ -498,15 +581,22 @@ class GlobalRaces:
             if own:
                 written = rows[inside]
                 footprint.writer.reshape(-1, wide)[written] = blocks[inside, None]
-                self._stamp(group, footprint, written, wide)
+                self._stamp(group, footprint, group.slots[inside], written, wide)
                 self._check_blocks(access, group, offsets, footprint, rows, inside, "writes")
 
-    def _stamp(self, group: Group, footprint: _Footprint, rows: Array, wide: int) -> None:
+    def _stamp(
+        self, group: Group, footprint: _Footprint, slots: Array, rows: Array, wide: int
+    ) -> None:
         """Note when the elements were written, where fences count."""
         if footprint.stamp is None and group.batch.launch.program.fences:
-            footprint.stamp = np.zeros(len(footprint.writer), np.int64)
+            footprint.stamp = np.full((len(footprint.writer), 3), _NO_WRITE)
         if footprint.stamp is not None:
-            footprint.stamp.reshape(-1, wide)[rows] = self.now
+            batch = group.batch
+            threads = slots % batch.padded
+            written = footprint.stamp.reshape(-1, wide, 3)
+            written[rows, :, 0] = self.now
+            written[rows, :, 1] = threads[:, None]
+            written[rows, :, 2] = batch.meetings.clock
 
     def _check_blocks(
         self,
@@ -524,9 +614,9 @@ class GlobalRaces:
         found = owners.reshape(-1, wide)[rows]
         bad = ((found != NOBODY) & (found != group.blocks[:, None])).any(axis=1) & inside
         if bad.any():
-            stamps = np.zeros(found.shape, np.int64)
+            stamps = np.full((*found.shape, 3), _NO_WRITE)
             if footprint.stamp is not None and how == "writes":
-                stamps = footprint.stamp.reshape(-1, wide)[rows]
+                stamps = footprint.stamp.reshape(-1, wide, 3)[rows]
             self._raise(access, group, offsets, bad, found, stamps, how)
 
 

@@ -458,7 +458,7 @@ class _Translator:
             special(i)
         elif i.opcode in _NOTHING:
             if i.opcode in ("membar", "fence") and not i.has("proxy", "cta"):
-                self.lines.append("group.batch.launch.races.fence(group.blocks)")
+                self.lines.append("group.batch.launch.races.fence(group)")
         else:
             self.arithmetic(i)
 

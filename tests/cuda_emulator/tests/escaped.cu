@@ -107,6 +107,37 @@ __global__ void reader_without_fence(float* out, const float* in, int n) {
   last_adds<false, true, false>(out, in);
 }
 
+// All threads of a block write and one of them publishes it: by a fence of its own or by one of
+// each, behind a barrier.
+template <bool kBarrier, bool kAll, bool kBarrierBefore = true>
+__device__ void one_publishes(float* out, const float* in) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  out[1 + i] = in[i];
+  if (kBarrier && kBarrierBefore) __syncthreads();
+  if (kAll || threadIdx.x == 0) __threadfence();
+  if (kBarrier && !kBarrierBefore) __syncthreads();
+  if (threadIdx.x != 0 || atomicInc(&count, gridDim.x - 1) != gridDim.x - 1) return;
+  __threadfence();
+  float sum = 0;
+  for (unsigned k = 0; k < gridDim.x * blockDim.x; ++k) sum += out[1 + k];
+  out[0] = sum;
+}
+__global__ void one_fence_for_a_block(float* out, const float* in, int n) {
+  one_publishes<true, false>(out, in);
+}
+__global__ void one_fence_without_barrier(float* out, const float* in, int n) {
+  one_publishes<false, false>(out, in);
+}
+__global__ void one_fence_before_the_barrier(float* out, const float* in, int n) {
+  one_publishes<true, false, false>(out, in);
+}
+__global__ void fences_of_all(float* out, const float* in, int n) {
+  one_publishes<true, true, false>(out, in);
+}
+__global__ void fences_of_all_without_barrier(float* out, const float* in, int n) {
+  one_publishes<false, true>(out, in);
+}
+
 // ---- blocks, through loads and stores that are fences themselves
 
 #define ACCESSES(name, load, store)                                                          \
@@ -125,6 +156,7 @@ ACCESSES(OrderedInSystem, "acquire.sys", "release.sys")
 ACCESSES(OrderedInBlock, "acquire.cta", "release.cta")
 ACCESSES(Relaxed, "relaxed.gpu", "relaxed.gpu")
 ACCESSES(Volatile, "volatile", "volatile")
+ACCESSES(Weak, "weak", "weak")
 
 // Block 0 writes and sets a flag; block 1 waits for it and sets another, for which block 2 waits.
 template <class Writer, class Reader, bool kFences = false, bool kEarly = false>
@@ -159,7 +191,30 @@ HAND_OVER(release_before_the_write, Ordered, Ordered, false, true)
 HAND_OVER(relaxed_store, Relaxed, Ordered)
 HAND_OVER(relaxed_load, Ordered, Relaxed)
 HAND_OVER(volatile_flag, Volatile, Volatile)
+HAND_OVER(weak_store_of_a_flag, Weak, Ordered, true)
+HAND_OVER(weak_store_of_a_volatile_flag, Weak, Volatile, true)
 HAND_OVER(release_and_acquire_in_block, OrderedInBlock, OrderedInBlock)
+
+// A thread waits for another of its block, or has met it at a barrier.
+template <class Writer, bool kBarrier>
+__device__ void hand_over_in_block(float* out) {
+  unsigned* const flag = reinterpret_cast<unsigned*>(out);
+  if (threadIdx.x == 0) Writer::set(flag);
+  if (kBarrier) __syncthreads();
+  if (threadIdx.x == 32) {
+    while (Volatile::get(flag) == 0) {
+    }
+  }
+}
+__global__ void volatile_store_in_block(float* out, const float* in, int n) {
+  hand_over_in_block<Volatile, false>(out);
+}
+__global__ void weak_store_before_a_barrier(float* out, const float* in, int n) {
+  hand_over_in_block<Weak, true>(out);
+}
+__global__ void weak_store_in_block(float* out, const float* in, int n) {
+  hand_over_in_block<Weak, false>(out);
+}
 
 // Block 2 reads the flag of block 1, which overwrote that of block 0 and ordered nothing.
 __global__ void flag_of_another(float* out, const float* in, int n) {
@@ -273,6 +328,16 @@ LAUNCHER(fences)
 LAUNCHER(fence_before_the_write)
 LAUNCHER(fence_of_a_block)
 LAUNCHER(reader_without_fence)
+LAUNCHER(one_fence_for_a_block)
+LAUNCHER(one_fence_without_barrier)
+LAUNCHER(one_fence_before_the_barrier)
+LAUNCHER(fences_of_all)
+LAUNCHER(fences_of_all_without_barrier)
+LAUNCHER(weak_store_of_a_flag)
+LAUNCHER(weak_store_of_a_volatile_flag)
+LAUNCHER(volatile_store_in_block)
+LAUNCHER(weak_store_before_a_barrier)
+LAUNCHER(weak_store_in_block)
 LAUNCHER(release_and_acquire)
 LAUNCHER(release_and_acquire_in_system)
 LAUNCHER(fences_about_relaxed)

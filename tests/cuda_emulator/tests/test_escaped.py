@@ -102,6 +102,34 @@ BROKEN: dict[str, tuple[type[EmulationError], str, tuple[Any, ...]]] = {
             (4, 3, 32, True),
         ),
     ),
+    **dict.fromkeys(
+        (
+            "one_fence_without_barrier",
+            "one_fence_before_the_barrier",
+            "fences_of_all_without_barrier",
+        ),
+        (
+            GlobalMemoryRaceError,
+            r"read of 4 bytes that block \(0, 0, 0\) writes in the same launch, at .* byte 8 of "
+            r"'output' .*block \(7, 0, 0\), thread \(0, 0, 0\), `ld",
+            (8 * 64 + 1, 8, 64),
+        ),
+    ),
+    **dict.fromkeys(
+        ("weak_store_of_a_flag", "weak_store_of_a_volatile_flag"),
+        (
+            GlobalMemoryRaceError,
+            r"(read of 4 bytes that block \(0, 0, 0\) writes|"
+            r"write of 4 bytes that (block \(1, 0, 0\)|several blocks) waits for) in the same",
+            (4, 3, 32, True),
+        ),
+    ),
+    "weak_store_in_block": (
+        GlobalMemoryRaceError,
+        r"(read of 4 bytes that thread \(0, 0, 0\) of the block wrote|"
+        r"write of 4 bytes that thread \(32, 0, 0\) of the block waits for) with no barrier",
+        (1, 1, 64, True),
+    ),
     "atomics_of_another_block": (
         GlobalMemoryRaceError,
         r"that block \(\d, 0, 0\) writes in the same launch, at .* of 'output' .*`atom\.",
@@ -162,6 +190,11 @@ def test_the_right_kernels_beside_them_pass() -> None:
     assert (run("bytes_after_a_barrier", 128).view(np.uint8)[4 * 64 :: 4][:32] == 0).all()
     assert (run("reverse_in_place", 128, 1, THREADS, True) == VALUES[:THREADS]).all()
     assert run("fences", 9, 8, 32)[0] == np.add.accumulate(VALUES[:8], dtype=np.float32)[-1]
+    for name in ("one_fence_for_a_block", "fences_of_all"):
+        total = np.add.accumulate(VALUES[: 8 * 64], dtype=np.float32)[-1]
+        assert run(name, 8 * 64 + 1, 8, 64)[0] == total, name
+    for name in ("volatile_store_in_block", "weak_store_before_a_barrier"):
+        assert run(name, 1, 1, 64, True).view(np.uint32) == 1, name
     for name in (
         "release_and_acquire",
         "release_and_acquire_in_system",
