@@ -75,10 +75,16 @@ class Floor:
         fresh = max(seconds["fresh copy"] - seconds["fresh copy of one"], 0.0)
         return cls(copying, max(fresh - copying, 0.0), seconds["empty operator"])
 
-    def existing_outputs(self, traffic: Traffic) -> float:
+    def moving(self, traffic: Traffic) -> float:
         """A copy reads one tensor and writes one."""
-        return max((traffic.reads + traffic.writes) / 2 * self.copying, self.operator)
+        return (traffic.reads + traffic.writes) / 2 * self.copying
+
+    def moving_fresh(self, traffic: Traffic) -> float:
+        """With the pages of the outputs."""
+        return self.moving(traffic) + traffic.writes * self.mapping
+
+    def existing_outputs(self, traffic: Traffic) -> float:
+        return max(self.moving(traffic), self.operator)
 
     def fresh_outputs(self, traffic: Traffic) -> float:
-        moving = (traffic.reads + traffic.writes) / 2 * self.copying
-        return max(moving + traffic.writes * self.mapping, self.operator)
+        return max(self.moving_fresh(traffic), self.operator)

@@ -192,6 +192,7 @@ def measure(
         },
         floor_existing=floor.existing_outputs(traffic),
         floor_fresh=floor.fresh_outputs(traffic),
+        moving=floor.moving_fresh(traffic),
         bytes_moved=(traffic.reads + traffic.writes) * source.nbytes,
     )
 

@@ -70,6 +70,7 @@ def result(
         times_faster={n: spread(s.median / ours) for n, s in seconds.items() if n != "fusedgrad"},
         floor_existing=1e-3,
         floor_fresh=1.6e-3,
+        moving=1.5e-3,
         bytes_moved=20 * size,
     )
 
@@ -449,11 +450,22 @@ def test_tables_name_every_result_in_which_eager_is_faster() -> None:
     found.results += [*slow, result("mish", 1, ours=1e-2)]
     some = f"torch eager is faster in 4 {counted.replace('5', '9')}, its time at least 0.50 of "
     assert some in speed_tables.short_table(found)
-    assert (
-        f"- {some}fusedgrad's.\n- backward, float32, 2 threads: tanh (1).\n"
-        "- forward+backward, float32, 2 threads: sigmoid (2^16, 2^20).\n"
-        "- forward+backward, float16, 1 thread: tanh (1)."
-    ) in speed_tables.long_tables(found)
+    text = speed_tables.long_tables(found)
+    assert f"{some}fusedgrad's." in text
+    table = next(part for part in text.split("\n\n") if "most of it is" in part)
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    # A call is what one element takes: 2 ms of sigmoid, all of tanh.
+    assert rows == [
+        ["backward, float32, 2 threads", "tanh", "call", "1", "0.50 (0.45 to 0.55)"]
+        + ["16 ms", "16 ms", "1.5 ms", "0 µs"],
+        *(
+            ["forward+backward, float32, 2 threads", "sigmoid", "computing", size]
+            + ["0.80 (0.72 to 0.88)", "10 ms", "2 ms", "1.5 ms", "6.5 ms"]
+            for size in ("2^16", "2^20")
+        ),
+        ["forward+backward, float16, 1 thread", "tanh", "computing", "1", "0.99 (0.89 to 1.09)"]
+        + ["8.1 ms", "0 µs", "1.5 ms", "6.6 ms"],
+    ]
 
 
 def test_long_tables_have_a_section_for_each_setting() -> None:
