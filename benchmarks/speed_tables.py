@@ -259,9 +259,9 @@ def where_eager_is_faster(report: Report) -> list[str]:
     least = min(r.times_faster[EAGER].median for r in faster)
     return [
         f"{title}, its time at least {least:.2f} of fusedgrad's.",
-        "How many times faster fusedgrad is, with the middle half of the rounds, its time, and what "
-        "that is made of: the call, as it is on one element of float32; the moving of memory, into "
-        "fresh pages, which computing may hide; and the rest, which is computing.",
+        "How many times faster fusedgrad is, with the middle half of the rounds, its time, and "
+        "what that is made of: the call, as it is on one element of float32; the moving of memory, "
+        "into fresh pages, which computing may hide; and the rest, which is computing.",
         markdown(heading, rows, left=3),
     ]
 
