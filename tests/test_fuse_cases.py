@@ -9,6 +9,7 @@ import inspect
 import sys
 import types
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -549,6 +550,43 @@ def test_ten_thousand_numbers_take_no_memory_and_no_more_entries(
     assert len(compilations) == count
     assert len(list(tmp_path.rglob("*"))) == files
     assert grown < 500, grown
+
+
+# What PyTorch computes a part of again on each call
+REPLAYED: dict[str, Function] = {
+    "integers": lambda x: torch.tanh(x) * ((x > 0).int() + 1),
+    "sums": lambda x: torch.tanh(x).sum() / (x > 0).sum(),
+    "in place": lambda x: torch.tanh(x).add_(x),
+}
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_what_is_served_keeps_no_argument_alive(name: str) -> None:
+    fused = fusedgrad.fuse(REPLAYED[name])
+    x = X.clone()
+    refers = weakref.ref(x)
+    for _ in range(3):
+        fused(x)
+    del x
+    gc.collect()
+    assert refers() is None
+    _same(REPLAYED[name], X, fused=fused)
+    assert "without running again" in fused.explain(X)
+
+
+def test_what_is_served_goes_with_its_objects() -> None:
+    scaled = fusedgrad.fuse(lambda x, by: by.alpha * x)
+    for _ in range(20):  # at the same few addresses
+        module = _Gate()
+        refers = weakref.ref(module)
+        for module.alpha in (2.0, 2.0, 3.0, 3.0):
+            torch.testing.assert_close(module.gate(X), module.alpha * torch.tanh(X))
+            torch.testing.assert_close(scaled(X, module), module.alpha * X)
+        del module
+        gc.collect()
+        assert refers() is None
+    assert not scaled._entries
+    assert not vars(_Gate)["gate"]._entries
 
 
 @pytest.mark.usefixtures("without_compiler")

@@ -396,7 +396,8 @@ bool all_of(PyObject* reads, const Is& is) {
 }
 
 // Whether the values that a proof has read, items of dictionaries and attributes, are the same
-// objects now, or `missing` where there was none. If not, they may be equal all the same.
+// objects now, or `missing` where there was none. If not, they may be equal all the same. An object
+// that has attributes may be given by a weak reference.
 bool unchanged(PyObject* items, PyObject* attributes, PyObject* missing) {
   const auto is = [&](PyObject* found, PyObject* value) {
     if (found == nullptr) PyErr_Clear();
@@ -407,7 +408,9 @@ bool unchanged(PyObject* items, PyObject* attributes, PyObject* missing) {
                   return PyDict_CheckExact(held) && is(PyDict_GetItemWithError(held, key), value);
                 }) &&
          all_of(attributes, [&](PyObject* held, PyObject* name, PyObject* value) {
-           PyObject* const found = PyObject_GetAttr(held, name);
+           pybind11::object owner = pybind11::reinterpret_borrow<pybind11::object>(held);
+           if (PyWeakref_CheckRefExact(held)) owner = owner();
+           PyObject* const found = PyObject_GetAttr(owner.ptr(), name);
            const bool holds = is(found, value);
            Py_XDECREF(found);
            return holds;

@@ -12,7 +12,7 @@ import sys
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, cast, overload
 
@@ -72,6 +72,13 @@ class _Call:
         self.outputs = [recorder.node_of(leaves[i]) for i in self.tensors]
         if not recorder.operands:
             raise FuseTypeError(f"{name}(): expected at least one tensor among the arguments")
+
+    def let_go(self, nodes: Iterable[int]) -> _Call:
+        """This call without those operands and its results, which it would keep alive."""
+        for node in nodes:
+            self.recorder.nodes[node] = cast(Tensor, None)
+        self.leaves = [None] * len(self.leaves)
+        return self
 
 
 class _Structure:
@@ -263,7 +270,7 @@ class Fused:
         left = MOST_PROOFS if known is None else known[0]
         self._attempts[key] = (left - 1, done)
         try:
-            references = _references(function, arguments, keywords)
+            references = self._references(key, function, arguments, keywords)
             with _recording(self._whole):
                 recorder, result, guards = prove(function, arguments, keywords)
             again = _Call(recorder, result, self._name)
@@ -289,7 +296,10 @@ class Fused:
             self._attempts[key] = (0, done)
             return
         self._reason = ""
+        guards.let_go([refers for _, refers in references])
         of_node = dict(zip(call.recorder.operands, sources, strict=True))
+        runs_again = program.replayed or program.sums or recorder.equal_shapes
+        of_arguments = [node for node, source in of_node.items() if type(source) is int]
         self._ready.pop(key, None)
         self._entries[key] = _Entry(
             guards,
@@ -302,9 +312,36 @@ class Fused:
             ],
             tuple([float(call.recorder.numbers[i]) for i in program.parameters]),
             references,
-            again if program.replayed or program.sums or recorder.equal_shapes else None,
+            again.let_go(of_arguments) if runs_again else None,
             of_node,
         )
+
+    def _references(
+        self,
+        key: tuple[Any, ...],
+        function: Any,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+    ) -> list[tuple[int, Any]]:
+        """To the objects whose identities are in the key, which an entry does not keep alive.
+
+        It goes with the first of them.
+        """
+        forget = functools.partial(_forget, weakref.ref(self), key)
+        found: list[tuple[int, Any]] = []
+        values = [(i, value) for i, value in enumerate((*arguments, *keywords.values()))]
+        if type(function) is types.MethodType:
+            values.append((-1, function.__self__))
+        for place, value in values:
+            if type(value) in PLAIN or type(value) in ATOMS:
+                continue
+            if isinstance(value, (type, np.generic)):
+                continue
+            try:
+                found.append((place, weakref.ref(value, forget)))
+            except TypeError:
+                raise NotPlain(f"a {type(value).__name__} is among the arguments") from None
+        return found
 
     def _served(
         self,
@@ -1213,22 +1250,11 @@ def _recording(derived: bool) -> Any:
     return torch.inference_mode(False) if is_inference() else torch.enable_grad()
 
 
-def _references(
-    function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
-) -> list[tuple[int, Any]]:
-    """To the objects whose identities are in the key, which an entry does not keep alive."""
-    found: list[tuple[int, Any]] = []
-    values = [(i, value) for i, value in enumerate((*arguments, *keywords.values()))]
-    if type(function) is types.MethodType:
-        values.append((-1, function.__self__))
-    for place, value in values:
-        if type(value) in PLAIN or type(value) in ATOMS or isinstance(value, (type, np.generic)):
-            continue
-        try:
-            found.append((place, weakref.ref(value)))
-        except TypeError:
-            raise NotPlain(f"a {type(value).__name__} is among the arguments") from None
-    return found
+def _forget(refers: Any, key: tuple[Any, ...], _: Any) -> None:
+    """Drop an entry of a fused function, an object of which has gone."""
+    fused = refers()
+    if fused is not None:
+        fused._entries.pop(key, None)
 
 
 def replace_parameters(graph: Graph, names: tuple[str, ...]) -> Graph:

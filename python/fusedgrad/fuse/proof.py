@@ -17,7 +17,8 @@ import inspect
 import math
 import operator
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from types import (
     BuiltinFunctionType,
     BuiltinMethodType,
@@ -145,6 +146,7 @@ class Guards:
     def __init__(self) -> None:
         """None so far."""
         self.items: list[tuple[Any, Any, Any]] = []  # dictionary, key, value
+        # Object, or a weak reference to it, name, value
         self.attributes: list[tuple[Any, str, Any]] = []
         self.lists: list[tuple[Any, list[Any]]] = []
         self.elements: list[tuple[list[Any], int, Any]] = []
@@ -166,6 +168,13 @@ class Guards:
     def are_simple(self) -> bool:
         """Whether all are items and attributes."""
         return not (self.lists or self.elements or self.tensors)
+
+    def let_go(self, references: Sequence[Any]) -> None:
+        """Keep none of these objects alive, to which these are weak references."""
+        of_id = {id(refers()): refers for refers in references}
+        self.attributes = [
+            (of_id.get(id(held), held), name, value) for held, name, value in self.attributes
+        ]
 
     def hold(self) -> bool:
         """Whether all reads give what they gave."""
@@ -189,6 +198,8 @@ class Guards:
 
 
 def _attribute(holder: Any, name: str) -> Any:
+    if type(holder) is weakref.ref:
+        holder = holder()
     try:
         return getattr(holder, name, MISSING)
     except ValueError:  # of a cell that is empty
