@@ -462,6 +462,47 @@ def test_a_base_that_overflows_is_infinite(
     torch.testing.assert_close(fusedgrad.pow(base, x), torch.pow(base, x), equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "power",
+    [
+        lambda x: fusedgrad.pow(1e300, x),
+        fusedgrad.fuse(lambda x: 1e300**x),
+        lambda x: torch.func.vmap(lambda each: fusedgrad.pow(1e300, each))(x),
+    ],
+    ids=["pow", "fused", "vmap"],
+)
+def test_the_logarithm_of_a_base_that_overflows_is_its_own(
+    power: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype
+) -> None:
+    x = torch.tensor([0.0, -0.0, 2.0, -1.0], dtype=dtype, requires_grad=True)
+    for _ in range(2):
+        found, expected = power(x), torch.pow(1e300, x)
+        for _ in range(3):
+            torch.testing.assert_close(found, expected)
+            (found,), (expected,) = (
+                torch.autograd.grad(y.sum(), x, create_graph=True) for y in (found, expected)
+            )
+    along = (x.detach(),), (torch.ones_like(x),)
+    tangents = [torch.func.jvp(f, *along) for f in (power, lambda each: torch.pow(1e300, each))]
+    torch.testing.assert_close(*tangents)
+
+
+@pytest.mark.parametrize(
+    "power",
+    [
+        lambda x: fusedgrad.autograd.Pow.apply(1e300, x),
+        torch.compile(lambda x: fusedgrad.pow(1e300, x), backend="eager", fullgraph=True),
+    ],
+    ids=["Function", "compiled"],
+)
+def test_a_base_that_overflows_is_infinite_to_others_too(
+    power: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    x = torch.tensor([0.5, 2, -1, 0])
+    torch.testing.assert_close(power(x), torch.pow(1e300, x))
+
+
 @pytest.mark.parametrize("base", [2.5, 1e-38, 0.0, -2.0, INF])
 def test_bits_of_a_power_do_not_depend_on_the_bases_beside_it(base: float) -> None:
     exponents = torch.randn(4096) * 6

@@ -211,6 +211,20 @@ def test_several_outputs_have_their_own_shapes_and_gradients() -> None:
     )
 
 
+def test_an_output_that_is_not_used_gives_its_arguments_no_gradient() -> None:
+    def f(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.sin(x), x * z
+
+    fused = fusedgrad.fuse(f)
+    for create_graph in (False, True):
+        x, z = (torch.ones(3, requires_grad=True) for _ in range(2))
+        by_x, by_z = torch.autograd.grad(
+            fused(x, z)[0].sum(), (x, z), create_graph=create_graph, allow_unused=True
+        )
+        torch.testing.assert_close(by_x, torch.cos(x))
+        assert by_z is None
+
+
 def test_one_output_may_be_used_without_the_other() -> None:
     f = fusedgrad.fuse(lambda x: (torch.sin(x), torch.cos(x)))
     x = torch.randn(5, dtype=torch.float64, requires_grad=True)
@@ -257,6 +271,14 @@ def test_a_fused_lambda_cannot_be_pickled() -> None:
     with pytest.raises(pickle.PicklingError, match=r"fused function .*<lambda> of test_fuse"):
         pickle.dumps(fusedgrad.fuse(lambda x: x * 2))
     assert copy.deepcopy(fusedgrad.fuse(lambda x: x * 2))(torch.ones(1)).item() == 2
+
+
+def test_a_power_of_constants_may_overflow() -> None:
+    def f(x: Tensor) -> Tensor:
+        return x * torch.full_like(x, 1e200) ** 2
+
+    x = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    torch.testing.assert_close(fusedgrad.fuse(f)(x), f(x))
 
 
 def test_outputs_of_constants_alone_require_no_gradient() -> None:

@@ -1,5 +1,6 @@
 #include "cpu/pow.h"
 
+#include <ATen/Dispatch.h>
 #include <ATen/ScalarOps.h>
 #include <ATen/native/TypeProperties.h>
 #include <ATen/ops/pow.h>
@@ -8,6 +9,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <cmath>
 #include <limits>
 
 #include "math/power_derivatives.h"
@@ -195,6 +197,29 @@ std::tuple<Tensor, Tensor, Tensor> pow_double_backward_tensor_tensor(
                      {grad_grad_input, grad_grad_exponent, grad, input, exponent}));
 }
 
+const auto& scalar_operator() {
+  static const auto found =
+      find<Tensor(const at::Scalar&, const Tensor&)>("fusedgrad::pow", "Scalar");
+  return found;
+}
+
+bool overflows(double number, at::ScalarType type) {
+  return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, "pow", [number] {
+    const auto rounded = static_cast<double>(static_cast<scalar_t>(number));
+    return std::isinf(rounded) && !std::isinf(number);
+  });
+}
+
+// Of a number that the dtype has as infinity. As in PyTorch, the logarithm is its own: the
+// derivative at an exponent 0 is finite.
+constexpr Rule kOfOverflowing{
+    "PowOverflowing", 1,
+    [](const Tensor& grad, const variable_list& operands, const Parameters& parameters,
+       const std::vector<bool>&) -> variable_list {
+      const Tensor power = scalar_operator().call(parameters.number, operands[0]);
+      return {grad * (power * std::log(parameters.number.toDouble()))};
+    }};
+
 // Under autograd: x^e, for operands of the type of the result
 
 bool is_differentiable(at::ScalarType type) {
@@ -221,11 +246,16 @@ Tensor recorded_tensor_tensor(const Tensor& input, const Tensor& exponent) {
 }
 
 Tensor recorded_scalar(const at::Scalar& input, const Tensor& exponent) {
-  static const auto op = find<Tensor(const at::Scalar&, const Tensor&)>("fusedgrad::pow", "Scalar");
   const at::ScalarType type = type_of(exponent, input);
-  if (!is_differentiable(type)) return below_autograd([&] { return op.call(input, exponent); });
-  return recorded_tensor_tensor(as_tensor(input, exponent.options().dtype(type)),
-                                converted(exponent, type));
+  if (!is_differentiable(type)) {
+    return below_autograd([&] { return scalar_operator().call(input, exponent); });
+  }
+  const Tensor e = converted(exponent, type);
+  if (at::isFloatingType(type) && overflows(input.toDouble(), type)) {
+    return recorded(below_autograd([&] { return scalar_operator().call(input, e); }),
+                    kOfOverflowing, e, {input});
+  }
+  return recorded_tensor_tensor(as_tensor(input, exponent.options().dtype(type)), e);
 }
 
 std::vector<Tensor> recorded_backward(const Tensor& grad, const Tensor& input,

@@ -67,7 +67,7 @@ class _Fused(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        needed = _reached(ctx.graph, ctx.needs_input_grad[4:])
+        needed = _reached(ctx.graph, ctx.needs_input_grad[4:], grads)
         found = gradients(ctx.graph, ctx.parameters, ctx.saved_tensors, grads, needed)
         return None, None, None, None, *spread(found, needed)
 
@@ -95,11 +95,17 @@ class _Fused(Function):
         return outputs, (0,) * len(graph.outputs)
 
 
-def _reached(graph: Graph, needed: Sequence[bool]) -> tuple[bool, ...]:
+def _reached(
+    graph: Graph, needed: Sequence[bool], grads: Sequence[Tensor | None]
+) -> tuple[bool, ...]:
     """Those of the needed inputs that a gradient reaches: the others have none, and no zeros."""
-    if graph.moves is None:
-        return tuple(needed)
-    moving = frozenset().union(*graph.moves)
+    moves = graph.moves
+    if moves is None:
+        if None not in grads:
+            return tuple(needed)
+        moves = graph.used
+    of_present = [own for own, grad in zip(moves, grads, strict=True) if grad is not None]
+    moving = frozenset().union(*of_present)
     return tuple(need and name in moving for name, need in zip(graph.inputs, needed, strict=True))
 
 
@@ -203,7 +209,7 @@ def _recorded_backward(
 ) -> Sequence[Tensor | None]:
     """The backwards that csrc/operators/fused.h leaves to Python."""
     graph = kernel.graph_of(number)
-    needed = tuple(bool(wanted >> i & 1) for i in range(len(tensors)))
+    needed = _reached(graph, [bool(wanted >> i & 1) for i in range(len(tensors))], grads)
     is_last = not (is_grad_enabled() or is_transformed())
     if is_last and None not in grads and not prebuilt.is_prebuilt(graph, tensors):
         _remember_backward(number, graph, cast(Sequence[Tensor], grads), tensors, needed)

@@ -189,7 +189,10 @@ def power(base: Expression, exponent: Expression | Number) -> Expression:
     if exponent == 1:
         return base
     if base.operation == "constant" and base.value > 0:
-        return constant(base.value**exponent)
+        try:
+            return constant(base.value**exponent)
+        except OverflowError:
+            return constant(math.inf)
     if not abs(exponent) < 1e6:
         return make("pow_derivative", base, constant(exponent), value=(0, 0))
     return make("power", base, value=exponent)
@@ -281,12 +284,16 @@ def _power(e: Expression, g: Expression) -> tuple[Expression | None]:
     return (g * (e.value * power(base, e.value - 1)),)
 
 
+_MOST_FLOAT32 = (2 - 2.0**-23) * 2.0**127
+
+
 def _pow_derivative(e: Expression, g: Expression) -> tuple[Expression, Expression]:
     by_base, by_exponent = e.value
-    return (
-        g * make("pow_derivative", *e.arguments, value=(by_base + 1, by_exponent)),
-        g * make("pow_derivative", *e.arguments, value=(by_base, by_exponent + 1)),
-    )
+    base, _ = e.arguments
+    by = make("pow_derivative", *e.arguments, value=(by_base, by_exponent + 1))
+    if base.operation == "constant" and _MOST_FLOAT32 < base.value < math.inf:
+        by = e * math.log(base.value)  # which is finite where float32 has infinity for the base
+    return g * make("pow_derivative", *e.arguments, value=(by_base + 1, by_exponent)), g * by
 
 
 def _where(e: Expression, g: Expression) -> tuple[None, Expression, Expression]:

@@ -229,7 +229,7 @@ class Pow(OfOperators):
         dtype = torch.result_type(input, exponent)
         if isinstance(exponent, Tensor):
             if not isinstance(input, Tensor):
-                input = torch.scalar_tensor(input, dtype=dtype, device=exponent.device)
+                input = torch.tensor(input, dtype=dtype, device=exponent.device)
             exponent = exponent.to(dtype)
         return cls._apply_checked(cast(Tensor, input).to(dtype), exponent)
 
@@ -246,5 +246,5 @@ def _call_traced(input: Tensor | Number, exponent: Tensor | Number) -> Tensor:
     if not isinstance(exponent, Tensor):
         return traced(_TracedScalar, formula, cast(Tensor, input).to(dtype), exponent)
     if not isinstance(input, Tensor):
-        input = torch.full((), input, dtype=dtype, device=exponent.device)
+        input = torch.tensor(input, dtype=dtype, device=exponent.device)
     return traced(_Traced, formula, input.to(dtype), exponent.to(dtype))
