@@ -25,7 +25,7 @@ _BYTES = {"d": 8, "f": 4, "6__half": 2, "13__nv_bfloat16": 2}
 _DTYPES = {"d": "float64", "f": "float32", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}
 _NAME = re.compile(
     r"^_ZN9fusedgrad4cuda\d+(?P<kernel>\w+?)_kernelI(?:NS_4math\d+(?P<functor>[A-Za-z]+?\d?)"
-    r"(?:ILi(?P<twice>n?\d+)EE|I(?:[fd]|NS2_5BriefE)E)?E)"
+    r"(?:ILi(?P<twice>n?\d+)EE|I(?:[fd]|NS2_5BriefILi\d+EEE)E)?E)"
     r"NS0_\d+(?P<kind>Contiguous|Strided)I(?P<dtype>d|f|6__half|13__nv_bfloat16)"
     r"Li(?P<outputs>\d)ELi(?P<inputs>\d+)E"
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cuda_backend import ON_CUDA, Backend, Emulated, Operators, contiguous, library
+from cuda_backend import ON_CUDA, Backend, Emulated, Operand, Operators, contiguous, library
 from cuda_machine_code import SOURCES
 from cuda_oracles import OPERATIONS, Parameter
 from test_cuda_kernels import WIDE_DTYPES, WORST_CASES
@@ -117,6 +117,9 @@ def device(name: str) -> Backend:
     return Operators(name) if name == "cuda" else Emulated(None if name == "emulated" else name)
 
 
+CPU = Operators("cpu")
+
+
 def bits(tensor: torch.Tensor) -> torch.Tensor:
     """With one NaN: which of them it is no arithmetic promises."""
     wide = tensor.dtype == torch.float64
@@ -157,14 +160,38 @@ def differences(
 def test_a_device_has_the_bits_of_the_cpu(
     name: str, dtype: torch.dtype, backend: str, count: int
 ) -> None:
-    assert differences(device(backend), Operators("cpu"), name, dtype, count) == {}
+    assert differences(device(backend), CPU, name, dtype, count) == {}
 
 
 @pytest.mark.parametrize("worst_case", WORST_CASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_no_bit_of_a_float_depends_on_an_approximation(name: str, worst_case: str) -> None:
     """That a GPU may compute in another way than the last."""
-    assert differences(device(worst_case), Operators("cpu"), name, torch.float32, 5_000) == {}
+    assert differences(device(worst_case), CPU, name, torch.float32, 5_000) == {}
+
+
+# From -2^(power + 1) to -2^power all floats; in `make test` few, and few of those next to 0, where
+# sigmoid is 1/2
+BINADES = [
+    (None, 1_000_003),
+    *((power, 200_003) for power in range(-26, 5)),
+    pytest.param(None, 1009, marks=pytest.mark.slow),
+    *(pytest.param(power, 1, marks=pytest.mark.slow) for power in range(-26, 5)),
+]
+
+
+@pytest.mark.parametrize(("power", "step"), BINADES)
+def test_sigmoid_has_the_bits_of_the_cpu_at_every_float(power: int | None, step: int) -> None:
+    """From -32 to 0, where it has digits that 1 - sigmoid has not."""
+    end = np.float32(-(2.0**-26 if power is None else 2.0 ** (power + 1))).view(np.uint32)
+    first = 0x80000000 if power is None else int(end) - (1 << 23)
+    numbers = np.arange(first, int(end) + 1, step, dtype=np.uint32).view(np.float32)
+    for part in np.array_split(numbers, -(-numbers.size // (1 << 20))):
+        operand = Operand(torch.from_numpy(part), part.shape, (1,))
+        got, expected = (
+            each.elementwise("sigmoid", [operand])[0] for each in (device("emulated"), CPU)
+        )
+        assert torch.equal(got.view(torch.int32), expected.view(torch.int32)), part[0]
 
 
 # What approximates among PTX's instructions, by its documentation

@@ -211,6 +211,37 @@ APPROXIMATIONS = [
         0,
         {"float": 3, "double": 4},
     ),
+    # For half types on a device
+    Approximation(
+        "log2_of_quotient",
+        "z",
+        "2/log(2) * atanh(s)/s = polynomial, z = s^2 <= 1/9; relative error",
+        lambda z: 2 / mpmath.log(2) * (1 + atanh_rest(z)),
+        lambda z: mpmath.log(2) / 2 / (1 + atanh_rest(z)),
+        (mpf(0), mpf(1) / 9),
+        0,
+        {"float": 5},
+    ),
+    Approximation(
+        "log1p",
+        "a",
+        "log(1 + a) = a * polynomial, 0 <= a <= 1; relative error",
+        mpmath.log1p,
+        lambda a: 1 / abs(mpmath.log1p(a)),
+        (mpf(0), mpf(1)),
+        1,
+        {"float": 7},
+    ),
+    Approximation(
+        "minus_log1m",
+        "v",
+        "-log(1 - v) = v * polynomial, 0 <= v <= 1/2; relative error",
+        lambda v: -mpmath.log1p(-v),
+        lambda v: 1 / abs(mpmath.log1p(-v)),
+        (mpf(0), mpf(1) / 2),
+        1,
+        {"float": 7},
+    ),
 ]
 
 

@@ -17,7 +17,19 @@ template <class Element>
 using Compute = std::conditional_t<std::is_same_v<Element, double>, double, float>;
 // What the functors of csrc/math are called with: for half types a float that need not be exact.
 template <class Element>
-using Argument = std::conditional_t<sizeof(Element) == 2, math::Brief, Compute<Element>>;
+struct ArgumentOf {
+  using Type = Compute<Element>;
+};
+template <>
+struct ArgumentOf<__half> {
+  using Type = math::Brief<11>;
+};
+template <>
+struct ArgumentOf<__nv_bfloat16> {
+  using Type = math::Brief<8>;
+};
+template <class Element>
+using Argument = typename ArgumentOf<Element>::Type;
 
 // One element as it lies in memory.
 template <class ElementType>

@@ -55,10 +55,7 @@ struct Totals {
   template <class T>
   __device__ void write(const Sums<T, kSums>& sums, double scale) const {
     int k = 0;
-    ((Single<Elements>::pack({static_cast<Compute<Elements>>(sums.of[k].value() * scale)})
-          .store(data[k]),
-      ++k),
-     ...);
+    ((Single<Elements>{rounded<Elements>(sums.of[k].value() * scale)}.store(data[k]), ++k), ...);
   }
 };
 
@@ -85,11 +82,14 @@ __device__ Sums<T, kSums> sums_of_block(Sums<T, kSums> sums) {
   return sums;
 }
 
-// Of the first `count` elements
+// Of the first `count` elements. Those of a pack of halves, which have few digits, are added as
+// they are, and what rounding takes is kept of the pack's sum.
 template <class Functor, class Raw, int kInputs, class T, int kSums>
 __device__ void add_results(const Functor& functor, const Raw (&inputs)[kInputs], int count,
                             Sums<T, kSums>& sums) {
+  constexpr bool kHalves = sizeof(typename Raw::Element) == 2;
   T x[kInputs][Raw::kElements];
+  T sums_of_pack[kSums] = {};
 #pragma unroll
   for (int i = 0; i < kInputs; ++i) inputs[i].unpack(x[i]);
 #pragma unroll
@@ -98,9 +98,18 @@ __device__ void add_results(const Functor& functor, const Raw (&inputs)[kInputs]
     if (e < count) {
 #pragma unroll
       for (int k = 0; k < kSums; ++k) {
-        sums.of[k].add(static_cast<T>(Results<decltype(result)>::get(result, k)));
+        const T value = static_cast<T>(Results<decltype(result)>::get(result, k));
+        if constexpr (kHalves) {
+          sums_of_pack[k] += value;
+        } else {
+          sums.of[k].add(value);
+        }
       }
     }
+  }
+  if constexpr (kHalves) {
+#pragma unroll
+    for (int k = 0; k < kSums; ++k) sums.of[k].add(sums_of_pack[k]);
   }
 }
 

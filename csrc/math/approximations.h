@@ -79,6 +79,43 @@ struct Approximations<float> {
     p = fma(p, d, 0x1.7a4e14p+0f);
     return p;
   }
+
+  // 2/log(2) * atanh(s)/s = polynomial, z = s^2 <= 1/9
+  // relative error: 2^-25.5
+  FUSEDGRAD_HOST_DEVICE static float log2_of_quotient(float z) {
+    float p = 0x1.a048b6p-2f;
+    p = fma(p, z, 0x1.9d1144p-2f);
+    p = fma(p, z, 0x1.27a5ep-1f);
+    p = fma(p, z, 0x1.ec6ff4p-1f);
+    p = fma(p, z, 0x1.715476p+1f);
+    return p;
+  }
+
+  // log(1 + a) = a * polynomial, 0 <= a <= 1
+  // relative error: 2^-19.56
+  FUSEDGRAD_HOST_DEVICE static float log1p(float a) {
+    float p = 0x1.cf5db6p-7f;
+    p = fma(p, a, -0x1.0ffa9ap-4f);
+    p = fma(p, a, 0x1.319bd6p-3f);
+    p = fma(p, a, -0x1.e15ba8p-3f);
+    p = fma(p, a, 0x1.530a66p-2f);
+    p = fma(p, a, -0x1.ffddd4p-2f);
+    p = fma(p, a, 0x1.ffffd6p-1f);
+    return p;
+  }
+
+  // -log(1 - v) = v * polynomial, 0 <= v <= 1/2
+  // relative error: 2^-19.95
+  FUSEDGRAD_HOST_DEVICE static float minus_log1m(float v) {
+    float p = 0x1.fb2ee4p-1f;
+    p = fma(p, v, -0x1.469f5p-1f);
+    p = fma(p, v, 0x1.0ba5eap-1f);
+    p = fma(p, v, 0x1.8010b6p-3f);
+    p = fma(p, v, 0x1.5b0b7ap-2f);
+    p = fma(p, v, 0x1.ffcff6p-2f);
+    p = fma(p, v, 0x1.00001p+0f);
+    return p;
+  }
 };
 
 template <>

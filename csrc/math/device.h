@@ -13,7 +13,11 @@
 
 namespace fusedgrad::math {
 
+// Of which a half type keeps so many digits: 11, and nothing below 2^-24, or 8 and a float's range
+template <int kDigits>
 struct Brief {
+  static constexpr bool kHasFloatsRange = kDigits == 8;
+
   float value;
 
   Brief() = default;
@@ -31,7 +35,6 @@ struct Brief {
   FUSEDGRAD_BRIEF(Brief, +)
   FUSEDGRAD_BRIEF(Brief, -)
   FUSEDGRAD_BRIEF(Brief, *)
-  FUSEDGRAD_BRIEF(Brief, /)
   FUSEDGRAD_BRIEF(bool, ==)
   FUSEDGRAD_BRIEF(bool, !=)
   FUSEDGRAD_BRIEF(bool, <)
@@ -39,37 +42,56 @@ struct Brief {
   FUSEDGRAD_BRIEF(bool, <=)
   FUSEDGRAD_BRIEF(bool, >=)
 #undef FUSEDGRAD_BRIEF
+  FUSEDGRAD_HOST_DEVICE friend constexpr Brief operator/(Brief a, Brief b) {
+#if defined(__CUDA_ARCH__)
+    if (!__builtin_is_constant_evaluated()) {
+      float result;  // within two ulps, of any numbers
+      asm("div.full.f32 %0, %1, %2;" : "=f"(result) : "f"(a.value), "f"(b.value));
+      return result;
+    }
+#endif
+    return a.value / b.value;
+  }
   FUSEDGRAD_HOST_DEVICE friend constexpr Brief operator-(Brief a) { return -a.value; }
   FUSEDGRAD_HOST_DEVICE friend constexpr Brief& operator*=(Brief& a, Brief b) { return a = a * b; }
+  FUSEDGRAD_HOST_DEVICE friend uint32_t to_bits(Brief x) { return math::to_bits(x.value); }
+  FUSEDGRAD_HOST_DEVICE friend Brief fma(Brief x, Brief y, Brief z) {
+    return math::fma(x.value, y.value, z.value);
+  }
+  FUSEDGRAD_HOST_DEVICE friend Brief abs(Brief x) { return math::abs(x.value); }
+  FUSEDGRAD_HOST_DEVICE friend Brief copysign(Brief x, Brief y) {
+    return math::copysign(x.value, y.value);
+  }
 };
 
-template <>
-struct Format<Brief> : Format<float> {};
-template <>
-constexpr float kInfinity<Brief> = kInfinity<float>;
-template <>
-constexpr float kRound<Brief> = kRound<float>;
-template <>
-struct Ranges<Brief> : Ranges<float> {};
+template <class T>
+constexpr bool kIsBrief = false;
+template <int kDigits>
+constexpr bool kIsBrief<Brief<kDigits>> = true;
+// Functions that are constrained to it are better matches than those they stand for.
+template <class T>
+concept OfHalf = kIsBrief<T>;
 
-template <>
-struct Approximations<Brief> : Approximations<float> {
+template <int kDigits>
+struct Format<Brief<kDigits>> : Format<float> {};
+template <int kDigits>
+constexpr float kInfinity<Brief<kDigits>> = kInfinity<float>;
+template <int kDigits>
+constexpr float kRound<Brief<kDigits>> = kRound<float>;
+template <int kDigits>
+struct Ranges<Brief<kDigits>> : Ranges<float> {};
+
+template <int kDigits>
+struct Approximations<Brief<kDigits>> : Approximations<float> {
   using Float = Approximations<float>;
-  FUSEDGRAD_HOST_DEVICE static Brief expm1(Brief r) { return Float::expm1(r.value); }
-  FUSEDGRAD_HOST_DEVICE static Brief exp2(Brief f) { return Float::exp2(f.value); }
-  FUSEDGRAD_HOST_DEVICE static Brief atanh(Brief z) { return Float::atanh(z.value); }
-  FUSEDGRAD_HOST_DEVICE static Brief log2(Brief z) { return Float::log2(z.value); }
-  FUSEDGRAD_HOST_DEVICE static Brief reciprocal(Brief d) { return d; }  // takes no estimate
-  FUSEDGRAD_HOST_DEVICE static Brief reciprocal_near_two(Brief d) { return d; }
+  using B = Brief<kDigits>;
+  FUSEDGRAD_HOST_DEVICE static B expm1(B r) { return Float::expm1(r.value); }
+  FUSEDGRAD_HOST_DEVICE static B exp2(B f) { return Float::exp2(f.value); }
+  FUSEDGRAD_HOST_DEVICE static B atanh(B z) { return Float::atanh(z.value); }
+  FUSEDGRAD_HOST_DEVICE static B log2(B z) { return Float::log2(z.value); }
+  FUSEDGRAD_HOST_DEVICE static B reciprocal(B d) { return d; }  // takes no estimate
+  FUSEDGRAD_HOST_DEVICE static B reciprocal_near_two(B d) { return d; }
 };
-
-FUSEDGRAD_HOST_DEVICE uint32_t to_bits(Brief x) { return to_bits(x.value); }
-FUSEDGRAD_HOST_DEVICE Brief fma(Brief x, Brief y, Brief z) {
-  return fma(x.value, y.value, z.value);
-}
-FUSEDGRAD_HOST_DEVICE Brief abs(Brief x) { return abs(x.value); }
-FUSEDGRAD_HOST_DEVICE Brief copysign(Brief x, Brief y) { return copysign(x.value, y.value); }
-FUSEDGRAD_HOST_DEVICE Brief sqrt(Brief x) { return sqrt(x.value); }
 
 namespace device {
 
@@ -130,16 +152,6 @@ __device__ __forceinline__ float expm1(float y) {
   return fma(power, fma(reduced.r * reduced.r, p, reduced.r), power - 1.0f);
 }
 
-// log(1 + a) = 2 atanh(a / (2 + a)), 0 <= a <= 1
-__device__ __forceinline__ float log1p(float a) {
-  const float r = approximate_reciprocal(2 + a);
-  const float q = a * r;
-  const float s = fma(fma(-q, a, fma(-2.0f, q, a)), r, q);
-  const float z = s * s;
-  const float twice_s = s + s;
-  return fma(z * Approximations<float>::atanh(z), twice_s, twice_s);
-}
-
 // factor * a / (1 + a)^2, a = exp(y), y <= 0
 __device__ __forceinline__ float logistic_density(float y, float factor) {
   const float a = exp(y, factor);
@@ -158,7 +170,8 @@ __device__ __forceinline__ float logistic_density_slope(float y, float factor) {
 }  // namespace device
 
 // c / (c + c exp(-x)): with a small c the denominator is finite where the quotient is subnormal.
-__device__ __forceinline__ Brief sigmoid(Brief argument) {
+template <OfHalf T>
+__device__ __forceinline__ T sigmoid(T argument) {
   const float x = argument.value;
   const float c = 0x1p-40f;
   const float y = minimum(maximum(-x, -40.0f), 110.0f);
@@ -168,35 +181,32 @@ __device__ __forceinline__ Brief sigmoid(Brief argument) {
   return c * fma(fma(-r, d, 1.0f), r, r);
 }
 
-__device__ __forceinline__ Brief sigmoid_derivative(Brief x) {
+template <OfHalf T>
+__device__ __forceinline__ T sigmoid_derivative(T x) {
   return device::logistic_density(-abs(x.value), 1);
 }
 
-__device__ __forceinline__ Brief sigmoid_second_derivative(Brief x) {
+template <OfHalf T>
+__device__ __forceinline__ T sigmoid_second_derivative(T x) {
   return -copysign(device::logistic_density_slope(-abs(x.value), 1), x.value);
 }
 
-__device__ __forceinline__ Brief tanh(Brief x) {
+template <OfHalf T>
+__device__ __forceinline__ T tanh(T x) {
   return copysign(device::half_tanh(-device::expm1(-2 * abs(x.value))), x.value);
 }
 
-__device__ __forceinline__ Brief tanh_derivative(Brief x) {
+template <OfHalf T>
+__device__ __forceinline__ T tanh_derivative(T x) {
   return device::logistic_density(-2 * abs(x.value), 4);
 }
 
-__device__ __forceinline__ Brief tanh_second_derivative(Brief x) {
+template <OfHalf T>
+__device__ __forceinline__ T tanh_second_derivative(T x) {
   return -2 * copysign(device::logistic_density_slope(-2 * abs(x.value), 4), x.value);
 }
 
-namespace detail {
-
-__device__ __forceinline__ Brief softplus_tail(Brief x) {
-  return device::log1p(device::exp(-abs(x.value)));
-}
-
-}  // namespace detail
-
-template <std::same_as<Brief> T>
+template <OfHalf T>
 __device__ __forceinline__ Reciprocal<T> reciprocal(Pair<T> d, T) {
   const float hi = d.hi.value;
   const float estimate = approximate_reciprocal(hi);
@@ -205,72 +215,193 @@ __device__ __forceinline__ Reciprocal<T> reciprocal(Pair<T> d, T) {
 
 namespace device {
 
-// log2(x), x > 0, to 2^-30 of itself: only the first term of the series is carried in a pair.
-__device__ __forceinline__ Pair<float> log2_of_positive(float x) {
-  using C = Approximations<float>;
-  const Decomposed<float> d = decompose(x);
-  const float f = d.fraction;
-  const float r = approximate_reciprocal(2 + f);
-  const float q = f * r;
-  const float q_lo = fma(-q, f, fma(-2.0f, q, f)) * r;
-  const float z = q * q;
-  const float series = z * fma(z, C::log2(z), C::kTwoThirdsOverLn2);
-  const float product = q * C::kTwoOverLn2;
-  const float product_lo = fma(q_lo, C::kTwoOverLn2, fma(q, C::kTwoOverLn2, -product));
-  const float hi = d.exponent + product;
-  const float lo =
-      ((d.exponent - hi) + product) + fma(q, series, fma(q, C::kTwoOverLn2Lo, product_lo));
-  return {hi, lo};
+// 0 and infinity of what would be subnormal
+__device__ __forceinline__ float approximate_exp2(float y) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(y));
+  return result;
+}
+
+__device__ __forceinline__ float approximate_log2(float x) {
+  float result;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+// Also of subnormal numbers
+__device__ __forceinline__ float approximate_log2_of_any(float x) {
+  float result;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
 }
 
 }  // namespace device
 
-template <std::same_as<Brief> T>
+// 2^y. Where it may be subnormal in two factors, its roots: neither they nor their products with a
+// coefficient are where the result is not.
+template <int kDigits>
+struct ScaledPower<Brief<kDigits>> {
+  using B = Brief<kDigits>;
+  static constexpr float kShare = B::kHasFloatsRange ? 0.5f : 1.0f;  // of y
+
+  float factor;
+
+  __device__ __forceinline__ B value() const { return scaled(factor); }
+  // 2^y * c, where a 2^y that is 0 makes 0 of an infinite c
+  __device__ __forceinline__ B times(B c) const {
+    return scaled(factor * (factor == 0 ? copysign(1.0f, c.value) : c.value));
+  }
+
+ private:
+  __device__ __forceinline__ float scaled(float x) const {
+    return B::kHasFloatsRange ? x * factor : x;
+  }
+};
+
+template <OfHalf T>
+__device__ __forceinline__ T sqrt(T x) {
+  float result;
+  asm("sqrt.approx.f32 %0, %1;" : "=f"(result) : "f"(x.value));
+  return result;
+}
+
+// log2(x), x >= 0, to 2^-22 of itself, as lg2.approx is but between 1/2 and 2. There it is 2 atanh
+// of a quotient of two numbers that a half makes exact.
+template <OfHalf T>
 __device__ __forceinline__ Pair<T> log2(T argument) {
   const float x = argument.value;
-  const Pair<float> log = normalized(device::log2_of_positive(x));
-  const bool finite = x < kInfinity<float>;
-  return {x == 0 ? -kInfinity<float> : finite ? log.hi : x, (x != 0) & finite ? log.lo : 0.0f};
+  const float f = x - 1;
+  const float d = x + 1;
+  const float r = approximate_reciprocal(d);
+  float s = f * r;
+  if constexpr (!T::kHasFloatsRange) s = fma(fma(-s, d, f), r, s);
+  const float near_one = s * Approximations<float>::log2_of_quotient(s * s);
+  const float log =
+      T::kHasFloatsRange ? device::approximate_log2_of_any(x) : device::approximate_log2(x);
+  return {abs(log) < 1 ? near_one : log, 0.0f};
 }
 
 namespace detail {
 
-template <class T>
-FUSEDGRAD_HOST_DEVICE bool is_odd(T x);
-template <class T>
-FUSEDGRAD_HOST_DEVICE T with_sign(T magnitude, T x, T e, bool odd);
+template <OfHalf T>
+__device__ __forceinline__ T softplus_tail(T x) {
+  using Power = ScaledPower<T>;
+  constexpr float kShare = -Approximations<float>::kLog2E * Power::kShare;
+  const float a = Power{device::approximate_exp2(abs(x.value) * kShare)}.value().value;
+  return a * Approximations<float>::log1p(a);
+}
+
+// -log(p) and -log(1 - p), of which the lesser of p and 1 - p is exact, and lg2.approx right to
+// 2^-22 of its logarithm.
+template <OfHalf T>
+struct MinusLogs {
+  T of_lesser;
+  T of_greater;
+  bool lesser_is_p;
+
+  __device__ __forceinline__ explicit MinusLogs(T argument) {
+    constexpr float kLn2 = Approximations<float>::kLn2;
+    const float p = argument.value;
+    const float complement = 1 - p;
+    const float lesser = minimum(p, complement);
+    const float log = T::kHasFloatsRange
+                          ? fma(device::approximate_log2(lesser * 0x1p24f), -kLn2, 24 * kLn2)
+                          : device::approximate_log2(lesser) * -kLn2;
+    of_lesser = minimum(log, 100);
+    of_greater = lesser * Approximations<float>::minus_log1m(lesser);
+    lesser_is_p = p <= 0.5f;
+  }
+};
+
+template <OfHalf T>
+__device__ __forceinline__ T minus_log(T p) {
+  const MinusLogs<T> logs(p);
+  return logs.lesser_is_p ? logs.of_lesser : logs.of_greater;
+}
+
+template <OfHalf T>
+__device__ __forceinline__ T minus_log_complement(T p) {
+  const MinusLogs<T> logs(p);
+  return logs.lesser_is_p ? logs.of_greater : logs.of_lesser;
+}
+
+// The logarithm 0 is not made NaN by an infinite exponent, nor an infinite one by the exponent 0.
+template <OfHalf T>
+__device__ __forceinline__ ScaledPower<T> power(Pair<T> log, Pair<T> e) {
+  const float y = ScaledPower<T>::kShare * e.hi.value * log.hi.value;
+  return {device::approximate_exp2((e.hi == 0) | (log.hi == 0) ? 0.0f : y)};
+}
+
+template <OfHalf T>
+__device__ __forceinline__ T ln(Pair<T> log) {
+  return log.hi * Approximations<float>::kLn2;
+}
+
+// Infinity times what is small is infinite here.
+template <OfHalf T>
+__device__ __forceinline__ T coefficient_at(T, T c) {
+  return c;
+}
+
+// How far |e|/2 is from an integer: 0 of even numbers, 1/2 of odd ones
+__device__ __forceinline__ float parity(float e) {
+  constexpr float kIntegers = 0x1p23f;
+  const float half = minimum(0.5f * abs(e), kIntegers);
+  return abs(half - ((half + kIntegers) - kIntegers));
+}
+
+template <OfHalf T>
+__device__ __forceinline__ bool is_even(T e) {
+  return parity(e.value) == 0;
+}
+
+template <OfHalf T>
+__device__ __forceinline__ bool is_odd(T e) {
+  return parity(e.value) == 0.5f;
+}
+
+template <OfHalf T>
+__device__ __forceinline__ bool is_integer(T e) {
+  return is_even(e) | is_odd(e);
+}
+
+// As that of pow.h. The compiler shall not know the masks, which are one for all elements where e
+// is: it would compute them for each, in a branch.
+template <OfHalf T>
+__device__ __forceinline__ T with_sign(T magnitude, T x, T e, bool odd) {
+  uint32_t sign = odd ? 0x80000000 : 0;
+  uint32_t undefined = is_integer(e) ? 0 : 0x7fc00000;
+  asm("" : "+r"(sign), "+r"(undefined));
+  const uint32_t value = to_bits(magnitude) ^ (to_bits(x) & sign);
+  return from_bits((x < 0) & (x > -kInfinity<float>) ? value | undefined : value);
+}
 
 }  // namespace detail
 
-// A template, so that only who includes pow.h needs what it calls.
-template <std::same_as<Brief> T>
-__device__ __forceinline__ T pow(T base, T of) {
-  const float x = base.value, e = of.value;
-  const float size = abs(x);
-  const Pair<float> log = device::log2_of_positive(size);
-  const bool finite = size < kInfinity<float>;
-  const float log_hi = size == 0 ? -kInfinity<float> : finite ? log.hi : size;
-  // An infinite exponent would make NaN of the logarithm of 1.
-  const float exponent = minimum(maximum(e, -0x1p126f), 0x1p126f);
-  const float product = exponent * log_hi;
-  const float product_lo = fma(exponent, log.lo, fma(exponent, log_hi, -product));
-  const float hi = minimum(maximum(product, -250.0f), 250.0f);
-  const float lo = hi == product ? product_lo : 0.0f;
-  const float shifted = (hi + lo) + kRound<float>;
-  const float f = (hi - (shifted - kRound<float>)) + lo;
-  const float mantissa = fma(f, Approximations<float>::exp2(f), 1.0f);
-  // 2^n in two factors: either may be needed where the power is subnormal or infinite.
-  const uint32_t n = __float_as_uint(shifted);
-  const uint32_t half = n >> 1;
-  const float low = __uint_as_float((half << 23) + 0x3f800000u);
-  const float high = __uint_as_float(((n - half) << 23) + 0x3f800000u);
-  const float value = detail::with_sign(mantissa * low * high, x, e, detail::is_odd(e));
-  return (x == 1) | (e == 0) ? 1.0f : value;
+template <OfHalf T>
+__device__ __forceinline__ T pow(T x, T e) {
+  const T magnitude = detail::power<T>(log2(abs(x)), {e, T(0)}).value();
+  return detail::with_sign(magnitude, x, e, detail::is_odd(e));
+}
+
+// A coefficient 0 makes +0 of everything.
+template <OfHalf T>
+__device__ __forceinline__ T pow_base_derivative(T x, T e) {
+  const T product = detail::power<T>(log2(abs(x)), {e - 1, T(0)}).times(e);
+  return detail::with_sign(e == 0 ? T(0) : product, x, e, detail::is_even(e) & (e != 0));
+}
+
+template <OfHalf T>
+__device__ __forceinline__ T pow_base_second_derivative(T x, T e) {
+  const T coefficient = e * (e - 1);
+  const T product = detail::power<T>(log2(abs(x)), {e - 2, T(0)}).times(coefficient);
+  const bool odd = detail::is_odd(e) & (coefficient != 0);
+  return detail::with_sign(coefficient == 0 ? T(0) : product, x, e, odd);
 }
 
 // The numerator is one fused multiply-add, so that it cancels no more than its terms' roundings.
-__device__ __forceinline__ Brief binary_cross_entropy_with_logits_input_derivative(Brief logit,
-                                                                                   Brief target) {
+template <OfHalf T>
+__device__ __forceinline__ T binary_cross_entropy_with_logits_input_derivative(T logit, T target) {
   const float x = logit.value, t = target.value;
   const float a = device::exp(-abs(x));
   const float negative = 1 - t;
@@ -282,9 +413,9 @@ __device__ __forceinline__ Brief binary_cross_entropy_with_logits_input_derivati
 
 // A factor that is great needs digits of exp(-|x|) that are lost where it is subnormal, and a
 // quotient by a correction has no infinity.
-__device__ __forceinline__ Brief binary_cross_entropy_with_logits_input_derivative(Brief logit,
-                                                                                   Brief target,
-                                                                                   Brief weight) {
+template <OfHalf T>
+__device__ __forceinline__ T binary_cross_entropy_with_logits_input_derivative(T logit, T target,
+                                                                               T weight) {
   const float x = logit.value, t = target.value, pos_weight = weight.value;
   const float negative = 1 - t;
   const float positive = -pos_weight * t;

@@ -132,7 +132,8 @@ FUSEDGRAD_HOST_DEVICE T pow_base_second_derivative(T x, T e) {
 template <class T>
 FUSEDGRAD_HOST_DEVICE T pow_mixed_derivative(T x, T e) {
   const Pair<T> log = log2(abs(x));
-  const T factor = e == 0 ? T(1) : fma(e, detail::ln(log), T(1));
+  const T sum = fma(e, detail::ln(log), T(1));
+  const T factor = e == 0 ? T(1) : sum;  // of a sum, so that a device does not branch
   const T value = detail::power(log, detail::subtract(e, T(1))).times(factor);
   return detail::nan_below_zero(x, value);
 }
