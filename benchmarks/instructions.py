@@ -121,6 +121,7 @@ def main_loops(
     A kernel of tiles (cpu/block.h) has one over these and one over the vectors that are left.
     A kernel in two loops (cpu/block.h) has a check, both loops for any operands, and behind them
     both for ordinary ones: of these the check and the last two, each over one vector of floats.
+    Where all logarithms are one, a loop of a single store fills in for the first.
     """
     index = {instruction.address: i for i, instruction in enumerate(instructions)}
     pairs = [(index.get(i.target or -1, len(index)), at) for at, i in enumerate(instructions)]
@@ -134,6 +135,7 @@ def main_loops(
         if steps and any(i.is_vector for i in body):
             # The greatest: a tile's index moves by its elements, its pointers by their bytes.
             found.append(Loop(body, max(steps) // WIDTH[type_name]))
+    found = [loop for loop in found if sum(i.is_vector for i in loop.instructions) > 1] or found
     if len(found) < 3:
         return [max(found, key=lambda loop: (loop.elements, loop.vector_count))] if found else []
     three = (min(found, key=lambda loop: loop.vector_count), *found[-2:])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from cuda_backend import Emulated, contiguous
-from cuda_oracles import EXPONENTS, OPERATIONS, errors
+from cuda_backend import Emulated, contiguous, parameters_of
+from cuda_oracles import EXPONENTS, OPERATIONS, Parameter, errors
 from unary_functions import UNARY, Array
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -42,12 +42,12 @@ def worst(
     name: str,
     dtype: torch.dtype,
     values: tuple[Array, ...],
-    parameter: float | tuple[float, ...] | None = None,
+    parameter: Parameter = None,
 ) -> float:
     """The largest error in ulps."""
     operation = OPERATIONS[name]
     inputs = [contiguous(each, dtype) for each in values]
-    numbers = () if parameter is None else np.atleast_1d(np.float32(parameter))
+    numbers = [np.float32(each) for each in parameters_of(parameter)]
     exact = operation.oracle(*(each.exact() for each in inputs), *numbers)
     got = device(mode).elementwise(name, inputs, operation.outputs, parameter)
     return max(float(errors(g, e).max()) for g, e in zip(got, exact, strict=True))

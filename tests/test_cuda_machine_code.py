@@ -111,6 +111,44 @@ def test_the_budget_holds(made: Made) -> None:
     assert {key: cost for key, cost in found.items() if cost > BUDGET[key]} == {}
 
 
+# Of half types and the H200, where the memory sets the pace, in its time: but orders beyond the
+# second, which are told when they run, and both second derivatives of a power of two operands.
+MOST_OF_HALVES = 1.1
+MOST_OF_POW_DOUBLE_BACKWARD = 1.15
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        Made(WHOLE, ("logistic_loss",)),
+        pytest.param(Made(WHOLE, SOURCES), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_half_types_keep_the_memorys_pace(made: Made) -> None:
+    found = {}
+    for kernel in made.kernels:
+        of_halves = kernel.dtype in ("float16", "bfloat16") and kernel.title not in READ_LITTLE
+        if kernel.parts["kind"] == "Contiguous" and of_halves and "Jet" not in kernel.title:
+            operands = int(kernel.parts["inputs"]) + int(kernel.parts["outputs"])
+            spent = kernel.instructions_per_element() / pace(2 * operands)
+            found[kernel.title, kernel.dtype] = spent
+    derivatives = {key for key in found if key[0].endswith("Derivative")}
+    assert found.keys() - derivatives >= {
+        (title, dtype)
+        for title in ("BinaryCrossEntropy sum", "BinaryCrossEntropyWithLogits sum")
+        for dtype in ("float16", "bfloat16")
+    }
+    over = {
+        key: spent
+        for key, spent in found.items()
+        if key not in derivatives
+        and spent
+        > (MOST_OF_POW_DOUBLE_BACKWARD if key[0] == "PowDoubleBackward" else MOST_OF_HALVES)
+    }
+    assert over == {}
+
+
 def test_aligned_operands_are_moved_128_bits_at_a_time(made: Made) -> None:
     for kernel in made.kernels:
         if kernel.parts["kind"] == "Contiguous" and kernel.title in READ_LITTLE:

@@ -45,6 +45,28 @@ def test_a_loop_is_counted_for_sixteen_elements() -> None:
     assert instructions.main_loops(found["other"], "float", 64) == []
 
 
+# A check, two loops for any operands, two for ordinary ones, and one that fills
+IN_TWO_LOOPS = "\n0000000000000000 <block>:\n" + "".join(
+    f"{address:4x}:\tvmovups (%rsi,%rax,1),%zmm0\n"
+    + f"{address + 1:4x}:\tvaddps %zmm2,%zmm0,%zmm0\n" * arithmetic
+    + f"{address + 2:4x}:\tadd    $0x40,%rax\n{address + 3:4x}:\tjne    {address:x} <block>\n"
+    for address, arithmetic in (
+        (0x10, 9),
+        (0x20, 50),
+        (0x30, 60),
+        (0x40, 40),
+        (0x50, 30),
+        (0x60, 0),
+    )
+)
+
+
+def test_of_a_kernel_in_two_loops_the_check_and_those_for_ordinary_operands_are_counted() -> None:
+    ((_, code),) = instructions.functions(IN_TWO_LOOPS)
+    loops = instructions.main_loops(code, "float", 64)
+    assert [loop.vector_count for loop in loops] == [10, 41, 31]
+
+
 @pytest.mark.sampled(2)
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not on PATH")
 @pytest.mark.parametrize("capability", ["avx2", "avx512"])
