@@ -40,6 +40,9 @@ Kernel pow_scalar_double_backward(double exponent, double order) {
 Kernel pow_scalar_triple_backward(double exponent, double order) {
   return make_kernel<math::PowScalarTripleBackwardOfOrder>(exponent, order);
 }
+Kernel pow_scalar_derivatives(double exponent, double order) {
+  return make_kernel<math::PowScalarDerivativesOfOrder>(exponent, order);
+}
 
 Kernel pow() { return make_kernel<math::Pow>(); }
 Kernel pow_backward() { return make_kernel<math::PowBackward>(); }

@@ -11,6 +11,7 @@ Kernel pow_scalar_double_backward(double exponent, double order);  // (grad_grad
                                                                    //   -> for grad, for x
 Kernel pow_scalar_triple_backward(double exponent, double order);  // (grad, first, second, x)
                                                                    //   -> for each but grad
+Kernel pow_scalar_derivatives(double exponent, double order);      // (x) -> and of the next
 
 Kernel pow();                    // (x, exponent)
 Kernel pow_backward();           // (grad, x, exponent) -> for x, for exponent

@@ -14,6 +14,8 @@
 // polynomial is taken in t^2. tanh(x) = 2 sigmoid(2 x) - 1.
 #pragma once
 
+#include <utility>
+
 #include "math/products.h"
 #include "math/sigmoid.h"
 
@@ -21,15 +23,12 @@ namespace fusedgrad::math {
 
 namespace detail {
 
-// Of Q_n, whose degree is (n - 1) / 2
-inline constexpr int kLogisticTerms = 6;
-
-// Q_n in powers of z, and of t^2
+// Q_n, whose degree is (n - 1) / 2, in powers of z, and of t^2
 struct LogisticPolynomial {
   double far[kLogisticTerms];
   double near[kLogisticTerms];
 
-  FUSEDGRAD_HOST_DEVICE static LogisticPolynomial of_order(int n) {
+  FUSEDGRAD_HOST_DEVICE static constexpr LogisticPolynomial of_order(int n) {
     LogisticPolynomial q = {{1}, {}};
     for (int k = 1; k < n; ++k) q.differentiate(/*odd=*/k % 2 == 1);
     // z = (1 - t^2) / 4, by Horner's rule on polynomials
@@ -43,7 +42,7 @@ struct LogisticPolynomial {
   }
 
  private:
-  FUSEDGRAD_HOST_DEVICE void differentiate(bool odd) {
+  FUSEDGRAD_HOST_DEVICE constexpr void differentiate(bool odd) {
     for (int i = kLogisticTerms - 1; i >= 0; --i) {
       const double below = i > 0 ? far[i - 1] : 0;
       far[i] = -(1 + i) * far[i] + (odd ? 0 : (2 + 4 * i) * below);
@@ -51,20 +50,32 @@ struct LogisticPolynomial {
   }
 };
 
+template <int... kOrder>
+constexpr auto logistic_polynomials(std::integer_sequence<int, kOrder...>) {
+  return Values<LogisticPolynomial, sizeof...(kOrder)>{
+      {LogisticPolynomial::of_order(kOrder + 1)...}};
+}
+
+// Those of the orders from 1 to kMost, made by the compiler
+template <int kMost>
+inline constexpr auto kLogisticPolynomials =
+    logistic_polynomials(std::make_integer_sequence<int, kMost>());
+
 }  // namespace detail
 
-// f^(n)(x) and f^(n+1)(x): f is sigmoid for kScale 1, tanh for 2.
-template <class S, int kScale>
+// f^(n)(x), f^(n+1)(x) and so on: f is sigmoid for kScale 1, tanh for 2. Of kTerms, the orders are
+// at most 2 kTerms.
+template <class S, int kScale, int kCount, int kTerms>
 class LogisticDerivatives {
  public:
   static constexpr int kMost = 2 * detail::kLogisticTerms - 1;
 
   FUSEDGRAD_HOST_DEVICE explicit LogisticDerivatives(S order) {
-    for (int k = 0; k < 2; ++k) {
+    for (int k = 0; k < kCount; ++k) {
       const int n = static_cast<int>(order) + k;
-      const auto q = detail::LogisticPolynomial::of_order(n);
+      const auto q = polynomial(n);
       const double factor = kScale == 1 ? 1 : 2.0 * (1 << n);
-      for (int i = 0; i < detail::kLogisticTerms; ++i) {
+      for (int i = 0; i < kTerms; ++i) {
         far_[k][i] = static_cast<S>(factor * q.far[i]);
         near_[k][i] = static_cast<S>(factor * q.near[i]);
       }
@@ -72,7 +83,7 @@ class LogisticDerivatives {
     }
   }
 
-  FUSEDGRAD_HOST_DEVICE Values<S, 2> at(S x) const {
+  FUSEDGRAD_HOST_DEVICE Values<S, kCount> at(S x) const {
     constexpr S kUnlift = 1 / Ranges<S>::kLift;
     const LiftedExp<S> exp = lifted_exp(-kScale * abs(x));
     const Pair<S> a = exp.value();
@@ -86,19 +97,30 @@ class LogisticDerivatives {
     const auto value = [&](const S* of_z, const S* of_square, S odd) {
       S q = 0;
 #pragma GCC unroll 6
-      for (int i = detail::kLogisticTerms - 1; i >= 0; --i) {
+      for (int i = kTerms - 1; i >= 0; --i) {
         const S in_z = of_z[i], in_square = of_square[i];
         q = fma(q, power, near ? in_square : in_z);
       }
       return lifted * (q * (odd != 0 ? S(1) : t)) * kUnlift;
     };
-    return {{value(far_[0], near_[0], odd_[0]), value(far_[1], near_[1], odd_[1])}};
+    Values<S, kCount> values;
+#pragma GCC unroll 8
+    for (int k = 0; k < kCount; ++k) values.value[k] = value(far_[k], near_[k], odd_[k]);
+    return values;
   }
 
  private:
-  S far_[2][detail::kLogisticTerms];
-  S near_[2][detail::kLogisticTerms];
-  S odd_[2];  // 1 or 0
+  FUSEDGRAD_HOST_DEVICE static detail::LogisticPolynomial polynomial(int n) {
+    if constexpr (kTerms == detail::kLogisticTerms) {
+      return detail::LogisticPolynomial::of_order(n);
+    } else {
+      return detail::kLogisticPolynomials<2 * kTerms>.value[n - 1];
+    }
+  }
+
+  S far_[kCount][kTerms];
+  S near_[kCount][kTerms];
+  S odd_[kCount];  // 1 or 0
 };
 
 }  // namespace fusedgrad::math

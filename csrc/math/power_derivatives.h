@@ -139,6 +139,8 @@ struct PowScalarDerivatives {
 };
 
 template <class S>
+using PowScalarDerivativesOfOrder = DerivativesAt<PowScalarDerivatives<S>>;
+template <class S>
 using PowScalarBackwardOfOrder = DerivativeTimes<PowScalarDerivatives<S>>;
 template <class S>
 using PowScalarDoubleBackwardOfOrder = DerivativeTimesBackward<PowScalarDerivatives<S>>;

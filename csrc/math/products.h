@@ -1,6 +1,7 @@
 // Products with a derivative of any order, and what their backwards return. `Derivatives` is made
 // from an order n, and its at(x) are the derivatives of orders n and n + 1.
 //
+//   DerivativesAt               f^(n)(x), f^(n+1)(x), and more where it has more
 //   DerivativeTimes             g f^(n)(x)
 //   DerivativeTimesBackward     of that, by a gradient h: h f^(n), h g f^(n+1)
 //   DerivativeTimesTwoBackward  of h g f^(n), by a gradient c: c g f^(n), c h f^(n), c h g f^(n+1)
@@ -16,6 +17,15 @@
 #include "math/platform.h"
 
 namespace fusedgrad::math {
+
+template <class Derivatives>
+struct DerivativesAt : Derivatives {
+  using Derivatives::Derivatives;
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE auto operator()(T x) const {
+    return this->at(x);
+  }
+};
 
 template <class Derivatives>
 struct DerivativeTimes : Derivatives {
@@ -65,12 +75,24 @@ struct DerivativeBackward {
 template <class Function>
 struct Products {
   template <class S>
+  using Pair = DerivativesAt<typename Function::template Derivatives<S>>;
+  template <class S>
   using Backward = DerivativeTimes<typename Function::template Derivatives<S>>;
   template <class S>
   using DoubleBackward = DerivativeTimesBackward<typename Function::template Derivatives<S>>;
   template <class S>
   using TripleBackward = DerivativeTimesTwoBackward<typename Function::template Derivatives<S>>;
 };
+
+template <class Function, int kCount>
+struct SeveralDerivatives {
+  template <class S>
+  using At = DerivativesAt<typename Function::template Several<S, kCount>>;
+};
+
+// Whether it computes more than two derivatives at once, up to an order Function::kMostOfSeveral.
+template <class Function>
+inline constexpr bool kHasSeveral = requires { Function::kMostOfSeveral; };
 
 // Whether it has shorter functors for the first order, Function::Backward and DoubleBackward.
 template <class Function>

@@ -99,7 +99,10 @@ FUSEDGRAD_HOST_DEVICE float logistic_density(float y, float factor) {
 
 }  // namespace brief
 
-template <class S, int kScale>
+namespace detail {
+inline constexpr int kLogisticTerms = 6;
+}
+template <class S, int kScale, int kCount = 2, int kTerms = detail::kLogisticTerms>
 class LogisticDerivatives;  // logistic_derivatives.h
 
 struct SigmoidBackward {
@@ -130,6 +133,10 @@ struct Sigmoid {
   };
   template <class S>
   using Derivatives = LogisticDerivatives<S, 1>;
+  // Several at once, and the greatest order of them
+  template <class S, int kCount>
+  using Several = LogisticDerivatives<S, 1, kCount, 3>;
+  static constexpr int kMostOfSeveral = 6;
 
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T x) const {

@@ -81,6 +81,10 @@ struct Tanh {
   };
   template <class S>
   using Derivatives = LogisticDerivatives<S, 2>;
+  // Several at once, and the greatest order of them
+  template <class S, int kCount>
+  using Several = LogisticDerivatives<S, 2, kCount, 3>;
+  static constexpr int kMostOfSeveral = 6;
 
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T x) const {

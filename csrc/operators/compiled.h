@@ -77,6 +77,35 @@ struct KernelCall {
   }
 };
 
+// Keeps the operands of what a rule or products differentiate.
+class OperandsNode : public torch::autograd::Node {
+ public:
+  explicit OperandsNode(at::TensorList operands);
+
+  void release_variables() override;
+
+ protected:
+  std::vector<bool> wanted() const;
+  variable_list unpack();
+
+  // Under compiled autograd: what it distinguishes nodes by, and the operands, the parameters and
+  // the mask of the gradients that are wanted, as a call takes them.
+  void collect(torch::dynamo::autograd::CompiledNodeArgs& args, const char* name,
+               const Parameters& parameters) const;
+  void pack(PackedArgs& packed, const Parameters& parameters,
+            torch::dynamo::autograd::SwapSavedVariables& saved);
+  struct Packed {
+    Parameters parameters;
+    std::vector<bool> mask;
+    variable_list operands;
+  };
+  static Packed unpacked(PackedArgs& packed);
+
+ private:
+  torch::autograd::SavedVariable marker_;
+  std::vector<torch::autograd::SavedVariable> saved_;
+};
+
 // Keeps the inputs of a call, and nothing else.
 class KernelNode : public torch::autograd::Node {
  public:

@@ -24,6 +24,7 @@ struct OfNumber {
   static constexpr const char* kName = "pow";
   static constexpr const char* kOverload = "Tensor_Scalar";
   static constexpr const char* kNode = "PowScalar";
+  static constexpr const char* kProducts = "fusedgrad::pow_products";
   static constexpr int64_t kMostOrder = std::numeric_limits<int64_t>::max();
 
   static Operation backward(const at::Scalar& exponent, double order) {
@@ -34,6 +35,9 @@ struct OfNumber {
   }
   static Operation triple_backward(const at::Scalar& exponent, double order) {
     return FUSEDGRAD_OPERATION(pow_scalar_triple_backward, exponent.toDouble(), order);
+  }
+  static cpu::Kernel derivatives(const at::Scalar& exponent, double order) {
+    return cpu::pow_scalar_derivatives(exponent.toDouble(), order);
   }
 };
 using PowerOfNumber = Family<OfNumber, at::Scalar>;

@@ -76,53 +76,28 @@ variable_list differentiate(const Rule& rule, const Tensor& grad, const variable
   return results;
 }
 
-class Node final : public torch::autograd::Node {
+class Node final : public OperandsNode {
  public:
   Node(const Rule& rule, at::TensorList operands, const Parameters& parameters)
-      : torch::autograd::Node(torch::autograd::collect_next_edges(operands)),
-        rule_(rule),
-        parameters_(parameters) {
-    // What a checkpoint recomputes on PyTorch saves as many tensors, of the same sizes: mark ours,
-    // first, where a hook counts, so that it raises its error about a recomputation that differs.
-    if (is_patched() && at::SavedTensorDefaultHooks::get_hooks()) {
-      marker_ = torch::autograd::SavedVariable(at::empty({0}, at::kByte), /*is_output=*/false);
-    }
-    saved_.reserve(operands.size());
-    for (const Tensor& operand : operands) saved_.emplace_back(operand, /*is_output=*/false);
-  }
+      : OperandsNode(operands), rule_(rule), parameters_(parameters) {}
 
   std::string name() const override { return std::string("fusedgrad::") + rule_.name + "Backward"; }
 
-  void release_variables() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    for (torch::autograd::SavedVariable& operand : saved_) operand.reset_data();
-    marker_.reset_data();
-  }
-
   variable_list apply(variable_list&& grads) override {
-    if (!grads[0].defined()) return variable_list(saved_.size());
+    if (!grads[0].defined()) return variable_list(num_outputs());
     return differentiate(rule_, grads[0], unpack(), parameters_, wanted());
   }
 
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
-    args.collect(std::string(rule_.name));
-    args.collect(saved_, /*is_output=*/false);
-    args.collect(parameters_.number);
-    args.collect(parameters_.order);
-    for (const bool each : wanted()) args.collect(each);
+    collect(args, rule_.name, parameters_);
   }
 
   // Puts a call of `compiled` into the graph, as PyTorch's own nodes do.
   variable_list apply_with_saved(const variable_list& grads,
                                  torch::dynamo::autograd::SwapSavedVariables& saved) override {
-    saved.before(saved_);
     PackedArgs packed;
     packed.pack(reinterpret_cast<int64_t>(&rule_));
-    packed.pack(parameters_.number);
-    packed.pack(parameters_.order);
-    packed.pack(wanted());
-    for (const Tensor& operand : unpack()) packed.pack(operand);
-    saved.after(saved_);
+    pack(packed, parameters_, saved);
     return call_compiled(rule_.name, compiled, packed, grads, next_edges(), saved);
   }
 
@@ -130,33 +105,12 @@ class Node final : public torch::autograd::Node {
   static variable_list compiled(const variable_list& grads, const std::vector<c10::IValue>& args) {
     PackedArgs packed(args);
     const auto& rule = *reinterpret_cast<const Rule*>(packed.unpack<int64_t>());
-    Parameters parameters;
-    parameters.number = packed.unpack<at::Scalar>();
-    parameters.order = packed.unpack<int64_t>();
-    const auto mask = packed.unpack<std::vector<bool>>();
-    variable_list operands;
-    for (size_t i = 0; i < mask.size(); ++i) operands.push_back(packed.unpack<Tensor>());
+    const auto [parameters, mask, operands] = unpacked(packed);
     return differentiate(rule, grads[0], operands, parameters, mask);
-  }
-
-  std::vector<bool> wanted() const {
-    std::vector<bool> mask(saved_.size());
-    for (size_t i = 0; i < mask.size(); ++i) mask[i] = task_should_compute_output(i);
-    return mask;
-  }
-
-  variable_list unpack() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    variable_list operands;
-    operands.reserve(saved_.size());
-    for (torch::autograd::SavedVariable& operand : saved_) operands.push_back(operand.unpack());
-    return operands;
   }
 
   const Rule& rule_;
   Parameters parameters_;
-  torch::autograd::SavedVariable marker_;
-  std::vector<torch::autograd::SavedVariable> saved_;
 };
 
 bool requires_gradient(at::TensorList operands) {
@@ -200,6 +154,67 @@ Tensor tangent_of(const Tensor& result, const Rule& rule, at::TensorList operand
 }
 
 }  // namespace
+
+OperandsNode::OperandsNode(at::TensorList operands)
+    : torch::autograd::Node(torch::autograd::collect_next_edges(operands)) {
+  // What a checkpoint recomputes on PyTorch saves as many tensors, of the same sizes: mark ours,
+  // first, where a hook counts, so that it raises its error about a recomputation that differs.
+  if (is_patched() && at::SavedTensorDefaultHooks::get_hooks()) {
+    marker_ = torch::autograd::SavedVariable(at::empty({0}, at::kByte), /*is_output=*/false);
+  }
+  saved_.reserve(operands.size());
+  for (const Tensor& operand : operands) saved_.emplace_back(operand, /*is_output=*/false);
+}
+
+void OperandsNode::release_variables() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (torch::autograd::SavedVariable& operand : saved_) operand.reset_data();
+  marker_.reset_data();
+}
+
+std::vector<bool> OperandsNode::wanted() const {
+  std::vector<bool> mask(saved_.size());
+  for (size_t i = 0; i < mask.size(); ++i) mask[i] = task_should_compute_output(i);
+  return mask;
+}
+
+variable_list OperandsNode::unpack() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  variable_list operands;
+  operands.reserve(saved_.size());
+  for (torch::autograd::SavedVariable& operand : saved_) operands.push_back(operand.unpack());
+  return operands;
+}
+
+void OperandsNode::collect(torch::dynamo::autograd::CompiledNodeArgs& args, const char* name,
+                           const Parameters& parameters) const {
+  args.collect(std::string(name));
+  args.collect(saved_, /*is_output=*/false);
+  args.collect(parameters.number);
+  args.collect(parameters.order);
+  for (const bool each : wanted()) args.collect(each);
+}
+
+void OperandsNode::pack(PackedArgs& packed, const Parameters& parameters,
+                        torch::dynamo::autograd::SwapSavedVariables& saved) {
+  saved.before(saved_);
+  packed.pack(parameters.number);
+  packed.pack(parameters.order);
+  packed.pack(wanted());
+  for (const Tensor& operand : unpack()) packed.pack(operand);
+  saved.after(saved_);
+}
+
+OperandsNode::Packed OperandsNode::unpacked(PackedArgs& packed) {
+  Packed result;
+  result.parameters.number = packed.unpack<at::Scalar>();
+  result.parameters.order = packed.unpack<int64_t>();
+  result.mask = packed.unpack<std::vector<bool>>();
+  for (size_t i = 0; i < result.mask.size(); ++i) {
+    result.operands.push_back(packed.unpack<Tensor>());
+  }
+  return result;
+}
 
 bool is_transformed() {
   const c10::DispatchKeySet included = c10::impl::tls_local_dispatch_key_set().included_;

@@ -14,6 +14,7 @@
 #include "operators/dispatch.h"
 #include "operators/elementwise.h"
 #include "operators/operation.h"
+#include "operators/products.h"
 #include "operators/recording.h"
 
 namespace fusedgrad::operators {
@@ -21,7 +22,9 @@ namespace fusedgrad::operators {
 // `Number` is at::Scalar for a function that takes one besides its tensor, or nothing. `Operations`
 // has the names kName and kOverload of the operators and kNode of the nodes, the greatest order
 // kMostOrder that the kernels take, and the kernels, functions backward, double_backward and
-// triple_backward of the number and the order.
+// triple_backward of the number and the order. derivatives is a kernel, for the CPU, of those of
+// the order and of the next, of x alone, and kProducts the name of what is made with them; of one
+// tensor without a number it is told how many orders there are to be, and may compute all.
 template <class Operations, class... Number>
 class Family {
  public:
@@ -154,6 +157,22 @@ class Family {
 
   // Under autograd
 
+  static cpu::Kernel derivatives(const Parameters& parameters, int count) {
+    const auto order = static_cast<double>(parameters.order);
+    if constexpr (sizeof...(Number) == 0)
+      return Operations::derivatives(order, count);
+    else
+      return Operations::derivatives(parameters.number, order);
+  }
+  static Tensor times(const Tensor& factor, const Tensor& x, const Parameters& parameters) {
+    if constexpr (sizeof...(Number) == 0)
+      return backward_operator().call(factor, x, parameters.order);
+    else
+      return backward_operator().call(factor, x, parameters.number, parameters.order);
+  }
+  static constexpr Derived kDerived = {Operations::kNode, Operations::kProducts,
+                                       Operations::kMostOrder, derivatives, times};
+
   static Parameters parameters(int64_t order, const Number&... number) {
     if constexpr (sizeof...(Number) == 0)
       return {0, order};
@@ -177,6 +196,10 @@ class Family {
     }
     auto [first, second] = below_autograd(
         [&] { return double_backward_operator().call(grad_grad, grad, x, number..., order); });
+    if (are_ordinary({grad_grad, grad, x})) {
+      record_gradients(first, second, kDerived, grad_grad, grad, x, parameters(order, number...));
+      return {std::move(first), std::move(second)};
+    }
     return {recorded(first, kRule, {grad_grad, x}, parameters(order, number...)),
             recorded(second, kRule, {grad_grad, grad, x}, parameters(order + 1, number...))};
   }
@@ -259,6 +282,7 @@ struct Unary {
     static constexpr const char* kName = #name;                                       \
     static constexpr const char* kOverload = "";                                      \
     static constexpr const char* kNode = #Function;                                   \
+    static constexpr const char* kProducts = "fusedgrad::" #name "_products";         \
     static constexpr int64_t kMostOrder = math::Function::Derivatives<double>::kMost; \
     static Operation value() { return FUSEDGRAD_OPERATION(name); }                    \
     static Operation backward(double order) {                                         \
@@ -269,6 +293,9 @@ struct Unary {
     }                                                                                 \
     static Operation triple_backward(double order) {                                  \
       return FUSEDGRAD_OPERATION(name##_triple_backward, order);                      \
+    }                                                                                 \
+    static cpu::Kernel derivatives(double order, int count) {                         \
+      return ::fusedgrad::cpu::name##_derivatives(order, count);                      \
     }                                                                                 \
   };                                                                                  \
   }                                                                                   \
