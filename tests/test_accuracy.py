@@ -187,9 +187,9 @@ HALF_CASES = [
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(("name", "parameter"), HALF_CASES)
 def test_half_types_are_correctly_rounded(name: str, parameter: float, dtype: str) -> None:
-    """But for one input in a thousand, and never off by more than one place."""
+    """But for one input in a thousand, which is next to a tie."""
     errors = _C.scan(name, dtype, 0, 2**16, 1, parameter)
-    check(errors, 1.0)
+    check(errors, 0.51)
     assert errors.count == 2**16
     assert errors.misrounded <= 65
 

@@ -271,6 +271,31 @@ POWER = [
 ]
 
 
+# For half types, of whose results 2^-17 is enough.
+BRIEF = [
+    Approximation(
+        "exp2",
+        "f",
+        "exp2(f) - 1 = f * polynomial, |f| <= 1/2; error relative to exp2(f)",
+        lambda f: mpf(2) ** f - 1,
+        lambda f: mpf(2) ** -f,
+        (mpf("-0.5002"), mpf("0.5002")),
+        1,
+        {"float": 5},
+    ),
+    Approximation(
+        "log2",
+        "f",
+        "log2(1 + f) = f * polynomial, 1/sqrt(2) <= 1 + f <= sqrt(2); relative error",
+        lambda f: mpmath.log(1 + f, 2),
+        lambda f: 1 / abs(mpmath.log(1 + f, 2)),
+        (1 / SQUARE_ROOT_2 - 1, SQUARE_ROOT_2 - 1),
+        1,
+        {"float": 9},
+    ),
+]
+
+
 LOG2_E = 1 / mpmath.log(2)
 
 # Written as a number and what its rounding leaves.
@@ -287,6 +312,21 @@ def description(approximation: Approximation, coefficients: Sequence[mpf]) -> li
     lines = ["", *(f"  // {line}" for line in approximation.text.split("; "))]
     lines[-1] += f": 2^-{mpmath.nstr(bits, 4)}"
     return lines
+
+
+def polynomial(a: Approximation, type_name: str) -> list[str]:
+    """A function of a number of that type."""
+    suffix = "f" if type_name == "float" else ""
+    found = [rounded(c, PRECISION[type_name]) for c in remez(a, a.terms[type_name])]
+    *rest, last = (f"{hexadecimal(c)}{suffix}" for c in found)
+    return [
+        *description(a, found),
+        f"  FUSEDGRAD_HOST_DEVICE static {type_name} {a.name}({type_name} {a.variable}) {{",
+        f"    {type_name} p = {last};",
+        *(f"    p = fma(p, {a.variable}, {c});" for c in reversed(rest)),
+        "    return p;",
+        "  }",
+    ]
 
 
 def render_power() -> list[str]:
@@ -335,18 +375,13 @@ def render() -> str:
                 literal = f"{hexadecimal(number)}{suffix}"
                 lines.append(f"  static constexpr {type_name} k{name}{part} = {literal};")
         for a in APPROXIMATIONS:
-            if type_name not in a.terms:
-                continue
-            found = [rounded(c, precision) for c in remez(a, a.terms[type_name])]
-            lines += description(a, found)
-            signature = f"static {type_name} {a.name}({type_name} {a.variable})"
-            lines.append(f"  FUSEDGRAD_HOST_DEVICE {signature} {{")
-            *rest, last = (f"{hexadecimal(c)}{suffix}" for c in found)
-            lines.append(f"    {type_name} p = {last};")
-            lines += [f"    p = fma(p, {a.variable}, {c});" for c in reversed(rest)]
-            lines += ["    return p;", "  }"]
+            if type_name in a.terms:
+                lines += polynomial(a, type_name)
         lines.append("};")
-    lines += [*render_power(), "", "}  // namespace fusedgrad::math", ""]
+    lines += ["", "// For half types, in float", "struct BriefApproximations {"]
+    for a in BRIEF:
+        lines += polynomial(a, "float")[a is BRIEF[0] :]  # no empty line below the brace
+    lines += ["};", *render_power(), "", "}  // namespace fusedgrad::math", ""]
     return "\n".join(lines)
 
 

@@ -115,8 +115,16 @@ struct Float32 : ComputedInFloat<float, uint32_t, 24, -125, 128> {
   static Bits store(float x) { return __builtin_bit_cast(Bits, x); }
 };
 
-template <class Half, int precision, int least, int greatest>
-struct HalfType : ComputedInFloat<Half, uint16_t, precision, least, greatest> {
+template <class H, int precision, int least, int greatest>
+struct HalfType : ComputedInFloat<H, uint16_t, precision, least, greatest> {
+  using Half = H;
+  static cpu::Block<Half>* block(const cpu::Kernel& kernel) {
+    if constexpr (std::is_same_v<Half, math::Float16>) {
+      return kernel.float16;
+    } else {
+      return kernel.bfloat16;
+    }
+  }
   static float load(uint16_t bits) { return math::to_float(Half{bits}); }
   static uint16_t store(float x) { return math::from_float<Half>(x).bits; }
 };
@@ -200,6 +208,25 @@ void compare(Errors& errors, double x, double parameter, typename Type::Compute 
 
 constexpr int64_t kBlock = 1024;
 
+// As below, by a kernel's own loop over the type
+template <class Type>
+void evaluate_halves(const Function& function, const cpu::Kernel& kernel,
+                     cpu::Block<typename Type::Half>* block,
+                     const std::array<const float*, 8>& floats, int64_t n, float* result) {
+  using Half = typename Type::Half;
+  std::vector<Half> halves(11 * kBlock);
+  std::array<Half*, 3> outputs;
+  std::array<const Half*, 8> inputs;
+  for (size_t i = 0; i < outputs.size(); ++i) outputs[i] = &halves[i * kBlock];
+  for (size_t i = 0; i < function.operands.size(); ++i) {
+    Half* const input = &halves[(outputs.size() + i) * kBlock];
+    for (int64_t k = 0; k < n; ++k) input[k] = math::from_float<Half>(floats[i][k]);
+    inputs[i] = input;
+  }
+  block(kernel.parameters.data(), outputs.data(), inputs.data(), n);
+  for (int64_t k = 0; k < n; ++k) result[k] = math::to_float(outputs[function.output][k]);
+}
+
 // The kernel's results for a block of at most kBlock elements.
 template <class Type, class Compute>
 void evaluate(const Function& function, const cpu::Kernel& kernel, const Compute* x,
@@ -219,9 +246,15 @@ void evaluate(const Function& function, const cpu::Kernel& kernel, const Compute
   if constexpr (std::is_same_v<Compute, double>) {
     kernel.float64(kernel.parameters.data(), outputs.data(), inputs.data(), n);
   } else {
-    const bool is_half = sizeof(typename Type::Bits) < sizeof(float);
-    (is_half ? kernel.halves() : kernel.float32)(kernel.parameters.data(), outputs.data(),
-                                                 inputs.data(), n);
+    if constexpr (sizeof(typename Type::Bits) < sizeof(float)) {
+      if (auto* const block = Type::block(kernel)) {
+        evaluate_halves<Type>(function, kernel, block, inputs, n, result);
+      } else {
+        kernel.halves()(kernel.parameters.data(), outputs.data(), inputs.data(), n);
+      }
+    } else {
+      kernel.float32(kernel.parameters.data(), outputs.data(), inputs.data(), n);
+    }
   }
 }
 
@@ -232,16 +265,19 @@ Errors scan_kernel(const Function& function, const cpu::Kernel& kernel, int64_t 
   using Compute = typename Type::Compute;
   Errors errors;
   Compute x[kBlock], parameters[kBlock], results[kBlock];
+  const bool takes_parameter = function.operands.find('p') != std::string_view::npos;
   for (int64_t start = 0; start < n; start += kBlock) {
     const int64_t count = std::min(kBlock, n - start);
     for (int64_t i = 0; i < count; ++i) {
       x[i] = Type::load(x_of(start + i));
       parameters[i] = static_cast<Compute>(parameter_of(start + i));
+      if (takes_parameter) parameters[i] = Type::load(Type::store(parameters[i]));
     }
     evaluate<Type>(function, kernel, x, parameters, count, results);
     for (int64_t i = 0; i < count; ++i) {
-      compare<Type>(errors, x[i], parameters[i], Type::load(Type::store(results[i])),
-                    Type::exact(function, x[i], parameter_of(start + i)));
+      compare<Type>(
+          errors, x[i], parameters[i], Type::load(Type::store(results[i])),
+          Type::exact(function, x[i], takes_parameter ? parameters[i] : parameter_of(start + i)));
     }
   }
   return errors;

@@ -99,9 +99,10 @@ template <bool kOrdinary, class Functor, class T, size_t... Out, size_t... In>
 FUSEDGRAD_HOST_DEVICE void two_loops(const Functor functor, T* const* out, const T* const* in,
                                      int64_t begin, int64_t n, bool is_one,
                                      std::index_sequence<Out...>, std::index_sequence<In...>) {
-  double between[kBetween];
+  using Between = decltype(functor.template first<kOrdinary>(in[In][begin]...));
+  Between between[kBetween];
   if (is_one) {
-    const double value = functor.template first<kOrdinary>(in[In][begin]...);
+    const Between value = functor.template first<kOrdinary>(in[In][begin]...);
     for (int64_t k = 0; k < n; ++k) between[k] = value;
   } else {
     for (int64_t k = 0; k < n; ++k) {

@@ -9,9 +9,11 @@
 
 #include <array>
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/block.h"
 #include "cpu/capability.h"
+#include "cpu/halves.h"
 
 namespace fusedgrad::cpu {
 
@@ -26,7 +28,10 @@ struct Kernel {
   Block<float>* float32;
   Block<double>* float64;
   std::array<double, kMaxParameters> parameters;
-  Block<float>* short_float32 = nullptr;  // if there is one: keeps no more digits than a half type
+  // If there are such: of no more digits than a half type keeps
+  Block<float>* short_float32 = nullptr;
+  Block<math::Float16>* float16 = nullptr;
+  Block<math::BFloat16>* bfloat16 = nullptr;
 
   // For Float16 and BFloat16, which are converted to float and rounded once
   Block<float>* halves() const { return short_float32 != nullptr ? short_float32 : float32; }
@@ -55,11 +60,37 @@ struct Loops {
   static Block<T>* chosen() { return choose<Block<T>>(baseline, avx2, avx512); }
 };
 
+// The functor that a functor names for half types, which has the same numbers
+template <class Make>
+struct MakeForHalves {
+  template <class T>
+  FUSEDGRAD_HOST_DEVICE static auto make(const double* parameters) {
+    using ForHalves = typename decltype(Make::template make<float>(nullptr))::ForHalves;
+    if constexpr (std::is_empty_v<ForHalves>) {
+      return ForHalves{};
+    } else {
+      return ForHalves{Make::template make<float>(parameters)};
+    }
+  }
+};
+
 template <class Make>
 Kernel kernel_of(std::array<double, kMaxParameters> parameters) {
   using Float = Loops<Make, float>;
-  return {Float::kOutputs, Float::kInputs, Float::chosen(), Loops<Make, double>::chosen(),
-          parameters};
+  Kernel kernel = {Float::kOutputs, Float::kInputs, Float::chosen(), Loops<Make, double>::chosen(),
+                   parameters};
+  if constexpr (requires { typename Float::Functor::ForHalves; }) {
+    using Halves = MakeForHalves<Make>;
+    if constexpr (!std::is_same_v<typename Float::Functor, typename Float::Functor::ForHalves>) {
+      kernel.short_float32 = Loops<Halves, float>::chosen();
+    }
+    using Functor = typename Loops<Halves, float>::Functor;
+    if constexpr (!has_two_loops<Functor, float>(std::make_index_sequence<Float::kInputs>())) {
+      kernel.float16 = HalfLoops<Halves, math::Float16>::chosen();
+      kernel.bfloat16 = HalfLoops<Halves, math::BFloat16>::chosen();
+    }
+  }
+  return kernel;
 }
 
 template <class Functor>
@@ -95,12 +126,7 @@ struct MakeWithTwoParameters {
 
 template <class Functor>
 Kernel make_kernel() {
-  Kernel kernel = detail::kernel_of<detail::MakePlain<Functor>>({});
-  if constexpr (requires { typename Functor::ForHalves; }) {
-    kernel.short_float32 =
-        detail::Loops<detail::MakePlain<typename Functor::ForHalves>, float>::chosen();
-  }
-  return kernel;
+  return detail::kernel_of<detail::MakePlain<Functor>>({});
 }
 
 // For a functor of the type it computes in, which may carry numbers: an exponent, a scale.

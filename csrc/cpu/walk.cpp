@@ -31,7 +31,7 @@ FUSEDGRAD_HOST_DEVICE T load(const char* address) {
 
 template <class Stored, class Computed>
 FUSEDGRAD_HOST_DEVICE Computed decode(Stored value) {
-  if constexpr (std::is_arithmetic_v<Stored>) {
+  if constexpr (std::is_same_v<Stored, Computed> || std::is_arithmetic_v<Stored>) {
     return static_cast<Computed>(value);
   } else {
     return static_cast<Computed>(math::to_float(value));
@@ -53,7 +53,7 @@ FUSEDGRAD_HOST_DEVICE float rounded_to_odd(double value) {
 
 template <class Stored, class Computed>
 FUSEDGRAD_HOST_DEVICE Stored encode(Computed value) {
-  if constexpr (std::is_arithmetic_v<Stored>) {
+  if constexpr (std::is_same_v<Stored, Computed> || std::is_arithmetic_v<Stored>) {
     return static_cast<Stored>(value);
   } else {
     return math::from_float<Stored>(rounded_to_odd(value));
@@ -128,8 +128,8 @@ struct Mover {
 };
 
 #if defined(__x86_64__)
-// Eight at a time by instructions that GCC does not find, with the bits of math/half.h. Every
-// processor with AVX2 has them, and those with AVX-512 take the same.
+// By instructions that GCC does not find, with the bits of math/half.h, which every processor with
+// AVX2 has.
 struct MoveFloat16 : Move<Float16, float> {
   FUSEDGRAD_TARGET_AVX2 static void gather(const char* source, int64_t stride, float* buffer,
                                            int64_t n) {
@@ -153,6 +153,26 @@ struct MoveFloat16 : Move<Float16, float> {
     }
     scatter_body(buffer + k, target + k * stride, stride, n - k);
   }
+
+  FUSEDGRAD_TARGET_AVX512 static void gather_wide(const char* source, int64_t stride, float* buffer,
+                                                  int64_t n) {
+    int64_t k = 0;
+    for (; stride == sizeof(Float16) && k + detail::kHalfTile <= n; k += detail::kHalfTile) {
+      const void* const halves = source + k * sizeof(Float16);
+      detail::widen(static_cast<const Float16*>(halves), buffer + k);
+    }
+    gather_body(source + k * stride, stride, buffer + k, n - k);
+  }
+
+  FUSEDGRAD_TARGET_AVX512 static void scatter_wide(const float* buffer, char* target,
+                                                   int64_t stride, int64_t n) {
+    int64_t k = 0;
+    for (; stride == sizeof(Float16) && k + detail::kHalfTile <= n; k += detail::kHalfTile) {
+      void* const halves = target + k * sizeof(Float16);
+      detail::narrow(buffer + k, static_cast<Float16*>(halves));
+    }
+    scatter_body(buffer + k, target + k * stride, stride, n - k);
+  }
 };
 #endif
 
@@ -161,24 +181,34 @@ Mover<Computed> mover_of() {
   using M = Move<Stored, Computed>;
 #if defined(__x86_64__)
   if constexpr (std::is_same_v<M, Move<Float16, float>>) {
-    if (capability() != Capability::Baseline) return {MoveFloat16::gather, MoveFloat16::scatter};
+    using F = MoveFloat16;
+    return {choose(M::gather_baseline, F::gather, F::gather_wide),
+            choose(M::scatter_baseline, F::scatter, F::scatter_wide)};
   }
 #endif
   return {choose(M::gather_baseline, M::gather_avx2, M::gather_avx512),
           choose(M::scatter_baseline, M::scatter_avx2, M::scatter_avx512)};
 }
 
+// A kernel of a half type takes operands of its own type alone.
+template <class T>
+inline constexpr bool kIsHalf = !std::is_arithmetic_v<T>;
+
 template <class Computed>
-Mover<Computed> mover(DType dtype) {
-  switch (dtype) {
-    case DType::Float16:
-      return mover_of<Float16, Computed>();
-    case DType::BFloat16:
-      return mover_of<BFloat16, Computed>();
-    case DType::Float32:
-      return mover_of<float, Computed>();
-    default:
-      return mover_of<double, Computed>();
+Mover<Computed> mover([[maybe_unused]] DType dtype) {
+  if constexpr (kIsHalf<Computed>) {
+    return mover_of<Computed, Computed>();
+  } else {
+    switch (dtype) {
+      case DType::Float16:
+        return mover_of<Float16, Computed>();
+      case DType::BFloat16:
+        return mover_of<BFloat16, Computed>();
+      case DType::Float32:
+        return mover_of<float, Computed>();
+      default:
+        return mover_of<double, Computed>();
+    }
   }
 }
 
@@ -274,6 +304,10 @@ template <class T>
 Block<T>* block_of(const Kernel& kernel) {
   if constexpr (std::is_same_v<T, double>) {
     return kernel.float64;
+  } else if constexpr (std::is_same_v<T, Float16>) {
+    return kernel.float16;
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return kernel.bfloat16;
   } else {
     return kernel.float32;
   }
@@ -310,7 +344,9 @@ void run_row(const Kernel& kernel, int64_t step, int outputs,
     for (int i = 0; i < outputs; ++i) {
       const Operand<T>& operand = operands[i];
       if (operand.sums) {
-        accumulate(buffers[i], operand.data + begin * operand.stride, operand.stride, n);
+        if constexpr (!kIsHalf<T>) {
+          accumulate(buffers[i], operand.data + begin * operand.stride, operand.stride, n);
+        }
       } else if (!operand.direct) {
         operand.mover.scatter(buffers[i], operand.data + begin * operand.stride, operand.stride, n);
       }
@@ -408,6 +444,10 @@ void elementwise(const Kernel& kernel, DType dtype, const Rectangle& rectangle) 
   const auto dtype_of = [dtype](int) { return dtype; };
   if (dtype == DType::Float64) {
     run<double>(kernel, dtype_of, rectangle, kernel.outputs, nothing);
+  } else if (dtype == DType::Float16 && kernel.float16 != nullptr) {
+    run<Float16>(kernel, dtype_of, rectangle, kernel.outputs, nothing);
+  } else if (dtype == DType::BFloat16 && kernel.bfloat16 != nullptr) {
+    run<BFloat16>(kernel, dtype_of, rectangle, kernel.outputs, nothing);
   } else {
     Kernel own = kernel;
     if (dtype != DType::Float32) own.float32 = kernel.halves();

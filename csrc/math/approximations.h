@@ -225,6 +225,35 @@ struct Approximations<double> {
   }
 };
 
+// For half types, in float
+struct BriefApproximations {
+  // exp2(f) - 1 = f * polynomial, |f| <= 1/2
+  // error relative to exp2(f): 2^-23.08
+  FUSEDGRAD_HOST_DEVICE static float exp2(float f) {
+    float p = 0x1.5bb9b2p-10f;
+    p = fma(p, f, 0x1.3ceadep-7f);
+    p = fma(p, f, 0x1.c6b756p-5f);
+    p = fma(p, f, 0x1.ebf9bap-3f);
+    p = fma(p, f, 0x1.62e42ap-1f);
+    return p;
+  }
+
+  // log2(1 + f) = f * polynomial, 1/sqrt(2) <= 1 + f <= sqrt(2)
+  // relative error: 2^-24.45
+  FUSEDGRAD_HOST_DEVICE static float log2(float f) {
+    float p = 0x1.01b90ap-3f;
+    p = fma(p, f, -0x1.a87de4p-3f);
+    p = fma(p, f, 0x1.b9c8a6p-3f);
+    p = fma(p, f, -0x1.e95bcp-3f);
+    p = fma(p, f, 0x1.26d388p-2f);
+    p = fma(p, f, -0x1.715c5p-2f);
+    p = fma(p, f, 0x1.ec73d6p-2f);
+    p = fma(p, f, -0x1.71547p-1f);
+    p = fma(p, f, 0x1.715476p+0f);
+    return p;
+  }
+};
+
 // For powers of floats in double
 // clang-format off
 struct PowerApproximations {

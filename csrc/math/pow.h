@@ -194,6 +194,7 @@ FUSEDGRAD_HOST_DEVICE T pow_half_integer(T x, T coefficient = 1) {
 
 template <int TwiceExponent>
 struct PowHalfInteger {
+  using ForHalves = PowHalfInteger;
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T x) const {
     return pow_half_integer<TwiceExponent>(x);
@@ -212,6 +213,7 @@ FUSEDGRAD_HOST_DEVICE T half_integer_term(T coefficient, T x) {
 
 template <int TwiceExponent>
 struct PowHalfIntegerBackward {
+  using ForHalves = PowHalfIntegerBackward;
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x) const {
     constexpr T e = T(TwiceExponent) / 2;
@@ -229,9 +231,147 @@ struct PowHalfIntegerDoubleBackward {
   }
 };
 
+// For half types on a host, in float: sigmoid.h says how much is enough. A power is less than
+// 2^134, so that a float's digits of its logarithm leave 2^-17. In two forms and two steps, as
+// those of pow_in_double.h.
+namespace brief {
+
+// Whether x > 0 and x^e and x^(e-1) are normal numbers: the bits of x, less those of 1, are at
+// least 0.69 of its logarithm times 2^23.
+FUSEDGRAD_HOST_DEVICE bool ordinary(float x, float e) {
+  constexpr float kMost = 85 * 0x1p23f;
+  const float log = static_cast<float>(static_cast<int32_t>(to_bits(x) - to_bits(1.0f)));
+  return abs(log) * (abs(e) + 1) <= kMost;
+}
+
+// log2|x|; infinite for 0 and infinity
+template <bool kOrdinary>
+FUSEDGRAD_HOST_DEVICE float log2(float x) {
+  if constexpr (kOrdinary) {
+    constexpr uint32_t kRootHalf = 0x3f3504f3;
+    const uint32_t offset = to_bits(x) - kRootHalf;
+    const float exponent = static_cast<float>(static_cast<int32_t>(offset) >> 23);
+    const float f = from_bits((offset & 0x7fffff) + kRootHalf) - 1;
+    return fma(f, BriefApproximations::log2(f), exponent);
+  }
+  x = abs(x);
+  const Decomposed<float> d = decompose(x);
+  const float log = fma(d.fraction, BriefApproximations::log2(d.fraction), d.exponent);
+  const float finite = x == 0 ? -kInfinity<float> : log;
+  return x < kInfinity<float> ? finite : x;
+}
+
+// |x|^e c from log2|x|, where 0 as an exponent and 1 as a base make 1 of everything but c
+template <bool kOrdinary>
+FUSEDGRAD_HOST_DEVICE float power_times(float log, float e, float c) {
+  constexpr float kLimit = Ranges<float>::kGreatestPower;
+  constexpr float kShift = kRound<float> + Format<float>::kBias;
+  float y = e * log;
+  if constexpr (!kOrdinary) {
+    y = (e == 0) | (log == 0) ? 0.0f : y;
+    y = y > kLimit ? kLimit : y;
+    y = y < -kLimit ? -kLimit : y;
+  }
+  const float shifted = y + kRound<float>;
+  const float n = shifted - kRound<float>;
+  const float f = y - n;
+  const float mantissa = fma(f, BriefApproximations::exp2(f), 1.0f);
+  if constexpr (kOrdinary) {
+    return c * from_bits(to_bits(mantissa) + (to_bits(shifted) << Format<float>::kMantissaBits));
+  }
+  const float half = fma(n, 0.5f, kShift);
+  const float other_half = (n - (half - kShift)) + kShift;
+  return ScaledPower<float>{mantissa, power_of_two(half), power_of_two(other_half)}.times(c);
+}
+
+// As pow.h's own, with a NaN whose last bits are 0
+FUSEDGRAD_HOST_DEVICE float with_sign(float magnitude, float x, float e, bool odd) {
+  constexpr uint32_t kNan = 0x7fc00000;
+  const uint32_t sign = odd ? 0x80000000 : 0;
+  const uint32_t undefined = detail::is_integer(e) ? 0 : 0xffffffff;
+  const uint32_t value = to_bits(magnitude) ^ (to_bits(x) & sign);
+  const uint32_t below_zero = (value & ~undefined) | (kNan & undefined);
+  return from_bits((x < 0) & (x > -kInfinity<float>) ? below_zero : value);
+}
+
+template <bool kOrdinary>
+FUSEDGRAD_HOST_DEVICE float pow(float log, float x, float e) {
+  const float magnitude = power_times<kOrdinary>(log, e, 1);
+  if constexpr (kOrdinary) return magnitude;
+  return x == 1 ? 1.0f : with_sign(magnitude, x, e, detail::is_odd(e));
+}
+
+// The zero makes +0 of a coefficient -0.
+template <bool kOrdinary>
+FUSEDGRAD_HOST_DEVICE float pow_base_derivative(float log, float x, float e) {
+  if constexpr (kOrdinary) return power_times<true>(log, e - 1, e + 0.0f);
+  const float magnitude = power_times<false>(log, e - 1, detail::coefficient_at(x, e));
+  return e == 0 ? 0.0f : with_sign(magnitude, x, e, detail::is_even(e));
+}
+
+template <bool kOrdinary>
+FUSEDGRAD_HOST_DEVICE float pow_exponent_derivative(float log, float x, float e) {
+  const float value = power_times<kOrdinary>(log, e, log * Approximations<float>::kLn2);
+  if constexpr (kOrdinary) return value;
+  return (x == 0) & (e >= 0) ? 0.0f : detail::nan_below_zero(x, value);
+}
+
+// Each takes all operands of its functor.
+struct PowForHalves {
+  static constexpr int kFirstReads = 0;
+  FUSEDGRAD_HOST_DEVICE float operator()(float x, float e) const {
+    return pow<false>(log2<false>(x), x, e);
+  }
+  FUSEDGRAD_HOST_DEVICE bool ordinary(float x, float e) const { return brief::ordinary(x, e); }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE float first(float x, float) const {
+    return log2<kOrdinary>(x);
+  }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE float second(float log, float x, float e) const {
+    return pow<kOrdinary>(log, x, e);
+  }
+};
+
+struct PowBackwardExponentForHalves {
+  static constexpr int kFirstReads = 1;
+  FUSEDGRAD_HOST_DEVICE float operator()(float grad, float x, float e) const {
+    return grad * pow_exponent_derivative<false>(log2<false>(x), x, e);
+  }
+  FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x, float e) const {
+    return brief::ordinary(x, e);
+  }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE float first(float, float x, float) const {
+    return log2<kOrdinary>(x);
+  }
+  template <bool kOrdinary>
+  FUSEDGRAD_HOST_DEVICE float second(float log, float grad, float x, float e) const {
+    return grad * pow_exponent_derivative<kOrdinary>(log, x, e);
+  }
+};
+
+}  // namespace brief
+
 template <class S>
 struct PowScalar {
   S exponent;
+  struct ForHalves {
+    PowScalar of;
+    static constexpr int kFirstReads = 0;
+    FUSEDGRAD_HOST_DEVICE float operator()(float x) const {
+      return brief::pow<false>(brief::log2<false>(x), x, of.exponent);
+    }
+    FUSEDGRAD_HOST_DEVICE bool ordinary(float x) const { return brief::ordinary(x, of.exponent); }
+    template <bool kOrdinary>
+    FUSEDGRAD_HOST_DEVICE float first(float x) const {
+      return brief::log2<kOrdinary>(x);
+    }
+    template <bool kOrdinary>
+    FUSEDGRAD_HOST_DEVICE float second(float log, float x) const {
+      return brief::pow<kOrdinary>(log, x, of.exponent);
+    }
+  };
   static constexpr int kFirstReads = 0;
   FUSEDGRAD_HOST_DEVICE S operator()(S x) const { return pow(x, exponent); }
   FUSEDGRAD_HOST_DEVICE bool ordinary(float x) const { return in_double::ordinary(x, exponent); }
@@ -248,6 +388,24 @@ struct PowScalar {
 template <class S>
 struct PowScalarBackward {
   S exponent;
+  struct ForHalves {
+    PowScalarBackward of;
+    static constexpr int kFirstReads = 1;
+    FUSEDGRAD_HOST_DEVICE float operator()(float grad, float x) const {
+      return grad * brief::pow_base_derivative<false>(brief::log2<false>(x), x, of.exponent);
+    }
+    FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x) const {
+      return brief::ordinary(x, of.exponent);
+    }
+    template <bool kOrdinary>
+    FUSEDGRAD_HOST_DEVICE float first(float, float x) const {
+      return brief::log2<kOrdinary>(x);
+    }
+    template <bool kOrdinary>
+    FUSEDGRAD_HOST_DEVICE float second(float log, float grad, float x) const {
+      return grad * brief::pow_base_derivative<kOrdinary>(log, x, of.exponent);
+    }
+  };
   static constexpr int kFirstReads = 1;
   FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x) const {
     return grad * pow_base_derivative(x, exponent);
@@ -276,6 +434,7 @@ struct PowScalarDoubleBackward {
 };
 
 struct Pow {
+  using ForHalves = brief::PowForHalves;
   static constexpr int kFirstReads = 0;
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T x, T e) const {
@@ -334,6 +493,7 @@ struct PowBackwardInput : detail::BackwardInTwoLoops {
 };
 
 struct PowBackwardExponent : detail::BackwardInTwoLoops {
+  using ForHalves = brief::PowBackwardExponentForHalves;
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x, T e) const {
     return grad * pow_exponent_derivative(x, e);

@@ -66,18 +66,24 @@ FUSEDGRAD_HOST_DEVICE T sigmoid_second_derivative(T x) {
 // every result is the nearest (test_half_types_are_correctly_rounded).
 namespace brief {
 
-// exp(-y) 2^scale = power (1 + expm1)
+// exp(-y) 2^scale = 2^(shifted + f), a normal number
 struct Exp {
-  float power;
-  float expm1;
+  float shifted;
+  float f;
+
+  // An integer added to an exponent costs no multiplication; a half's NaN, whose last bits are 0,
+  // adds none.
+  FUSEDGRAD_HOST_DEVICE float value() const {
+    const float power = fma(f, BriefApproximations::exp2(f), 1.0f);
+    return from_bits(to_bits(power) + (to_bits(shifted) << Format<float>::kMantissaBits));
+  }
 };
 
 FUSEDGRAD_HOST_DEVICE Exp exp_of_minus(float y, int scale) {
   using C = Approximations<float>;
-  const float shift = kRound<float> + static_cast<float>(Format<float>::kBias + scale);
+  const float shift = kRound<float> + static_cast<float>(scale);
   const float shifted = fma(y, -C::kLog2E, shift);
-  const float f = fma(y, -C::kLog2E, shift - shifted);
-  return {power_of_two(shifted), f * C::exp2(f)};
+  return {shifted, fma(y, -C::kLog2E, shift - shifted)};
 }
 
 // c / (c + c exp(-x)), as above; NaN is left by comparisons that are written so.
@@ -85,15 +91,13 @@ FUSEDGRAD_HOST_DEVICE float sigmoid(float x) {
   constexpr float kC = 0x1p-40f;
   x = x < -110.0f ? -110.0f : x;
   x = x > 40.0f ? 40.0f : x;
-  const Exp exp = exp_of_minus(x, -40);
-  return kC / fma(exp.power, exp.expm1, exp.power + kC);
+  return kC / (exp_of_minus(x, -40).value() + kC);
 }
 
 // factor a / (1 + a)^2, a = exp(-y), y >= 0
 FUSEDGRAD_HOST_DEVICE float logistic_density(float y, float factor) {
   constexpr float kLift = Ranges<float>::kLift;
-  const Exp exp = exp_of_minus(y > 110.0f ? 110.0f : y, Ranges<float>::kLiftBits);
-  const float a = fma(exp.power, exp.expm1, exp.power);
+  const float a = exp_of_minus(y > 110.0f ? 110.0f : y, Ranges<float>::kLiftBits).value();
   return a / fma(a, fma(a, 1 / (factor * kLift), 2 / factor), kLift / factor);
 }
 

@@ -46,8 +46,9 @@ namespace brief {
 // (1 - a) / (1 + a): tanh(20) rounds to 1
 FUSEDGRAD_HOST_DEVICE float tanh(float x) {
   const float y = 2 * abs(x);
-  const Exp exp = exp_of_minus(y > 40.0f ? 40.0f : y, 0);
-  const float complement = fma(-exp.power, exp.expm1, 1 - exp.power);
+  const Exp exp = exp_of_minus(y > 40.0f ? 40.0f : y, Format<float>::kBias);
+  const float power = power_of_two(exp.shifted);
+  const float complement = fma(-power, exp.f * BriefApproximations::exp2(exp.f), 1 - power);
   return copysign(complement / (2 - complement), x);
 }
 
