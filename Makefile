@@ -152,7 +152,7 @@ test-cuda-build: cuda-build build
 
 # The same operators on CUDA tensors: the emulated device under .venv's torch, as a GPU would be.
 test-cuda-operators: build
-	cd tests && ../$(BIN)/python -m cuda_torch $(IN_PARALLEL) -q test_fuse_cuda.py test_fuse_parameters.py test_cuda_kernels.py test_cuda_jets.py test_taylor.py -k '[cuda'
+	cd tests && ../$(BIN)/python -m cuda_torch $(IN_PARALLEL) -q test_fuse_cuda.py test_fuse_parameters.py test_cuda_kernels.py test_cuda_jets.py test_taylor.py test_sums.py -k '[cuda'
 
 # On this machine's GPU, without the network: by PYTHON if it has torch with CUDA, else by an
 # environment of its own from the registry. With a build that was carried along, if it fits.

@@ -113,6 +113,13 @@ struct SummedOver : StridedAddresses<sizeof...(Elements)> {
   }
 };
 
+// What a thread takes at once of operands and of so many sums
+template <class Operands, int kSums>
+constexpr int kPacksAtOnce =
+    Operands::kElements > 1
+        ? accesses(Operands::kOperands + 1, Operands::kElements)
+        : strided_elements(Operands::kOperands + kSums, sizeof(typename Operands::Element));
+
 // Result r of the functor is summed where bit r of kMask is set. The sums of a block become
 // partials[sum][blockIdx.y][index], or the targets' elements where the plan says so.
 template <uint32_t kMask, class Functor, class Operands, class Targets>
@@ -126,8 +133,7 @@ __device__ __forceinline__ void sum_over_dimensions(const Functor& functor,
   constexpr int kElements = Operands::kElements;
   constexpr int kSums = Targets::kSums;
   constexpr int kResults = kSums + Operands::kOutputs;
-  constexpr int kAtOnce = kElements > 1 ? accesses(Operands::kOperands + 1, kElements)
-                                        : strided_elements(Operands::kOperands + kSums, sizeof(T));
+  constexpr int kAtOnce = kPacksAtOnce<Operands, kSums>;
   const int own_lanes = 1 << plan.kept_lanes;
   const int lanes = kThreads >> plan.kept_lanes;
   const int thread = static_cast<int>(threadIdx.x);

@@ -19,7 +19,8 @@ namespace fusedgrad::operators {
 // `Operations` has the names kName of the function and kSecond of y, the greatest order kMost of
 // either kind that the kernels take, the kernels, functions derivative and derivative_backward of i
 // and j, and, where it knows another way to the gradients, a function own_gradients, which returns
-// none where it does not. Operands without a factor are those of the function itself.
+// none where it does not, or summed_gradients (Rule::summed). Operands without a factor are those
+// of the function itself.
 template <class Operations>
 class BinaryFamily {
  public:
@@ -73,7 +74,13 @@ class BinaryFamily {
     return results;
   }
 
-  static constexpr Rule kRule = {Operations::kNode, 2, gradients};
+  static constexpr Rule kRule = [] {
+    Rule rule = {Operations::kNode, 2, gradients};
+    if constexpr (requires { Operations::summed_gradients; }) {
+      rule.summed = Operations::summed_gradients;
+    }
+    return rule;
+  }();
 
   static Parameters parameters(int64_t i, int64_t j) { return {j, i}; }
 

@@ -113,6 +113,23 @@ at::TensorIterator allocate(std::vector<Tensor>& outputs, at::TensorList inputs,
   return iter;
 }
 
+// The outputs that are not summed; the others are undefined.
+std::vector<Tensor> allocate_whole(at::TensorList inputs, at::ArrayRef<at::ScalarType> dtypes,
+                                   at::IntArrayRef summed) {
+  std::vector<at::ScalarType> whole;
+  for (size_t i = 0; i < summed.size(); ++i) {
+    if (summed[i] == 0) whole.push_back(dtypes[i]);
+  }
+  std::vector<Tensor> written;
+  if (!whole.empty()) allocate(written, inputs, whole);
+  std::vector<Tensor> outputs(summed.size());
+  auto next = written.begin();
+  for (size_t i = 0; i < summed.size(); ++i) {
+    if (summed[i] == 0) outputs[i] = *next++;
+  }
+  return outputs;
+}
+
 void check_counts(const FusedKernel& fused, size_t inputs, at::ArrayRef<double> parameters,
                   size_t outputs) {
   const auto check = [](const char* what, size_t given, int expected) {
@@ -161,15 +178,7 @@ std::vector<Tensor> fused(int64_t number, at::TensorList inputs, at::ArrayRef<do
   if (!summed.empty()) {
     TORCH_CHECK(summed.size() == dtypes.size(), "fused: got ", summed.size(),
                 " numbers of summed dimensions for ", dtypes.size(), " outputs");
-    std::vector<at::ScalarType> whole;
-    for (size_t i = 0; i < summed.size(); ++i) {
-      if (summed[i] == 0) whole.push_back(dtypes[i]);
-    }
-    std::vector<Tensor> written;
-    if (!whole.empty()) allocate(written, inputs, whole);
-    for (size_t i = 0, next = 0; i < summed.size(); ++i) {
-      outputs.push_back(summed[i] == 0 ? written[next++] : Tensor());
-    }
+    outputs = allocate_whole(inputs, dtypes, summed);
     run_with_sums("fused", kernel, fused.wide, outputs, inputs, dtypes, summed);
     return outputs;
   }
@@ -291,48 +300,10 @@ std::vector<Tensor> sums_on_cuda(const FusedKernel& fused, at::TensorList inputs
                                  at::ArrayRef<double> parameters,
                                  at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed) {
   check_counts(fused, inputs.size(), parameters, dtypes.size());
-  const std::vector<Tensor> operands = on_one_device(inputs.vec());
+  const std::vector<Tensor> operands = on_one_device(inputs);
   check_dtypes_on_cuda(fused, operands, dtypes);
-  at::DimVector sizes;
-  for (const Tensor& operand : operands) sizes = at::infer_size_dimvector(sizes, operand.sizes());
-  std::vector<at::ScalarType> whole;
-  for (size_t i = 0; i < summed.size(); ++i) {
-    if (summed[i] == 0) whole.push_back(dtypes[i]);
-  }
-  std::vector<Tensor> written;
-  if (!whole.empty()) allocate(written, operands, whole);
-  at::TensorIteratorConfig config;
-  config.check_all_same_dtype(false);
-  for (const Tensor& output : written) config.add_output(output);
-  for (const Tensor& operand : operands) config.add_const_input(operand);
-  std::vector<Tensor> outputs;
-  std::vector<Tensor> expanded;
-  for (size_t i = 0, next = 0; i < summed.size(); ++i) {
-    if (summed[i] == 0) {
-      outputs.push_back(written[next++]);
-      continue;
-    }
-    at::DimVector kept = sizes;
-    for (size_t dim = 0; dim < sizes.size(); ++dim) {
-      if (summed[i] >> (sizes.size() - 1 - dim) & 1) kept[dim] = 1;
-    }
-    outputs.push_back(at::empty(kept, operands[0].options().dtype(dtypes[i])));
-    expanded.push_back(outputs.back().expand(sizes));
-  }
-  if (c10::multiply_integers(sizes) == 0) {
-    for (const Tensor& output : outputs) output.zero_();
-    return outputs;
-  }
-  for (const Tensor& sum : expanded) config.add_const_input(sum);
-  launch_sums(
-      "fused", config.build(),
-      [&](const cuda::Elements& elements) {
-        return cuda::workspace_bytes_over_dimensions(fused.cuda, elements);
-      },
-      [&](const cuda::Elements& elements, void* workspace, int64_t bytes, cudaStream_t stream) {
-        return cuda::launch_fused_over_dimensions(fused.cuda, elements, parameters.data(),
-                                                  fused.parameters, workspace, bytes, stream);
-      });
+  std::vector<Tensor> outputs = allocate_whole(operands, dtypes, summed);
+  run_with_sums("fused", fused.cuda, parameters, outputs, operands, dtypes, summed);
   return outputs;
 }
 

@@ -36,7 +36,7 @@ bool lie_alike(const std::vector<Tensor>& inputs) {
 
 }  // namespace
 
-Tensor layout(std::initializer_list<Tensor> operands) {
+Tensor layout(at::TensorList operands) {
   at::TensorIteratorConfig config;
   config.check_all_same_dtype(false).set_check_mem_overlap(false).add_owned_output(Tensor());
   for (const Tensor& operand : operands) {

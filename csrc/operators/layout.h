@@ -5,14 +5,13 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/FunctionRef.h>
 
-#include <initializer_list>
 #include <vector>
 
 namespace fusedgrad::operators {
 
 // A tensor without data that lies as an elementwise operation of PyTorch would let its result lie.
 // The operands may be such tensors.
-at::Tensor layout(std::initializer_list<at::Tensor> operands);
+at::Tensor layout(at::TensorList operands);
 
 at::Tensor contiguous_layout(at::IntArrayRef sizes);
 

@@ -12,6 +12,7 @@
 #include "operators/elementwise.h"
 #include "operators/layout.h"
 #include "operators/recording.h"
+#include "operators/sums.h"
 
 namespace fusedgrad::operators {
 namespace {
@@ -58,6 +59,16 @@ Tensor gradient(const Operation& operation, const std::vector<Tensor>& grad_inpu
                      empty_as_one(grad_input_target_weights[1], grad_input_target_weights));
 }
 
+// The gradient by a weight, of its shape if it is `summed`.
+Tensor gradient_by_weight(const SummableOverDimensions& operation,
+                          const std::vector<Tensor>& grad_input_target_weights,
+                          const Tensor& weight, bool summed) {
+  if (!summed || weight.sizes() == grad_input_target_weights[1].sizes()) {
+    return gradient(operation, grad_input_target_weights);
+  }
+  return elementwise_with_sum(operation, grad_input_target_weights, weight)[0];
+}
+
 Tensor binary_cross_entropy_with_logits(const Tensor& input, const Tensor& target,
                                         const OptionalTensor& weight,
                                         const OptionalTensor& pos_weight, int64_t reduction) {
@@ -72,9 +83,11 @@ Tensor binary_cross_entropy_with_logits(const Tensor& input, const Tensor& targe
               scale);
 }
 
-std::vector<Tensor> binary_cross_entropy_with_logits_backward(
-    const Tensor& grad, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
-    const OptionalTensor& pos_weight, int64_t reduction, std::array<bool, 4> output_mask) {
+// The gradients that are wanted, at the broadcast shape; those by weights of theirs if `summed`.
+std::vector<Tensor> gradients_with_logits(const Tensor& grad, const Tensor& input,
+                                          const Tensor& target, const OptionalTensor& weight,
+                                          const OptionalTensor& pos_weight, int64_t reduction,
+                                          std::array<bool, 4> output_mask, bool summed) {
   const double scale = scale_of("binary_cross_entropy_with_logits_backward", input, target,
                                 {weight, pos_weight}, reduction);
   const bool weighted = weight || pos_weight;
@@ -87,16 +100,20 @@ std::vector<Tensor> binary_cross_entropy_with_logits_backward(
   }
   const Operation operations[] = {
       FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_backward_weighted, scale),
-      FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_backward_target, scale),
-      FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_backward_weight, scale),
-      FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_backward_pos_weight, scale)};
+      FUSEDGRAD_OPERATION(binary_cross_entropy_with_logits_backward_target, scale)};
+  const SummableOverDimensions of_weights[] = {
+      FUSEDGRAD_SUMMABLE_OVER_DIMENSIONS(binary_cross_entropy_with_logits_backward_weight, scale),
+      FUSEDGRAD_SUMMABLE_OVER_DIMENSIONS(binary_cross_entropy_with_logits_backward_pos_weight,
+                                         scale)};
   for (size_t i = 0; i < output_mask.size(); ++i) {
     if (!output_mask[i]) continue;
     const std::vector<Tensor> inputs = {grad, input, target, or_one(weight, input),
                                         or_one(pos_weight, input)};
     // PyTorch's formulas begin with pos_weight * target, and with log_sigmoid(-input), which on the
     // CPU is contiguous.
-    if (i == 0 && pos_weight) {
+    if (i > 1) {
+      results.push_back(gradient_by_weight(of_weights[i - 2], inputs, inputs[i + 1], summed));
+    } else if (i == 0 && pos_weight) {
       const auto product = [&] { return layout({*pos_weight, target}); };
       results.push_back(elementwise(operations[i], inputs, empty_as(product, inputs)));
     } else if (i == 1 && pos_weight && input.is_cpu()) {
@@ -107,6 +124,13 @@ std::vector<Tensor> binary_cross_entropy_with_logits_backward(
     }
   }
   return results;
+}
+
+std::vector<Tensor> binary_cross_entropy_with_logits_backward(
+    const Tensor& grad, const Tensor& input, const Tensor& target, const OptionalTensor& weight,
+    const OptionalTensor& pos_weight, int64_t reduction, std::array<bool, 4> output_mask) {
+  return gradients_with_logits(grad, input, target, weight, pos_weight, reduction, output_mask,
+                               /*summed=*/false);
 }
 
 std::tuple<Tensor, Tensor> binary_cross_entropy_with_logits_double_backward(
@@ -130,10 +154,10 @@ Tensor binary_cross_entropy(const Tensor& input, const Tensor& target, const Opt
               reduction, scale, Domain::UnitInterval);
 }
 
-std::vector<Tensor> binary_cross_entropy_backward(const Tensor& grad, const Tensor& input,
-                                                  const Tensor& target,
-                                                  const OptionalTensor& weight, int64_t reduction,
-                                                  std::array<bool, 3> output_mask) {
+std::vector<Tensor> gradients_of_probabilities(const Tensor& grad, const Tensor& input,
+                                               const Tensor& target, const OptionalTensor& weight,
+                                               int64_t reduction, std::array<bool, 3> output_mask,
+                                               bool summed) {
   const double scale =
       scale_of("binary_cross_entropy_backward", input, target, {weight}, reduction);
   std::vector<Tensor> results;
@@ -144,13 +168,24 @@ std::vector<Tensor> binary_cross_entropy_backward(const Tensor& grad, const Tens
   }
   const Operation operations[] = {
       FUSEDGRAD_OPERATION(binary_cross_entropy_backward_weighted, scale),
-      FUSEDGRAD_OPERATION(binary_cross_entropy_backward_target, scale),
-      FUSEDGRAD_OPERATION(binary_cross_entropy_backward_weight, scale)};
+      FUSEDGRAD_OPERATION(binary_cross_entropy_backward_target, scale)};
   for (size_t i = 0; i < output_mask.size(); ++i) {
     if (!output_mask[i]) continue;
-    results.push_back(gradient(operations[i], {grad, input, target, or_one(weight, input)}));
+    const std::vector<Tensor> inputs = {grad, input, target, or_one(weight, input)};
+    results.push_back(i < 2 ? gradient(operations[i], inputs)
+                            : gradient_by_weight(FUSEDGRAD_SUMMABLE_OVER_DIMENSIONS(
+                                                     binary_cross_entropy_backward_weight, scale),
+                                                 inputs, inputs[3], summed));
   }
   return results;
+}
+
+std::vector<Tensor> binary_cross_entropy_backward(const Tensor& grad, const Tensor& input,
+                                                  const Tensor& target,
+                                                  const OptionalTensor& weight, int64_t reduction,
+                                                  std::array<bool, 3> output_mask) {
+  return gradients_of_probabilities(grad, input, target, weight, reduction, output_mask,
+                                    /*summed=*/false);
 }
 
 std::tuple<Tensor, Tensor> binary_cross_entropy_double_backward(
@@ -213,6 +248,12 @@ struct Logits {
     return spread(op.call(grad, operands[0], operands[1], optional(operands[2]),
                           optional(operands[3]), reduction, mask),
                   mask);
+  }
+
+  static std::vector<Tensor> summed(const Tensor& grad, const variable_list& operands,
+                                    int64_t reduction, const Mask& mask) {
+    return gradients_with_logits(grad, operands[0], operands[1], optional(operands[2]),
+                                 optional(operands[3]), reduction, mask, /*summed=*/true);
   }
 
   static std::tuple<Tensor, Tensor> double_backward(const Tensor& grad_grad, const Tensor& grad,
@@ -287,6 +328,12 @@ struct Probabilities {
                   mask);
   }
 
+  static std::vector<Tensor> summed(const Tensor& grad, const variable_list& operands,
+                                    int64_t reduction, const Mask& mask) {
+    return gradients_of_probabilities(grad, operands[0], operands[1], optional(operands[2]),
+                                      reduction, mask, /*summed=*/true);
+  }
+
   static std::tuple<Tensor, Tensor> double_backward(const Tensor& grad_grad, const Tensor& grad,
                                                     const variable_list& operands,
                                                     int64_t reduction) {
@@ -314,14 +361,29 @@ template <class Loss>
 struct Recorded {
   static constexpr size_t kOperands = Loss::kOperands;
 
-  static constexpr Rule kValue = {
-      Loss::kNode, kOperands,
-      [](const Tensor& grad, const variable_list& operands, const Parameters& parameters,
-         const std::vector<bool>& mask) -> variable_list {
-        typename Loss::Mask wanted;
-        std::copy(mask.begin(), mask.end(), wanted.begin());
-        return Loss::backward(grad, operands, parameters.number.toLong(), wanted);
-      }};
+  static typename Loss::Mask wanted(const std::vector<bool>& mask) {
+    typename Loss::Mask result;
+    std::copy(mask.begin(), mask.end(), result.begin());
+    return result;
+  }
+
+  static variable_list backward(const Tensor& grad, const variable_list& operands,
+                                const Parameters& parameters, const std::vector<bool>& mask) {
+    return Loss::backward(grad, operands, parameters.number.toLong(), wanted(mask));
+  }
+
+  // Unless a weight has more elements than the input
+  static variable_list summed(const Tensor& grad, const variable_list& operands,
+                              const Parameters& parameters, const std::vector<bool>& mask) {
+    at::DimVector sizes(operands[kInput].sizes());
+    for (const Tensor& operand : operands) {
+      if (operand.defined()) sizes = at::infer_size_dimvector(sizes, operand.sizes());
+    }
+    if (operands[kInput].sizes() != sizes) return {};
+    return spread(Loss::summed(grad, operands, parameters.number.toLong(), wanted(mask)), mask);
+  }
+
+  static constexpr Rule kValue = {Loss::kNode, kOperands, backward, summed};
 
   // Of the gradient by the operand whose index is `parameters.order`; before the operands, the
   // gradient of the loss.

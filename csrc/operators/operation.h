@@ -8,6 +8,7 @@
 
 #ifdef FUSEDGRAD_CUDA
 #include "cuda/launch.h"
+#include "cuda/sums.h"
 #endif
 
 namespace fusedgrad::operators {
@@ -52,6 +53,13 @@ struct Summable : Operation {
 #endif
 };
 
+// An operation whose last output can be summed over dimensions as it is computed.
+struct SummableOverDimensions : Operation {
+#ifdef FUSEDGRAD_CUDA
+  cuda::OverDimensions* cuda_over_dimensions;
+#endif
+};
+
 #ifdef FUSEDGRAD_CUDA
 #define FUSEDGRAD_OPERATION(operation, ...)                   \
   ::fusedgrad::operators::Operation {                         \
@@ -63,11 +71,20 @@ struct Summable : Operation {
   ::fusedgrad::operators::Summable {                                   \
     FUSEDGRAD_OPERATION(operation), ::fusedgrad::cuda::operation##_sum \
   }
+#define FUSEDGRAD_SUMMABLE_OVER_DIMENSIONS(operation, ...)     \
+  ::fusedgrad::operators::SummableOverDimensions {             \
+    FUSEDGRAD_OPERATION(operation __VA_OPT__(, ) __VA_ARGS__), \
+        ::fusedgrad::cuda::operation##_over_dimensions         \
+  }
 #else
 #define FUSEDGRAD_OPERATION(operation, ...) \
   ::fusedgrad::operators::Operation { #operation, ::fusedgrad::cpu::operation(__VA_ARGS__) }
 #define FUSEDGRAD_SUMMABLE(operation) \
   ::fusedgrad::operators::Summable { FUSEDGRAD_OPERATION(operation) }
+#define FUSEDGRAD_SUMMABLE_OVER_DIMENSIONS(operation, ...)    \
+  ::fusedgrad::operators::SummableOverDimensions {            \
+    FUSEDGRAD_OPERATION(operation __VA_OPT__(, ) __VA_ARGS__) \
+  }
 #endif
 
 // Registers the functions of a class: define() its schemas, implement() the kernels, the same for

@@ -15,6 +15,7 @@
 #include "math/power_derivatives.h"
 #include "operators/binary.h"
 #include "operators/layout.h"
+#include "operators/sums.h"
 #include "operators/unary.h"
 
 namespace fusedgrad::operators {
@@ -56,6 +57,48 @@ const auto& double_backward_operator() {
   return found;
 }
 
+// The gradients of x^e that are wanted, at the broadcast shape, or of their operands' if `summed`
+std::vector<Tensor> pow_gradients(const Tensor& grad, const Tensor& input, const Tensor& exponent,
+                                  std::array<bool, 2> wanted, bool summed) {
+  const std::vector<Tensor> inputs = {grad, input, exponent};
+  // where(exponent == 0, 0, grad * (exponent * input**(exponent - 1)))
+  const auto for_input = [&] {
+    const Tensor power = layout({input, layout({exponent})});
+    return layout({layout({exponent}), layout({grad, layout({exponent, power})})});
+  };
+  // grad * where((input == 0) & (exponent >= 0), 0, result * log(input))
+  const auto for_exponent = [&] {
+    const Tensor condition = layout({layout({input}), layout({exponent})});
+    const Tensor product = layout({layout({input, exponent}), layout({input})});
+    return layout({grad, layout({condition, product})});
+  };
+  const bool sums_input = summed && input.sizes() != grad.sizes();
+  const bool sums_exponent = summed && exponent.sizes() != grad.sizes();
+  if (wanted[0] && wanted[1] && !sums_input) {
+    const auto both = FUSEDGRAD_SUMMABLE_OVER_DIMENSIONS(pow_backward);
+    const Tensor first = empty_as(for_input, inputs);
+    if (sums_exponent) return elementwise_with_sum(both, inputs, exponent, first);
+    auto [by_input, by_exponent] =
+        elementwise<2>(both, {first, empty_as(for_exponent, inputs)}, inputs);
+    return {std::move(by_input), std::move(by_exponent)};
+  }
+  const auto by = [&](const SummableOverDimensions& operation, const Tensor& operand, bool sums,
+                      c10::function_ref<Tensor()> lies) {
+    if (sums) return elementwise_with_sum(operation, inputs, operand)[0];
+    return elementwise(operation, inputs, empty_as(lies, inputs));
+  };
+  std::vector<Tensor> results;
+  if (wanted[0]) {
+    results.push_back(
+        by(FUSEDGRAD_SUMMABLE_OVER_DIMENSIONS(pow_backward_input), input, sums_input, for_input));
+  }
+  if (wanted[1]) {
+    results.push_back(by(FUSEDGRAD_SUMMABLE_OVER_DIMENSIONS(pow_backward_exponent), exponent,
+                         sums_exponent, for_exponent));
+  }
+  return results;
+}
+
 struct OfTensor {
   static constexpr const char* kName = "pow";
   static constexpr const char* kSecond = "exponent";
@@ -83,6 +126,13 @@ struct OfTensor {
     auto [by_factor, by_input, by_exponent] = double_backward_operator().call(
         by_x == 1 ? grad : none, by_e == 1 ? grad : none, operands[0], x, e);
     return {by_factor, by_input, by_exponent};
+  }
+
+  static variable_list summed_gradients(const Tensor& grad, const variable_list& operands,
+                                        const Parameters&, const std::vector<bool>& mask) {
+    if (operands.size() != 2) return {};
+    return spread(
+        pow_gradients(grad, operands[0], operands[1], {mask[0], mask[1]}, /*summed=*/true), mask);
   }
 };
 using PowerOfTensor = BinaryFamily<OfTensor>;
@@ -160,33 +210,7 @@ std::vector<Tensor> pow_backward_tensor_tensor(const Tensor& grad, const Tensor&
   if (input.is_complex()) {
     return by_formula(backward_operator(), grad, input, exponent, output_mask);
   }
-  const std::vector<Tensor> inputs = {grad, input, exponent};
-  // where(exponent == 0, 0, grad * (exponent * input**(exponent - 1)))
-  const auto for_input = [&] {
-    const Tensor power = layout({input, layout({exponent})});
-    return layout({layout({exponent}), layout({grad, layout({exponent, power})})});
-  };
-  // grad * where((input == 0) & (exponent >= 0), 0, result * log(input))
-  const auto for_exponent = [&] {
-    const Tensor condition = layout({layout({input}), layout({exponent})});
-    const Tensor product = layout({layout({input, exponent}), layout({input})});
-    return layout({grad, layout({condition, product})});
-  };
-  if (output_mask[0] && output_mask[1]) {
-    auto [for_first, for_second] =
-        elementwise<2>(FUSEDGRAD_OPERATION(pow_backward),
-                       {empty_as(for_input, inputs), empty_as(for_exponent, inputs)}, inputs);
-    return {std::move(for_first), std::move(for_second)};
-  }
-  if (output_mask[0]) {
-    return {
-        elementwise(FUSEDGRAD_OPERATION(pow_backward_input), inputs, empty_as(for_input, inputs))};
-  }
-  if (output_mask[1]) {
-    return {elementwise(FUSEDGRAD_OPERATION(pow_backward_exponent), inputs,
-                        empty_as(for_exponent, inputs))};
-  }
-  return {};
+  return pow_gradients(grad, input, exponent, output_mask, /*summed=*/false);
 }
 
 std::tuple<Tensor, Tensor, Tensor> pow_double_backward_tensor_tensor(

@@ -7,6 +7,8 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros_like.h>
+#include <ATen/record_function.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
@@ -22,6 +24,8 @@ namespace fusedgrad::operators {
 namespace {
 
 using at::Tensor;
+
+constexpr int64_t kMostDimensions = 16;  // that a sum over dimensions takes on every device
 
 bool has_tangent(const Tensor& tensor) {
   return tensor.defined() && tensor._fw_grad(/*level=*/0).defined();
@@ -52,6 +56,29 @@ bool sums_halves(const Tensor& grad, const variable_list& operands, const std::v
   return false;
 }
 
+// Whether those that are defined have one shape
+bool are_alike(const variable_list& operands) {
+  return std::all_of(operands.begin(), operands.end(), [&](const Tensor& operand) {
+    return !operand.defined() || operand.sym_sizes() == operands[0].sym_sizes();
+  });
+}
+
+// Whether a kernel alone takes them, with no need of the dispatcher
+bool are_plain(const Tensor& grad, const variable_list& operands) {
+  const auto is_plain = [&grad](const Tensor& tensor) {
+    if (!tensor.defined()) return true;
+    const c10::DispatchKeySet keys = tensor.key_set() -
+                                     c10::autograd_dispatch_keyset_with_ADInplaceOrView -
+                                     c10::autocast_dispatch_keyset;
+    return (keys == c10::DispatchKeySet(c10::DispatchKey::CPU) ||
+            keys == c10::DispatchKeySet(c10::DispatchKey::CUDA)) &&
+           tensor.scalar_type() == grad.scalar_type() && tensor.dim() <= kMostDimensions;
+  };
+  return at::isFloatingType(grad.scalar_type()) &&
+         !c10::impl::TorchDispatchModeTLS::any_modes_set() && is_plain(grad) &&
+         std::all_of(operands.begin(), operands.end(), is_plain);
+}
+
 // The gradients that `mask` asks for, of their operands' shapes
 variable_list differentiate(const Rule& rule, const Tensor& grad, const variable_list& operands,
                             const Parameters& parameters, const std::vector<bool>& mask) {
@@ -60,6 +87,11 @@ variable_list differentiate(const Rule& rule, const Tensor& grad, const variable
   if (!at::GradMode::is_enabled() && !is_transformed() && !has_tangent(grad) &&
       std::none_of(operands.begin(), operands.end(), has_tangent)) {
     guard.emplace();
+    if (rule.summed != nullptr && !are_alike(operands) && are_plain(grad, operands)) {
+      RECORD_FUNCTION(rule.name, c10::ArrayRef<const c10::IValue>{});
+      variable_list results = rule.summed(grad, operands, parameters, mask);
+      if (!results.empty()) return results;
+    }
   }
   const bool wide = sums_halves(grad, operands, mask);
   variable_list taken = operands;

@@ -23,12 +23,17 @@ struct Parameters {
 // themselves differentiable, so that one rule serves every order. The result is elementwise in the
 // operands, or a sum of what is: then its tangent is the sum of `backward` by each operand's. It is
 // a holomorphic function of the last `inputs` operands, or, with factors before them, the product
-// of the factors and the conjugate of one.
+// of the factors and the conjugate of one. `summed`, if there is one, returns the gradients of
+// their operands' shapes, summed as they are computed, or none where it cannot: of dense tensors of
+// one dtype, below autograd.
 struct Rule {
+  using Backward = variable_list(const at::Tensor& grad, const variable_list& operands,
+                                 const Parameters& parameters, const std::vector<bool>& mask);
+
   const char* name;
   size_t inputs;
-  variable_list (*backward)(const at::Tensor& grad, const variable_list& operands,
-                            const Parameters& parameters, const std::vector<bool>& mask);
+  Backward* backward;
+  Backward* summed = nullptr;
 };
 
 // Whether a transform of torch.func is active.

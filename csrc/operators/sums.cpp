@@ -10,6 +10,10 @@
 
 #include "cpu/walk.h"
 #include "operators/elementwise.h"
+#include "operators/layout.h"
+#ifdef FUSEDGRAD_CUDA
+#include "operators/cuda.h"
+#endif
 
 namespace fusedgrad::operators {
 namespace {
@@ -22,6 +26,21 @@ constexpr int64_t kMostPieces = 256;
 constexpr int64_t kBlock = 512;
 // What the pieces' own sums take is at most this part of the elements.
 constexpr int64_t kPart = 8;
+
+at::DimVector broadcast_sizes(at::TensorList tensors) {
+  at::DimVector sizes;
+  for (const Tensor& tensor : tensors) sizes = at::infer_size_dimvector(sizes, tensor.sizes());
+  return sizes;
+}
+
+// With size 1 in the dimensions that are the bits of `summed`
+at::DimVector kept_of(const at::DimVector& sizes, int64_t summed) {
+  at::DimVector kept = sizes;
+  for (size_t dim = 0; dim < sizes.size(); ++dim) {
+    if (summed >> (sizes.size() - 1 - dim) & 1) kept[dim] = 1;
+  }
+  return kept;
+}
 
 // One output's sums: `layout` is what TensorIterator walks in their place.
 struct Sums {
@@ -86,17 +105,12 @@ Tensor stored(const char* name, const Sums& sums, at::TensorOptions options) {
 void run_with_sums(const char* name, const cpu::Kernel& kernel, bool wide,
                    std::vector<Tensor>& outputs, at::TensorList inputs,
                    at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed) {
-  at::DimVector sizes;
-  for (const Tensor& input : inputs) sizes = at::infer_size_dimvector(sizes, input.sizes());
+  const at::DimVector sizes = broadcast_sizes(inputs);
   std::vector<Sums> sums;
   std::vector<Tensor> expanded;
   for (int i = 0; i < kernel.outputs; ++i) {
     if (outputs[i].defined()) continue;
-    at::DimVector kept = sizes;
-    for (size_t dim = 0; dim < sizes.size(); ++dim) {
-      if (summed[i] >> (sizes.size() - 1 - dim) & 1) kept[dim] = 1;
-    }
-    sums.push_back({i, at::empty(kept, at::device(at::kCPU).dtype(at::kDouble))});
+    sums.push_back({i, at::empty(kept_of(sizes, summed[i]), at::dtype(at::kDouble))});
     expanded.push_back(sums.back().layout.expand(sizes));
   }
   at::TensorIteratorConfig config;
@@ -166,6 +180,75 @@ void run_with_sums(const char* name, const cpu::Kernel& kernel, bool wide,
   for (const Sums& each : sums) {
     outputs[each.output] = stored(name, each, inputs[0].options().dtype(dtypes[each.output]));
   }
+}
+
+#ifdef FUSEDGRAD_CUDA
+void run_with_sums(const char* name, const cuda::FusedKernel& kernel,
+                   at::ArrayRef<double> parameters, std::vector<Tensor>& outputs,
+                   at::TensorList inputs, at::ArrayRef<at::ScalarType> dtypes,
+                   at::IntArrayRef summed) {
+  const std::vector<Tensor> operands = on_one_device(inputs);
+  const at::DimVector sizes = broadcast_sizes(operands);
+  at::TensorIteratorConfig config;
+  config.check_all_same_dtype(false);
+  std::vector<Tensor> expanded;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (outputs[i].defined()) {
+      config.add_output(outputs[i]);
+      continue;
+    }
+    outputs[i] = at::empty(kept_of(sizes, summed[i]), operands[0].options().dtype(dtypes[i]));
+    expanded.push_back(outputs[i].expand(sizes));
+  }
+  if (c10::multiply_integers(sizes) == 0) {
+    for (const Tensor& output : outputs) output.zero_();
+    return;
+  }
+  for (const Tensor& operand : operands) config.add_const_input(operand);
+  for (const Tensor& sum : expanded) config.add_const_input(sum);
+  launch_sums(
+      name, config.build(),
+      [&](const cuda::Elements& elements) {
+        return cuda::workspace_bytes_over_dimensions(kernel, elements);
+      },
+      [&](const cuda::Elements& elements, void* workspace, int64_t bytes, cudaStream_t stream) {
+        return cuda::launch_fused_over_dimensions(kernel, elements, parameters.data(),
+                                                  static_cast<int>(parameters.size()), workspace,
+                                                  bytes, stream);
+      });
+}
+#endif
+
+std::vector<Tensor> elementwise_with_sum(const SummableOverDimensions& operation,
+                                         const std::vector<Tensor>& inputs, const Tensor& like,
+                                         Tensor whole) {
+  const at::DimVector sizes = broadcast_sizes(inputs);
+  const auto outputs = static_cast<size_t>(operation.cpu.outputs);
+  const at::ScalarType dtype = inputs[0].scalar_type();
+  if (outputs > 1 && !whole.defined()) whole = empty_like(layout(inputs), inputs);
+  std::vector<Tensor> results(outputs);
+  if (outputs > 1) results[0] = whole;
+  // Where it was not broadcast nothing is summed, one element each.
+  std::vector<int64_t> summed(outputs);
+  const auto own = static_cast<size_t>(like.dim());
+  for (size_t dim = 0; dim < sizes.size(); ++dim) {
+    const size_t place = sizes.size() - 1 - dim;  // from the last
+    const bool is_broadcast = place >= own || like.sizes()[own - 1 - place] != sizes[dim];
+    summed.back() |= static_cast<int64_t>(is_broadcast) << place;
+  }
+  const std::vector<at::ScalarType> dtypes(outputs, dtype);
+#ifdef FUSEDGRAD_CUDA
+  if (std::any_of(inputs.begin(), inputs.end(), [](const Tensor& t) { return t.is_cuda(); })) {
+    run_with_sums(operation.name, operation.cuda_over_dimensions(dtype_of(operation.name, dtype)),
+                  operation.cpu.parameters, results, inputs, dtypes, summed);
+    results.back() = results.back().view(like.sizes());
+    return results;
+  }
+#endif
+  run_with_sums(operation.name, operation.cpu, dtype == at::kDouble, results, inputs, dtypes,
+                summed);
+  results.back() = results.back().view(like.sizes());
+  return results;
 }
 
 }  // namespace fusedgrad::operators
