@@ -142,6 +142,17 @@ def test_one_node_and_one_kernel_serve_each_order(name: str) -> None:
     assert counts == [(1, 1), (2, 1), (3, 1), (5, 1), (8, 1)]
 
 
+def test_a_result_without_an_operand_has_no_gradient_by_it() -> None:
+    x, g, h = (torch.rand(5, requires_grad=True) for _ in range(3))
+    (first,) = torch.autograd.grad(fusedgrad.tanh(x), x, g, create_graph=True)
+    by_g, _ = torch.autograd.grad(first, [g, x], h, create_graph=True)  # h f'
+    (by_itself,) = torch.autograd.grad(by_g.sum(), g, retain_graph=True, allow_unused=True)
+    assert by_itself is None
+    by_h, none = torch.autograd.grad(by_g.sum(), [h, g], allow_unused=True)
+    torch.testing.assert_close(by_h, 1 - torch.tanh(x.detach()) ** 2)
+    assert none is None
+
+
 def test_a_node_keeps_its_operands_alone() -> None:
     for orders in range(2, 5):
         nested = Chain(fusedgrad.tanh, torch.rand(5, requires_grad=True))

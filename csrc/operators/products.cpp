@@ -319,6 +319,7 @@ class ProductsNode final : public OperandsNode {
                             uint64_t wanted, const Derived& derived, const variable_list& operands,
                             const Parameters& parameters) {
     const Results::Gradients& gradients = results.gradients(given, wanted);
+    if (gradients.found == 0) return;  // what is given does not depend on what is wanted
     if (gradients.results->count() > 1 && !gradients.results->program().fits()) {
       for (uint64_t half : halves(gradients.found)) {
         differentiate(by_operand, results, given, half, derived, operands, parameters);
