@@ -148,6 +148,31 @@ constexpr bool has_two_loops(std::index_sequence<In...>) {
   }
 }
 
+// Of doubles the first step, `once`, is worth no loop of its own.
+template <class Functor, class T, size_t... In>
+constexpr bool takes_one_step_once(std::index_sequence<In...>) {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    return requires(const Functor& f) { f.once((static_cast<void>(In), T())...); };
+  } else {
+    return false;
+  }
+}
+
+template <class Functor, class T, size_t... Out, size_t... In>
+FUSEDGRAD_HOST_DEVICE void block_with_one_step_once(const Functor functor, T* const* outputs,
+                                                    const T* const* inputs, int64_t n,
+                                                    std::index_sequence<Out...>,
+                                                    std::index_sequence<In...>) {
+  T* const out[] = {outputs[Out]...};
+  const T* const in[] = {inputs[In]...};
+  const auto value = functor.once(in[In][0]...);
+  FUSEDGRAD_INDEPENDENT
+  for (int64_t k = 0; k < n; ++k) {
+    const auto result = functor.rest(value, in[In][k]...);
+    ((out[Out][k] = ResultsOf<Functor, T>::get(result, Out)), ...);
+  }
+}
+
 template <class Predicate, class T, size_t... In>
 FUSEDGRAD_HOST_DEVICE bool holds_for_all(const Predicate predicate, const T* const* inputs,
                                          int64_t n, std::index_sequence<In...>) {
@@ -192,6 +217,22 @@ FUSEDGRAD_HOST_DEVICE void apply(const Functor& functor, T* const* outputs, cons
   } else {
     detail::block_body<tile>(functor, outputs, inputs, n, outs, ins);
   }
+}
+
+// Whether a functor has a step that can be taken once for a block, and the block in which what it
+// reads, the operand kFirstReads, is one number.
+template <class Functor, class T>
+constexpr bool has_one_step_once() {
+  constexpr auto ins = std::make_index_sequence<detail::arity<Functor, T>()>();
+  return detail::takes_one_step_once<Functor, T>(ins);
+}
+
+template <class T, class Functor>
+FUSEDGRAD_HOST_DEVICE void apply_once(const Functor& functor, T* const* outputs,
+                                      const T* const* inputs, int64_t n) {
+  constexpr auto outs = std::make_index_sequence<detail::ResultsOf<Functor, T>::count>();
+  constexpr auto ins = std::make_index_sequence<detail::arity<Functor, T>()>();
+  detail::block_with_one_step_once(functor, outputs, inputs, n, outs, ins);
 }
 
 }  // namespace fusedgrad::cpu

@@ -39,6 +39,20 @@ struct Kernel {
 
 namespace detail {
 
+// Whether n > 0 elements have the same bits, in steps that end at the first other ones
+template <class T>
+bool is_one_number(const T* elements, int64_t n) {
+  constexpr int64_t kStep = 64;
+  const math::Bits<T> one = math::to_bits(elements[0]);
+  for (int64_t begin = 0; begin < n; begin += kStep) {
+    const int64_t end = begin + kStep < n ? begin + kStep : n;
+    math::Bits<T> different = 0;
+    for (int64_t k = begin; k < end; ++k) different |= math::to_bits(elements[k]) ^ one;
+    if (different != 0) return false;
+  }
+  return true;
+}
+
 template <class Make, class T>
 struct Loops {
   using Functor = decltype(Make::template make<T>(nullptr));
@@ -57,7 +71,39 @@ struct Loops {
                                                  const T* const* inputs, int64_t n) {
     apply<T, 1>(Make::template make<T>(parameters), outputs, inputs, n);
   }
-  static Block<T>* chosen() { return choose<Block<T>>(baseline, avx2, avx512); }
+  static Block<T>* chosen() {
+    if constexpr (cpu::has_one_step_once<Functor, T>()) {
+      return choose<Block<T>>(WithOnce<baseline, once_baseline>::block,
+                              WithOnce<avx2, once_avx2>::block,
+                              WithOnce<avx512, once_avx512>::block);
+    } else {
+      return choose<Block<T>>(baseline, avx2, avx512);
+    }
+  }
+
+ private:
+  FUSEDGRAD_TARGET_AVX512 static void once_avx512(const double* parameters, T* const* outputs,
+                                                  const T* const* inputs, int64_t n) {
+    apply_once<T>(Make::template make<T>(parameters), outputs, inputs, n);
+  }
+  FUSEDGRAD_TARGET_AVX2 static void once_avx2(const double* parameters, T* const* outputs,
+                                              const T* const* inputs, int64_t n) {
+    apply_once<T>(Make::template make<T>(parameters), outputs, inputs, n);
+  }
+  FUSEDGRAD_TARGET_BASELINE static void once_baseline(const double* parameters, T* const* outputs,
+                                                      const T* const* inputs, int64_t n) {
+    apply_once<T>(Make::template make<T>(parameters), outputs, inputs, n);
+  }
+
+  // A function for each of both loops: in one, GCC vectorises neither.
+  template <Block<T>* whole, Block<T>* once>
+  struct WithOnce {
+    static void block(const double* parameters, T* const* outputs, const T* const* inputs,
+                      int64_t n) {
+      const bool is_one = n > 0 && is_one_number(inputs[Functor::kFirstReads], n);
+      (is_one ? once : whole)(parameters, outputs, inputs, n);
+    }
+  };
 };
 
 // The functor that a functor names for half types, which has the same numbers

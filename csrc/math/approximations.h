@@ -145,14 +145,14 @@ struct Approximations<double> {
     return p;
   }
 
-  // r coth(r/2) = polynomial, z = r^2 <= (log(2)/2)^2
-  // error of exp(r) = (p + r) / (p - r): less than a twelfth of the absolute error: 2^-48.68
-  FUSEDGRAD_HOST_DEVICE static double r_coth_half_r(double z) {
-    double p = -0x1.b87d64fd6f9c3p-20;
-    p = fma(p, z, 0x1.1565434ba5f33p-14);
-    p = fma(p, z, -0x1.6c16c0f0623adp-9);
-    p = fma(p, z, 0x1.555555554de6dp-3);
-    p = fma(p, z, 0x1.0000000000005p+1);
+  // 15/64 r coth(r/2) = polynomial, z = r^2 <= (log(2)/2)^2
+  // error of exp(r), the quotient of the sums with 15/64 r: less than a third of: 2^-50.83
+  FUSEDGRAD_HOST_DEVICE static double part_of_r_coth_half_r(double z) {
+    double p = -0x1.9cf58ead98a27p-22;
+    p = fma(p, z, 0x1.040eef16eb94p-16);
+    p = fma(p, z, -0x1.555554e15c172p-11);
+    p = fma(p, z, 0x1.3ffffffff9086p-5);
+    p = fma(p, z, 0x1.e000000000009p-2);
     return p;
   }
 

@@ -92,28 +92,42 @@ FUSEDGRAD_HOST_DEVICE T nan_below_zero(T x, T value) {
 
 // float 1.06: pow(0x1.ae3192p-31, -2) got 0x1.6a9ec4p+60 want 0x1.6a9ec1e29a3bbp+60; double 1.04
 template <class T>
-FUSEDGRAD_HOST_DEVICE T pow(T x, T e) {
-  const T magnitude = detail::power<T>(log2(abs(x)), {e, T(0)}).value();
+FUSEDGRAD_HOST_DEVICE T pow(Pair<T> log, T x, T e) {
+  const T magnitude = detail::power<T>(log, {e, T(0)}).value();
   return x == 1 ? T(1) : detail::with_sign(magnitude, x, e, detail::is_odd(e));
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T pow(T x, T e) {
+  return pow(log2(abs(x)), x, e);
 }
 
 // e x^(e-1)
 // float 1.84: at (-0x1.1f5aeap+12, 10) got -0x1.c49dfcp+112 want -0x1.c49df854786aep+112;
 // double 1.83
 template <class T>
-FUSEDGRAD_HOST_DEVICE T pow_base_derivative(T x, T e) {
-  const ScaledPower<T> power = detail::power(log2(abs(x)), detail::subtract(e, T(1)));
+FUSEDGRAD_HOST_DEVICE T pow_base_derivative(Pair<T> log, T x, T e) {
+  const ScaledPower<T> power = detail::power(log, detail::subtract(e, T(1)));
   const T magnitude = power.times(detail::coefficient_at(x, e));
   return e == 0 ? T(0) : detail::with_sign(magnitude, x, e, detail::is_even(e));
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T pow_base_derivative(T x, T e) {
+  return pow_base_derivative(log2(abs(x)), x, e);
 }
 
 // x^e ln x
 // float 2.50: at (0x1.7558c4p-65, 1/3) got -0x1.feac82p-17 want -0x1.feac7d01dc382p-17; double 2.36
 template <class T>
-FUSEDGRAD_HOST_DEVICE T pow_exponent_derivative(T x, T e) {
-  const Pair<T> log = log2(abs(x));
+FUSEDGRAD_HOST_DEVICE T pow_exponent_derivative(Pair<T> log, T x, T e) {
   const T value = detail::power<T>(log, {e, T(0)}).times(detail::ln(log));
   return (x == 0) & (e >= 0) ? T(0) : detail::nan_below_zero(x, value);
+}
+
+template <class T>
+FUSEDGRAD_HOST_DEVICE T pow_exponent_derivative(T x, T e) {
+  return pow_exponent_derivative(log2(abs(x)), x, e);
 }
 
 // e (e-1) x^(e-2)
@@ -440,6 +454,11 @@ struct Pow {
   FUSEDGRAD_HOST_DEVICE T operator()(T x, T e) const {
     return pow(x, e);
   }
+  // Of doubles, operator() in two steps
+  FUSEDGRAD_HOST_DEVICE Pair<double> once(double x, double) const { return log2(abs(x)); }
+  FUSEDGRAD_HOST_DEVICE double rest(Pair<double> log, double x, double e) const {
+    return pow(log, x, e);
+  }
   FUSEDGRAD_HOST_DEVICE bool ordinary(float x, float e) const { return in_double::ordinary(x, e); }
   template <bool kOrdinary>
   FUSEDGRAD_HOST_DEVICE double first(float x, float) const {
@@ -456,6 +475,7 @@ namespace detail {
 // What the backwards of two operands have in common: pow_in_double.h
 struct BackwardInTwoLoops {
   static constexpr int kFirstReads = 1;
+  FUSEDGRAD_HOST_DEVICE Pair<double> once(double, double x, double) const { return log2(abs(x)); }
   FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x, float e) const {
     return in_double::ordinary(x, e);
   }
@@ -470,7 +490,12 @@ struct BackwardInTwoLoops {
 struct PowBackward : detail::BackwardInTwoLoops {
   template <class T>
   FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad, T x, T e) const {
-    return {{grad * pow_base_derivative(x, e), grad * pow_exponent_derivative(x, e)}};
+    const Pair<T> log = log2(abs(x));
+    return {{grad * pow_base_derivative(log, x, e), grad * pow_exponent_derivative(log, x, e)}};
+  }
+  FUSEDGRAD_HOST_DEVICE Values<double, 2> rest(Pair<double> log, double grad, double x,
+                                               double e) const {
+    return {{grad * pow_base_derivative(log, x, e), grad * pow_exponent_derivative(log, x, e)}};
   }
   template <bool kOrdinary>
   FUSEDGRAD_HOST_DEVICE Values<float, 2> second(double log, float grad, float x, float e) const {
@@ -485,6 +510,9 @@ struct PowBackwardInput : detail::BackwardInTwoLoops {
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x, T e) const {
     return grad * pow_base_derivative(x, e);
   }
+  FUSEDGRAD_HOST_DEVICE double rest(Pair<double> log, double grad, double x, double e) const {
+    return grad * pow_base_derivative(log, x, e);
+  }
   template <bool kOrdinary>
   FUSEDGRAD_HOST_DEVICE float second(double log, float grad, float x, float e) const {
     const double lower = in_double::lower_power<kOrdinary>(log, e);
@@ -497,6 +525,9 @@ struct PowBackwardExponent : detail::BackwardInTwoLoops {
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T grad, T x, T e) const {
     return grad * pow_exponent_derivative(x, e);
+  }
+  FUSEDGRAD_HOST_DEVICE double rest(Pair<double> log, double grad, double x, double e) const {
+    return grad * pow_exponent_derivative(log, x, e);
   }
   template <bool kOrdinary>
   FUSEDGRAD_HOST_DEVICE float second(double log, float grad, float x, float e) const {
