@@ -343,6 +343,18 @@ def test_infinite_logits_have_no_nan(dtype: torch.dtype) -> None:
     assert value.tolist() == [0.0, INF, 0.0, INF, INF, INF]
 
 
+def test_gradient_of_logits_with_targets_of_every_size() -> None:
+    sizes = torch.tensor([0.0, 1e-45, 1e-30, 0.5, 1, 2, -3, 3e38, -3e38])
+    x = torch.linspace(-110, 110, 2201).repeat(len(sizes), 1).requires_grad_()
+    t = sizes.unsqueeze(1).expand_as(x)
+    loss = fusedgrad.binary_cross_entropy_with_logits(x, t, reduction="sum")
+    (slope,) = torch.autograd.grad(loss, x)
+    wide, target = x.detach().double(), t.double()
+    below, above = torch.sigmoid(wide) - target, (1 - target) - torch.sigmoid(-wide)
+    exact = torch.where(wide < 0, below, above)
+    assert largest_ulp_error(slope, exact.flatten().tolist()) <= 2.5
+
+
 @every_dtype
 def test_weights_of_zero_silence_infinite_logits(dtype: torch.dtype) -> None:
     x = torch.tensor([INF, -INF], dtype=dtype)
@@ -503,19 +515,25 @@ def test_a_base_that_overflows_is_infinite_to_others_too(
     torch.testing.assert_close(power(x), torch.pow(1e300, x))
 
 
+@pytest.mark.parametrize("wanted", ["exponent", "base", "both"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("base", [2.5, 1e-38, 0.0, -2.0, INF])
-def test_bits_of_a_power_do_not_depend_on_the_bases_beside_it(base: float) -> None:
-    exponents = torch.randn(4096) * 6
-    one = torch.full((4096,), base)
+def test_bits_of_a_power_do_not_depend_on_the_bases_beside_it(
+    base: float, dtype: torch.dtype, wanted: str
+) -> None:
+    exponents = torch.randn(4096, dtype=dtype) * 6
+    one = torch.full((4096,), base, dtype=dtype)
     mixed = one.clone()
     mixed[::512] = 1.25  # of each block of the kernel
     others = torch.arange(4096) % 512 != 0
     results = []
     for bases in (one, mixed):
-        e = exponents.clone().requires_grad_()
-        value = fusedgrad.pow(bases, e)
-        (slope,) = torch.autograd.grad(value.sum(), e)
-        results.append(torch.stack([value.detach(), slope])[:, others].view(torch.int32))
+        leaves = [x.clone().requires_grad_() for x in (bases, exponents)]
+        value = fusedgrad.pow(*leaves)
+        kept = {"base": leaves[:1], "exponent": leaves[1:], "both": leaves}[wanted]
+        slopes = torch.autograd.grad(value.sum(), kept)
+        bits = torch.int32 if dtype == torch.float32 else torch.int64
+        results.append(torch.stack([value.detach(), *slopes])[:, others].view(bits))
     assert torch.equal(*results)
 
 

@@ -490,8 +490,7 @@ struct BackwardInTwoLoops {
 struct PowBackward : detail::BackwardInTwoLoops {
   template <class T>
   FUSEDGRAD_HOST_DEVICE Values<T, 2> operator()(T grad, T x, T e) const {
-    const Pair<T> log = log2(abs(x));
-    return {{grad * pow_base_derivative(log, x, e), grad * pow_exponent_derivative(log, x, e)}};
+    return {{grad * pow_base_derivative(x, e), grad * pow_exponent_derivative(x, e)}};
   }
   FUSEDGRAD_HOST_DEVICE Values<double, 2> rest(Pair<double> log, double grad, double x,
                                                double e) const {
