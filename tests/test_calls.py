@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -137,3 +138,19 @@ def test_errors_are_pytorchs() -> None:
         fusedgrad.binary_cross_entropy(torch.tensor([2.0]), torch.tensor([1.0]))
     with pytest.raises(RuntimeError, match="must match the size of tensor"):
         fusedgrad.pow(torch.ones(2), torch.ones(3))
+
+
+def test_a_served_loss_still_compares_the_shapes_of_its_operands() -> None:
+    @fusedgrad.fuse
+    def loss(x: torch.Tensor, t: torch.Tensor) -> Any:
+        return binary_cross_entropy_with_logits(x, t, reduction="none")
+
+    x, t = torch.randn(4), torch.rand(4)
+    exact = binary_cross_entropy_with_logits(x, t, reduction="none")
+    for _ in range(4):
+        torch.testing.assert_close(loss(x, t), exact)
+    assert loss._ready  # the next such call is served without a frame of Python
+    for other in (torch.rand(1), torch.rand(2, 4)):
+        with pytest.raises(ValueError, match="one shape"):
+            loss(x, other)
+    torch.testing.assert_close(loss(x.view(2, 2), t.view(2, 2)), exact.view(2, 2))

@@ -363,20 +363,21 @@ PyObject* fused(PyObject*, PyObject* const* given, Py_ssize_t count) {
   END_HANDLE_TH_ERRORS
 }
 
-// A kernel, its parameters and the dtype of its one output
+// A kernel, its parameters, the dtype of its one output, and whether its inputs must have one shape
 struct Served {
   static constexpr const char* kName = "fusedgrad.served";
 
   int64_t kernel;
   std::vector<double> parameters;
   std::vector<at::ScalarType> dtypes;
+  bool alike;
 };
 
 PyObject* served(PyObject*, PyObject* const* given, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 3, "served() takes 3 arguments, got ", count);
+  TORCH_CHECK_TYPE(count == 4, "served() takes 4 arguments, got ", count);
   auto made = std::make_unique<Served>(
-      Served{integer(given[0]), numbers(given[1]), scalar_types(given[2])});
+      Served{integer(given[0]), numbers(given[1]), scalar_types(given[2]), given[3] == Py_True});
   PyObject* const capsule = PyCapsule_New(made.get(), Served::kName, [](PyObject* self) {
     delete static_cast<Served*>(PyCapsule_GetPointer(self, Served::kName));
   });
@@ -446,6 +447,11 @@ pybind11::object served_or_key(PyObject* served, PyObject* function, PyObject* a
   }
   const auto* const kernel = static_cast<Served*>(PyCapsule_GetPointer(ready[4], Served::kName));
   if (kernel == nullptr) throw pybind11::error_already_set();
+  if (kernel->alike && std::any_of(inputs.begin(), inputs.end(), [&](const Tensor& input) {
+        return input.sizes() != inputs[0].sizes();
+      })) {
+    return key;
+  }
   return pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(
       called(kernel->kernel, inputs, kernel->parameters, kernel->dtypes, /*summed=*/{})[0]));
 }

@@ -113,12 +113,19 @@ class _Entry:
         self.others = others  # the same of outputs that no kernel computes
         self.parameters = parameters
         self.references = references  # to objects whose identities are in the key
-        # Where more than a kernel runs, the record, and the sources of its operands
+        # Where more than a kernel runs, the record, and the sources of its operands; where nothing
+        # does but a comparison of shapes, it is `alike`, and operands of one shape do without.
         self.call = call
         self.of_node = of_node
+        self.alike = call is not None and not (program.replayed or program.sums)
         self.sources = [source for source, _ in inputs]
         self.casts = any(dtype is not None for _, dtype in inputs)
         self.single = structure is None and program.places == [0]
+
+    def is_of_one_shape(self, given: Sequence[Any]) -> bool:
+        """Whether all that a call reads has one shape, and needs no other comparison."""
+        operands = [given[s] if type(s) is int else s for s in self.of_node.values()]
+        return self.alike and all(x.shape == operands[0].shape for x in operands)
 
     def is_of(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
         """Whether a call with this key does what is recorded."""
@@ -352,7 +359,7 @@ class Fused:
     ) -> Any:
         given = (*arguments, *keywords.values()) if keywords else arguments
         program = entry.program
-        if entry.call is not None:
+        if entry.call is not None and not entry.is_of_one_shape(given):
             return self._served_again(entry, given)
         tensors = [given[s] if type(s) is int else s for s, _ in entry.inputs]
         if entry.casts:
@@ -381,8 +388,10 @@ class Fused:
     def _make_ready(self, key: tuple[Any, ...], entry: _Entry, device: torch.device) -> None:
         guards, number = entry.guards, entry.program.numbers.get(device)
         is_simple = guards.are_simple() and not (entry.references or entry.program.bounded)
-        if number is not None and is_simple:
-            call = served(number, entry.parameters, entry.program.dtypes)
+        read = {id(source) for source in entry.sources}
+        has_all = not entry.alike or all(id(s) in read for s in entry.of_node.values())
+        if number is not None and is_simple and has_all:
+            call = served(number, entry.parameters, entry.program.dtypes, entry.alike)
             reads = guards.items, guards.attributes, MISSING
             self._ready[key] = *reads, tuple(entry.sources), call
 
