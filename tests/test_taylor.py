@@ -171,6 +171,23 @@ def test_parameters_have_the_gradients_of_nested_autograd() -> None:
             close([ours], [theirs])
 
 
+def test_a_layer_may_have_no_units() -> None:
+    x = torch.ones(5, 2, dtype=torch.float64)
+    first, second = x.new_ones(0, 2), x.new_ones(4, 0)
+    nothing, bias = x.new_ones(0), x.new_ones(4).requires_grad_()
+
+    def function(x: Tensor) -> Tensor:
+        hidden = torch.tanh(F.linear(x, first, nothing))
+        return F.linear(hidden, second, bias)
+
+    for _ in range(2):  # the second time in C++
+        value, *others = fusedgrad.derivatives(function, x, x, 3)
+        assert torch.equal(value, function(x))
+        assert not any(other.any() for other in others)
+        (grad,) = torch.autograd.grad(value.sum(), bias)
+        assert grad.tolist() == [5.0] * 4
+
+
 def _random_function(generator: random.Random) -> Function:
     """Layers and operations in any order, of a tensor of shape (3, 4)."""
     weights = [torch.randn(4, 4, dtype=torch.float64) / 2 for _ in range(6)]

@@ -363,8 +363,8 @@ Tensor linear_of_rows(const Tensor& input, const Tensor& weight) {
                         !at::autocast::is_autocast_enabled(input.device().type()) &&
                         !has_tangent(input) && !has_tangent(weight);
   if (!is_plain || input.scalar_type() != weight.scalar_type() ||
-      input.device() != weight.device() || weight.dim() != 2 || input.dim() == 0 ||
-      input.size(-1) != weight.size(1)) {
+      input.device() != weight.device() || weight.dim() != 2 || weight.numel() == 0 ||
+      input.dim() == 0 || input.size(-1) != weight.size(1)) {
     return at::linear(input, weight);
   }
   NodePointer<LinearNode> node;
