@@ -120,6 +120,16 @@ def test_gradients_of_every_order_are_exact(name: str, dtype: torch.dtype, seed:
                 assert bool((error <= 0.5 * unit + slack).all())
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_more_operands_than_a_kernel_takes(name: str) -> None:
+    nested = chain(name, torch.float64, 8)
+    assert len(nested.tensors) + len(nested.results) > 64  # kernels take 32
+    reference = nested.expected(FUNCTIONS[name][1])
+    for result, (value, magnitude) in zip(nested.results, reference, strict=True):
+        error = np.abs(np.asarray(result.detach(), np.longdouble) - value)
+        assert (error / (magnitude * torch.finfo(torch.float64).eps)).max() <= 2.5 + 0.5 * 16
+
+
 def nodes(results: Sequence[Tensor]) -> set[object]:
     return {result.grad_fn for result in results}
 
