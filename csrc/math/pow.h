@@ -371,19 +371,21 @@ template <class S>
 struct PowScalar {
   S exponent;
   struct ForHalves {
-    PowScalar of;
+    float exponent;
+    FUSEDGRAD_HOST_DEVICE explicit ForHalves(const PowScalar& of)
+        : exponent(static_cast<float>(of.exponent)) {}
     static constexpr int kFirstReads = 0;
     FUSEDGRAD_HOST_DEVICE float operator()(float x) const {
-      return brief::pow<false>(brief::log2<false>(x), x, of.exponent);
+      return brief::pow<false>(brief::log2<false>(x), x, exponent);
     }
-    FUSEDGRAD_HOST_DEVICE bool ordinary(float x) const { return brief::ordinary(x, of.exponent); }
+    FUSEDGRAD_HOST_DEVICE bool ordinary(float x) const { return brief::ordinary(x, exponent); }
     template <bool kOrdinary>
     FUSEDGRAD_HOST_DEVICE float first(float x) const {
       return brief::log2<kOrdinary>(x);
     }
     template <bool kOrdinary>
     FUSEDGRAD_HOST_DEVICE float second(float log, float x) const {
-      return brief::pow<kOrdinary>(log, x, of.exponent);
+      return brief::pow<kOrdinary>(log, x, exponent);
     }
   };
   static constexpr int kFirstReads = 0;
@@ -403,13 +405,15 @@ template <class S>
 struct PowScalarBackward {
   S exponent;
   struct ForHalves {
-    PowScalarBackward of;
+    float exponent;
+    FUSEDGRAD_HOST_DEVICE explicit ForHalves(const PowScalarBackward& of)
+        : exponent(static_cast<float>(of.exponent)) {}
     static constexpr int kFirstReads = 1;
     FUSEDGRAD_HOST_DEVICE float operator()(float grad, float x) const {
-      return grad * brief::pow_base_derivative<false>(brief::log2<false>(x), x, of.exponent);
+      return grad * brief::pow_base_derivative<false>(brief::log2<false>(x), x, exponent);
     }
     FUSEDGRAD_HOST_DEVICE bool ordinary(float, float x) const {
-      return brief::ordinary(x, of.exponent);
+      return brief::ordinary(x, exponent);
     }
     template <bool kOrdinary>
     FUSEDGRAD_HOST_DEVICE float first(float, float x) const {
@@ -417,7 +421,7 @@ struct PowScalarBackward {
     }
     template <bool kOrdinary>
     FUSEDGRAD_HOST_DEVICE float second(float log, float grad, float x) const {
-      return grad * brief::pow_base_derivative<kOrdinary>(log, x, of.exponent);
+      return grad * brief::pow_base_derivative<kOrdinary>(log, x, exponent);
     }
   };
   static constexpr int kFirstReads = 1;

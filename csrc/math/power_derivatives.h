@@ -35,12 +35,15 @@ constexpr Values<double, A + 2> falling_factorial_derivative() {
   return c;
 }
 
+// The factorial itself is a product: a sum of powers would cancel beside its zeros, the integers.
 template <int A, int J, class T>
 FUSEDGRAD_HOST_DEVICE T falling_factorial_derivative(T e) {
-  constexpr Values<double, A + 2> c = falling_factorial_derivative<A, J>();
-  T value = 0;
+  T value = J == 0;
 #pragma GCC unroll 8
-  for (int i = A; i >= J; --i) value = fma(value, e, static_cast<T>(c.value[i]));
+  for (int k = 0; k < A && J == 0; ++k) value *= e - static_cast<T>(k);
+  constexpr Values<double, A + 2> c = falling_factorial_derivative<A, J>();
+#pragma GCC unroll 8
+  for (int i = A; i >= J && J != 0; --i) value = fma(value, e, static_cast<T>(c.value[i]));
   return value;
 }
 
@@ -170,7 +173,12 @@ class PowDerivative {
     for (auto& row : coefficients_) {
       for (S& coefficient : row) coefficient = 0;
     }
-    for (int j = 0; j <= b; ++j) {  // the factorial's derivative of order j
+    for (int k = 0; k < kMost; ++k) {
+      factor_[k] = k < a;
+      instead_[k] = k >= a;
+    }
+    for (int k = 0; k <= kMost; ++k) of_factorial_[k] = k == b ? ~Bits<S>(0) : 0;
+    for (int j = 1; j <= b; ++j) {  // the factorial's derivative of order j
       for (int i = j; i <= a; ++i) {
         double coefficient = detail::binomial(b, j) * factorial[i];
         for (int l = 0; l < j; ++l) coefficient *= i - l;
@@ -185,12 +193,22 @@ class PowDerivative {
     const S unlimited = detail::ln(log);
     const S limited = unlimited < -kMostLog ? -kMostLog : unlimited;
     const S ln = limited > kMostLog ? kMostLog : limited;
+    // A product: a sum of powers of e would cancel beside the factorial's zeros, the integers.
+    S factorial = 1;
+#pragma GCC unroll 5
+    for (int k = 0; k < kMost; ++k) {
+      factorial *= fma(e - static_cast<S>(k), factor_[k], instead_[k]);
+    }
     S polynomial = 0;
 #pragma GCC unroll 6
     for (int k = kMost; k >= 0; --k) {
-      S row = 0;
+      S row = from_bits(to_bits(factorial) & of_factorial_[k]);
+      if (k < kMost) {
+        S derivative = 0;
 #pragma GCC unroll 6
-      for (int i = kMost; i >= 0; --i) row = fma(row, e, coefficients_[k][i]);
+        for (int i = kMost; i >= 0; --i) derivative = fma(derivative, e, coefficients_[k][i]);
+        row = row + derivative;
+      }
       polynomial = fma(polynomial, ln, row);
     }
     const S factor = polynomial * (abs(log.hi) == kInfinity<S> ? of_infinite_log_ : S(1));
@@ -207,7 +225,9 @@ class PowDerivative {
   S vanishing_above_;  // at x = 0, for an exponent that is greater
   S of_infinite_log_;
   Bits<S> below_zero_;
-  S coefficients_[kMost + 1][kMost + 1];  // of ln(x)^k e^i
+  S factor_[kMost], instead_[kMost];  // the factorial's e - k is multiplied by 1, or 1 is taken
+  Bits<S> of_factorial_[kMost + 1];   // all where the factorial is the coefficient of ln(x)^k
+  S coefficients_[kMost][kMost + 1];  // of ln(x)^k e^i in the terms of its derivatives
 };
 
 template <class S>

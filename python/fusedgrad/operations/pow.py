@@ -137,9 +137,12 @@ def derivative(x: Tensor, e: Tensor, by_input: int, by_exponent: int) -> Tensor:
     total: Tensor | None = None
     for j in range(min(by_input, by_exponent) + 1):
         leading, *others = [c * math.comb(by_exponent, j) for c in reversed(factorial)]
-        coefficient = torch.full_like(e, leading)
-        for c in others:
+        coefficient = torch.full_like(e, leading if j else 1)
+        for c in others if j else ():
             coefficient = coefficient * e + c
+        for k in range(by_input if j == 0 else 0):
+            # A sum of powers would cancel beside the zeros of the factorial.
+            coefficient = coefficient * (e - k)
         term = product(coefficient, log ** (by_exponent - j)) if j < by_exponent else coefficient
         total = term if total is None else total + term
         factorial = [i * c for i, c in enumerate(factorial)][1:]
