@@ -14,9 +14,10 @@
 namespace fusedgrad::operators {
 
 #ifdef FUSEDGRAD_CUDA
-// A launcher of csrc/cuda with its parameters, if it has any.
+// A launcher of csrc/cuda with its parameters, if it has any; none for what runs on the CPU alone.
 class CudaLauncher {
  public:
+  CudaLauncher() = default;
   CudaLauncher(cuda::Elementwise* launch) : plain_(launch) {}  // NOLINT: a launcher is one
   CudaLauncher(cuda::ElementwiseWithParameter* launch, double parameter)
       : with_parameter_(launch), first_(parameter) {}
@@ -42,7 +43,7 @@ struct Operation {
   const char* name;
   cpu::Kernel cpu;
 #ifdef FUSEDGRAD_CUDA
-  CudaLauncher cuda;
+  CudaLauncher cuda = {};
 #endif
 };
 
