@@ -38,9 +38,9 @@ constexpr Values<double, A + 2> falling_factorial_derivative() {
 // The factorial itself is a product: a sum of powers would cancel beside its zeros, the integers.
 template <int A, int J, class T>
 FUSEDGRAD_HOST_DEVICE T falling_factorial_derivative(T e) {
-  T value = J == 0;
+  T value = J != 0 ? T(0) : A == 0 ? T(1) : A == 1 ? e : fma(e, e, -e);
 #pragma GCC unroll 8
-  for (int k = 0; k < A && J == 0; ++k) value *= e - static_cast<T>(k);
+  for (int k = 2; k < A && J == 0; ++k) value *= e - static_cast<T>(k);
   constexpr Values<double, A + 2> c = falling_factorial_derivative<A, J>();
 #pragma GCC unroll 8
   for (int i = A; i >= J && J != 0; --i) value = fma(value, e, static_cast<T>(c.value[i]));
@@ -177,6 +177,7 @@ class PowDerivative {
       factor_[k] = k < a;
       instead_[k] = k >= a;
     }
+    if (a > 1) instead_[1] = -1;
     for (int k = 0; k <= kMost; ++k) of_factorial_[k] = k == b ? ~Bits<S>(0) : 0;
     for (int j = 1; j <= b; ++j) {  // the factorial's derivative of order j
       for (int i = j; i <= a; ++i) {
@@ -194,9 +195,10 @@ class PowDerivative {
     const S limited = unlimited < -kMostLog ? -kMostLog : unlimited;
     const S ln = limited > kMostLog ? kMostLog : limited;
     // A product: a sum of powers of e would cancel beside the factorial's zeros, the integers.
-    S factorial = 1;
+    S factorial = fma(e, factor_[0], instead_[0]);
+    factorial = fma(factorial, e * factor_[1], factorial * instead_[1]);  // rounded once
 #pragma GCC unroll 5
-    for (int k = 0; k < kMost; ++k) {
+    for (int k = 2; k < kMost; ++k) {
       factorial *= fma(e - static_cast<S>(k), factor_[k], instead_[k]);
     }
     S polynomial = 0;
