@@ -11,7 +11,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mpmath
@@ -276,26 +276,8 @@ POWER = [
 
 # For half types, of whose results 2^-17 is enough.
 BRIEF = [
-    Approximation(
-        "exp2",
-        "f",
-        "exp2(f) - 1 = f * polynomial, |f| <= 1/2; error relative to exp2(f)",
-        lambda f: mpf(2) ** f - 1,
-        lambda f: mpf(2) ** -f,
-        (mpf("-0.5002"), mpf("0.5002")),
-        1,
-        {"float": 5},
-    ),
-    Approximation(
-        "log2",
-        "f",
-        "log2(1 + f) = f * polynomial, 1/sqrt(2) <= 1 + f <= sqrt(2); relative error",
-        lambda f: mpmath.log(1 + f, 2),
-        lambda f: 1 / abs(mpmath.log(1 + f, 2)),
-        (1 / SQUARE_ROOT_2 - 1, SQUARE_ROOT_2 - 1),
-        1,
-        {"float": 9},
-    ),
+    replace(POWER[1], name="exp2", terms={"float": 5}),
+    replace(POWER[0], name="log2", terms={"float": 9}),
 ]
 
 
