@@ -344,7 +344,7 @@ def test_infinite_logits_have_no_nan(dtype: torch.dtype) -> None:
 
 
 def test_gradient_of_logits_with_targets_of_every_size() -> None:
-    sizes = torch.tensor([0.0, 1e-45, 1e-30, 0.5, 1, 2, -3, 3e38, -3e38])
+    sizes = torch.tensor([0.0, 1e-45, 1e-30, 0.3, 0.5, 0.7, 1, 2, -3, 3e38, -3e38])
     x = torch.linspace(-110, 110, 2201).repeat(len(sizes), 1).requires_grad_()
     t = sizes.unsqueeze(1).expand_as(x)
     loss = fusedgrad.binary_cross_entropy_with_logits(x, t, reduction="sum")

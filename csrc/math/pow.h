@@ -300,21 +300,11 @@ FUSEDGRAD_HOST_DEVICE float power_times(float log, float e, float c) {
   return ScaledPower<float>{mantissa, power_of_two(half), power_of_two(other_half)}.times(c);
 }
 
-// As pow.h's own, with a NaN whose last bits are 0
-FUSEDGRAD_HOST_DEVICE float with_sign(float magnitude, float x, float e, bool odd) {
-  constexpr uint32_t kNan = 0x7fc00000;
-  const uint32_t sign = odd ? 0x80000000 : 0;
-  const uint32_t undefined = detail::is_integer(e) ? 0 : 0xffffffff;
-  const uint32_t value = to_bits(magnitude) ^ (to_bits(x) & sign);
-  const uint32_t below_zero = (value & ~undefined) | (kNan & undefined);
-  return from_bits((x < 0) & (x > -kInfinity<float>) ? below_zero : value);
-}
-
 template <bool kOrdinary>
 FUSEDGRAD_HOST_DEVICE float pow(float log, float x, float e) {
   const float magnitude = power_times<kOrdinary>(log, e, 1);
   if constexpr (kOrdinary) return magnitude;
-  return x == 1 ? 1.0f : with_sign(magnitude, x, e, detail::is_odd(e));
+  return x == 1 ? 1.0f : detail::with_sign(magnitude, x, e, detail::is_odd(e));
 }
 
 // The zero makes +0 of a coefficient -0.
@@ -322,7 +312,7 @@ template <bool kOrdinary>
 FUSEDGRAD_HOST_DEVICE float pow_base_derivative(float log, float x, float e) {
   if constexpr (kOrdinary) return power_times<true>(log, e - 1, e + 0.0f);
   const float magnitude = power_times<false>(log, e - 1, detail::coefficient_at(x, e));
-  return e == 0 ? 0.0f : with_sign(magnitude, x, e, detail::is_even(e));
+  return e == 0 ? 0.0f : detail::with_sign(magnitude, x, e, detail::is_even(e));
 }
 
 template <bool kOrdinary>
