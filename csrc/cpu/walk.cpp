@@ -154,12 +154,14 @@ struct MoveFloat16 : Move<Float16, float> {
     scatter_body(buffer + k, target + k * stride, stride, n - k);
   }
 
+  using Wide = detail::HalvesInAvx512;
+
   FUSEDGRAD_TARGET_AVX512 static void gather_wide(const char* source, int64_t stride, float* buffer,
                                                   int64_t n) {
     int64_t k = 0;
-    for (; stride == sizeof(Float16) && k + detail::kHalfTile <= n; k += detail::kHalfTile) {
+    for (; stride == sizeof(Float16) && k + Wide::kTile <= n; k += Wide::kTile) {
       const void* const halves = source + k * sizeof(Float16);
-      detail::widen(static_cast<const Float16*>(halves), buffer + k);
+      Wide::widen(static_cast<const Float16*>(halves), buffer + k);
     }
     gather_body(source + k * stride, stride, buffer + k, n - k);
   }
@@ -167,9 +169,9 @@ struct MoveFloat16 : Move<Float16, float> {
   FUSEDGRAD_TARGET_AVX512 static void scatter_wide(const float* buffer, char* target,
                                                    int64_t stride, int64_t n) {
     int64_t k = 0;
-    for (; stride == sizeof(Float16) && k + detail::kHalfTile <= n; k += detail::kHalfTile) {
+    for (; stride == sizeof(Float16) && k + Wide::kTile <= n; k += Wide::kTile) {
       void* const halves = target + k * sizeof(Float16);
-      detail::narrow(buffer + k, static_cast<Float16*>(halves));
+      Wide::narrow(buffer + k, static_cast<Float16*>(halves));
     }
     scatter_body(buffer + k, target + k * stride, stride, n - k);
   }

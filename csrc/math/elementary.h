@@ -57,40 +57,82 @@ FUSEDGRAD_HOST_DEVICE T power_of_two(T rounded_biased) {
   return from_bits(static_cast<Bits<T>>(to_bits(rounded_biased) << Format<T>::kMantissaBits));
 }
 
+#if defined(__CUDACC__)
 // Added to the bits of a number, it leaves infinity's the greatest integer with a sign and makes a
-// NaN's wrap around to less than any other. Limits are then minima of integers: a comparison of
-// floats that keeps NaN costs a vector unit more. A device has an instruction for it.
+// NaN's wrap around to less than any other. Limits are then minima of integers.
 template <class T>
 constexpr Bits<T> kBelowNan = (Bits<T>(1) << Format<T>::kMantissaBits) - 1;
-
-// |x|, or `limit` where that is less
+#else
+namespace detail {
 template <class T>
-FUSEDGRAD_HOST_DEVICE T magnitude_up_to(T limit, T x) {
+T not_folded(T value) {
+  const volatile T stored = value;
+  return stored;
+}
+
+// A minimum that keeps NaN is one vector instruction, which GCC finds for numbers that it doesn't
+// know. Of constants it makes a comparison and a blend.
+template <class T, int kValue>
+static const T kNotFolded = not_folded(T(kValue));
+}  // namespace detail
+#endif
+
+// x, or the limit where that is less, or greater
+template <int kLimit, class T>
+FUSEDGRAD_HOST_DEVICE T at_most(T x) {
+#if defined(__CUDACC__)
+  return x > T(kLimit) ? T(kLimit) : x;
+#else
+  const T limit = detail::kNotFolded<T, kLimit>;
+  return limit < x ? limit : x;
+#endif
+}
+template <int kLimit, class T>
+FUSEDGRAD_HOST_DEVICE T at_least(T x) {
+#if defined(__CUDACC__)
+  return x < T(kLimit) ? T(kLimit) : x;
+#else
+  const T limit = detail::kNotFolded<T, kLimit>;
+  return limit > x ? limit : x;
+#endif
+}
+
+// |x|, or the limit where that is less
+template <int kLimit, class T>
+FUSEDGRAD_HOST_DEVICE T magnitude_up_to(T x) {
+#if defined(__CUDACC__)
 #if defined(__CUDA_ARCH__)
-  if constexpr (std::is_same_v<T, float>) return minimum(abs(x), limit);
+  if constexpr (std::is_same_v<T, float>) return minimum(abs(x), T(kLimit));
 #endif
   using Signed = std::make_signed_t<Bits<T>>;
   const Signed bits = static_cast<Signed>(to_bits(abs(x)) + kBelowNan<T>);
-  const Signed most = static_cast<Signed>(to_bits(limit) + kBelowNan<T>);
+  const Signed most = static_cast<Signed>(to_bits(T(kLimit)) + kBelowNan<T>);
   const Signed least = bits < most ? bits : most;
   return from_bits(static_cast<Bits<T>>(least) - kBelowNan<T>);
+#else
+  return at_most<kLimit>(abs(x));
+#endif
 }
 
-// x, or the limit that it lies beyond, low < 0 < high
-template <class T>
-FUSEDGRAD_HOST_DEVICE T between(T low, T high, T x) {
+// x, or the limit that it lies beyond, kLow < 0 < kHigh
+template <int kLow, int kHigh, class T>
+FUSEDGRAD_HOST_DEVICE T between(T x) {
+#if defined(__CUDACC__)
 #if defined(__CUDA_ARCH__)
-  if constexpr (std::is_same_v<T, float>) return minimum(maximum(x, low), high);
+  if constexpr (std::is_same_v<T, float>) return minimum(maximum(x, T(kLow)), T(kHigh));
 #endif
   using Signed = std::make_signed_t<Bits<T>>;
   const Signed bits = static_cast<Signed>(to_bits(x) + kBelowNan<T>);
-  const Signed most = static_cast<Signed>(to_bits(high) + kBelowNan<T>);
+  const Signed most = static_cast<Signed>(to_bits(T(kHigh)) + kBelowNan<T>);
   // As integers with a sign, negative numbers are less than any limit; without, greater than
   // positive ones.
   const Bits<T> below = static_cast<Bits<T>>(bits < most ? bits : most);
-  const Bits<T> least = to_bits(low) + kBelowNan<T>;
+  const Bits<T> least = to_bits(T(kLow)) + kBelowNan<T>;
   const Bits<T> inside = below < least ? below : least;
   return from_bits(inside - kBelowNan<T>);
+#else
+  return at_most<kHigh>(at_least<kLow>(x));
+#endif
 }
 
 // exp(y) = power * (1 + expm1.hi + expm1.lo), |expm1| <= sqrt(2) - 1, with power times kLift: the
@@ -131,8 +173,8 @@ FUSEDGRAD_HOST_DEVICE LiftedExp<T> scaled_exp_of_minus(T y, int scale) {
 // y <= 0
 template <class T>
 FUSEDGRAD_HOST_DEVICE LiftedExp<T> lifted_exp(T y) {
-  return scaled_exp_of_minus(magnitude_up_to<T>(-Ranges<T>::kLeastExponent, y),
-                             Ranges<T>::kLiftBits);
+  constexpr int kMost = static_cast<int>(-Ranges<T>::kLeastExponent);
+  return scaled_exp_of_minus(magnitude_up_to<kMost>(y), Ranges<T>::kLiftBits);
 }
 
 // 1/d = estimate * (1 + residual)
@@ -314,11 +356,10 @@ struct ScaledPower {
 
 template <class T>
 FUSEDGRAD_HOST_DEVICE ScaledPower<T> exp2(Pair<T> y) {
-  constexpr T kLimit = Ranges<T>::kGreatestPower;
+  constexpr int kLimit = static_cast<int>(Ranges<T>::kGreatestPower);
   constexpr T kShift = kRound<T> + Format<T>::kBias;
-  const T lo = abs(y.hi) < kLimit ? y.lo : T(0);
-  T hi = y.hi > kLimit ? kLimit : y.hi;
-  hi = hi < -kLimit ? -kLimit : hi;
+  const T lo = abs(y.hi) < T(kLimit) ? y.lo : T(0);
+  const T hi = at_least<-kLimit>(at_most<kLimit>(y.hi));
   const T n = (hi + kRound<T>)-kRound<T>;
   const T f = (hi - n) + lo;
   const T mantissa = fma(f, Approximations<T>::exp2(f), T(1));

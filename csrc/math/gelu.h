@@ -21,11 +21,11 @@ struct NormalTail {
 
 template <class T>
 FUSEDGRAD_HOST_DEVICE NormalTail<T> normal_tail(T x) {
-  constexpr T kMost = sizeof(T) == 4 ? T(14.84f) : T(38.74);  // (-2 kLeastExponent)^(1/2)
+  constexpr int kMost = sizeof(T) == 4 ? 15 : 39;  // (-2 kLeastExponent)^(1/2)
   constexpr T kSqrtHalf = T(0x1.6a09e667f3bcdp-1);
-  const T t = abs(x) > kMost ? kMost : abs(x);
+  const T t = at_most<kMost>(abs(x));
   const T square = t * t;
-  const T exp = lifted_exp(T(-0.5) * square).value().hi;
+  const T exp = scaled_exp_of_minus(T(0.5) * square, Ranges<T>::kLiftBits).value().hi;
   const T lifted = fma(exp, T(-0.5) * fma(t, t, -square), exp);
   return {t, lifted, T(0.5) * scaled_complement(t * kSqrtHalf)};
 }
@@ -36,7 +36,7 @@ template <class T>
 FUSEDGRAD_HOST_DEVICE T gelu(T x) {
   constexpr T kUnlift = 1 / Ranges<T>::kLift;
   const detail::NormalTail<T> tail = detail::normal_tail(x);
-  return (x < 0 ? T(0) : x) - tail.t * tail.half_complement * tail.lifted * kUnlift;
+  return at_least<0>(x) - tail.t * tail.half_complement * tail.lifted * kUnlift;
 }
 
 // g'(|x|) below 0, else 1 - g'(|x|): g'(t) = exp(-t^2/2) (w(t) / 2 - t / sqrt(2 pi))

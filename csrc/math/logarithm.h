@@ -15,11 +15,10 @@ namespace detail {
 template <class T>
 FUSEDGRAD_HOST_DEVICE T log_of_sum(T u, T lo) {
   using C = Approximations<T>;
-  constexpr T kLargeExponent = 60;  // lo is then 0, or too little to matter
+  constexpr int kLargeExponent = 60;  // lo is then 0, or too little to matter
   constexpr T kShift = kRound<T> + Format<T>::kBias;
   const Decomposed<T> d = decompose(u);
-  T exponent = d.exponent < -kLargeExponent ? -kLargeExponent : d.exponent;
-  exponent = exponent > kLargeExponent ? kLargeExponent : exponent;
+  const T exponent = at_most<kLargeExponent>(at_least<-kLargeExponent>(d.exponent));
   const T rest = lo * power_of_two(kShift - exponent);
   const Pair<T> fraction = normalized<T>({d.fraction, rest});
   const T denominator = 2 + fraction.hi;

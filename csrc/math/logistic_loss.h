@@ -57,7 +57,7 @@ FUSEDGRAD_HOST_DEVICE double binary_cross_entropy_with_logits_input_derivative(d
                                                                                double pos_weight) {
   constexpr int kLiftBits = 1000;
   constexpr double kUnlift = 0x1p-1000;
-  const double y = magnitude_up_to(1400.0, -abs(x));
+  const double y = magnitude_up_to<1400>(x);
   const double lifted = scaled_exp_of_minus(y, kLiftBits).value().hi;
   const double a = lifted * kUnlift;
   const double positive = pos_weight * t;
@@ -83,7 +83,7 @@ FUSEDGRAD_HOST_DEVICE LogitParts logit_parts(float x) {
   using C = Approximations<double>;
   constexpr double kPart = 15.0 / 64;
   // exp(-220) rounds to 0 even times the greatest pos_weight.
-  const double y = magnitude_up_to(220.0f, x);
+  const double y = magnitude_up_to<220>(x);
   const double shifted = fma(y, -C::kLog2E, kRound<double>);
   const double minus_r = fma(shifted - kRound<double>, C::kLn2, y);
   const double b = C::part_of_r_coth_half_r(minus_r * minus_r);
@@ -149,14 +149,14 @@ namespace detail {
 template <class T>
 FUSEDGRAD_HOST_DEVICE T minus_log(T p) {
   const T value = -log_of_fraction(p, T(0));
-  return value > 100 ? T(100) : value;
+  return at_most<100>(value);
 }
 
 template <class T>
 FUSEDGRAD_HOST_DEVICE T minus_log_complement(T p) {
   const T complement = 1 - p;
   const T value = -log_of_fraction(complement, (1 - complement) - p);
-  return value > 100 ? T(100) : value;
+  return at_most<100>(value);
 }
 
 // p (1 - p), which PyTorch keeps from 0

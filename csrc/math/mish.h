@@ -19,8 +19,7 @@ struct MishTail {
 
 template <class T>
 FUSEDGRAD_HOST_DEVICE MishTail<T> mish_tail(T x) {
-  constexpr T kMost = -Ranges<T>::kLeastExponent;
-  const T near = x < -kMost ? -kMost : x;
+  const T near = at_least<static_cast<int>(Ranges<T>::kLeastExponent)>(x);
   const T lifted = lifted_exp(-abs(near)).value().hi;
   return {near, lifted, lifted * (1 / Ranges<T>::kLift)};
 }
@@ -46,7 +45,7 @@ FUSEDGRAD_HOST_DEVICE T mish_derivative(T x) {
   const detail::MishTail<T> t = detail::mish_tail(x);
   const T n = t.n;
   const T right = fma(2 * n, n + 1, T(1));
-  const T far = t.x > -Ranges<T>::kLeastExponent ? -Ranges<T>::kLeastExponent : t.x;
+  const T far = at_most<static_cast<int>(-Ranges<T>::kLeastExponent)>(t.x);
   const T above = (fma(T(2), n, T(1)) + 4 * far * n * n * (1 + n) / right) / right;
   const T left = fma(n, n + 2, T(2));
   const T sum = fma(n, fma(n, n + 4, fma(T(4), t.x, T(6))), 4 * (1 + t.x));
@@ -60,10 +59,9 @@ FUSEDGRAD_HOST_DEVICE T mish_derivative(T x) {
 template <class T>
 FUSEDGRAD_HOST_DEVICE T mish_second_derivative(T x) {
   constexpr T kUnlift = 1 / Ranges<T>::kLift;
-  constexpr T kMost = -Ranges<T>::kLeastExponent;
   const detail::MishTail<T> t = detail::mish_tail(x);
   const T n = t.n;
-  const T z = t.x > kMost ? kMost : t.x;
+  const T z = at_most<static_cast<int>(-Ranges<T>::kLeastExponent)>(t.x);
   const bool below = x < 0;
   const T constant = below ? T(2) : T(1);
   const T slope = below ? n + 2 : fma(T(2), n, T(2));

@@ -280,13 +280,12 @@ FUSEDGRAD_HOST_DEVICE float log2(float x) {
 // |x|^e c from log2|x|, where 0 as an exponent and 1 as a base make 1 of everything but c
 template <bool kOrdinary>
 FUSEDGRAD_HOST_DEVICE float power_times(float log, float e, float c) {
-  constexpr float kLimit = Ranges<float>::kGreatestPower;
+  constexpr int kLimit = static_cast<int>(Ranges<float>::kGreatestPower);
   constexpr float kShift = kRound<float> + Format<float>::kBias;
   float y = e * log;
   if constexpr (!kOrdinary) {
     y = (e == 0) | (log == 0) ? 0.0f : y;
-    y = y > kLimit ? kLimit : y;
-    y = y < -kLimit ? -kLimit : y;
+    y = at_least<-kLimit>(at_most<kLimit>(y));
   }
   const float shifted = y + kRound<float>;
   const float n = shifted - kRound<float>;

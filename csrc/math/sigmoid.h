@@ -18,8 +18,8 @@ namespace fusedgrad::math {
 template <class T>
 FUSEDGRAD_HOST_DEVICE T sigmoid(T x) {
   constexpr T kC = 1 / Ranges<T>::kLift;
-  constexpr T kSaturated = 40;  // sigmoid(40) rounds to 1
-  const T y = between(Ranges<T>::kLeastExponent, kSaturated, x);
+  constexpr int kLeast = static_cast<int>(Ranges<T>::kLeastExponent);
+  const T y = between<kLeast, /*saturated=*/40>(x);
   const LiftedExp<T> exp = scaled_exp_of_minus(y, -Ranges<T>::kLiftBits);
   const Pair<T> denominator = sum(exp.power, kC, exp.power * exp.expm1.hi);
   return divide(kC, denominator).value();
@@ -86,18 +86,16 @@ FUSEDGRAD_HOST_DEVICE Exp exp_of_minus(float y, int scale) {
   return {shifted, fma(y, -C::kLog2E, shift - shifted)};
 }
 
-// c / (c + c exp(-x)), as above; NaN is left by comparisons that are written so.
+// c / (c + c exp(-x)), as above
 FUSEDGRAD_HOST_DEVICE float sigmoid(float x) {
   constexpr float kC = 0x1p-40f;
-  x = x < -110.0f ? -110.0f : x;
-  x = x > 40.0f ? 40.0f : x;
-  return kC / (exp_of_minus(x, -40).value() + kC);
+  return kC / (exp_of_minus(between<-110, 40>(x), -40).value() + kC);
 }
 
-// factor a / (1 + a)^2, a = exp(-y), y >= 0
+// factor a / (1 + a)^2, a = exp(-|y|)
 FUSEDGRAD_HOST_DEVICE float logistic_density(float y, float factor) {
   constexpr float kLift = Ranges<float>::kLift;
-  const float a = exp_of_minus(y > 110.0f ? 110.0f : y, Ranges<float>::kLiftBits).value();
+  const float a = exp_of_minus(magnitude_up_to<110>(y), Ranges<float>::kLiftBits).value();
   return a / fma(a, fma(a, 1 / (factor * kLift), 2 / factor), kLift / factor);
 }
 
@@ -112,7 +110,7 @@ class LogisticDerivatives;  // logistic_derivatives.h
 struct SigmoidBackward {
   struct ForHalves {
     FUSEDGRAD_HOST_DEVICE float operator()(float grad, float x) const {
-      return grad * brief::logistic_density(abs(x), 1);
+      return grad * brief::logistic_density(x, 1);
     }
   };
 

@@ -11,7 +11,7 @@ namespace fusedgrad::math {
 
 template <class T>
 FUSEDGRAD_HOST_DEVICE T softplus(T x) {
-  return (x > 0 ? x : T(0)) + detail::softplus_tail(x);
+  return at_least<0>(x) + detail::softplus_tail(x);
 }
 
 template <class T>

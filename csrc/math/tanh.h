@@ -45,8 +45,7 @@ namespace brief {
 
 // (1 - a) / (1 + a): tanh(20) rounds to 1
 FUSEDGRAD_HOST_DEVICE float tanh(float x) {
-  const float y = 2 * abs(x);
-  const Exp exp = exp_of_minus(y > 40.0f ? 40.0f : y, Format<float>::kBias);
+  const Exp exp = exp_of_minus(magnitude_up_to<40>(2 * x), Format<float>::kBias);
   const float power = power_of_two(exp.shifted);
   const float complement = fma(-power, exp.f * BriefApproximations::exp2(exp.f), 1 - power);
   return copysign(complement / (2 - complement), x);
@@ -57,7 +56,7 @@ FUSEDGRAD_HOST_DEVICE float tanh(float x) {
 struct TanhBackward {
   struct ForHalves {
     FUSEDGRAD_HOST_DEVICE float operator()(float grad, float x) const {
-      return grad * brief::logistic_density(2 * abs(x), 4);
+      return grad * brief::logistic_density(2 * x, 4);
     }
   };
 
