@@ -328,6 +328,7 @@ def test_bad_options_are_refused(arguments: list[str], capsys: pytest.CaptureFix
 # ---------------------------------------------------------------------------------------- results
 
 
+@pytest.mark.slow
 def test_speed_runs_and_its_file_makes_the_same_tables_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

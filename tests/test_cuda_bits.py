@@ -199,6 +199,7 @@ APPROXIMATE = re.compile(r"\b(\w+\.approx[\w.]*|div\.full[\w.]*|tanh[\w.]*|\w+\.
 RECIPROCAL = re.compile(r"rcp\.approx\.ftz\.f32\s+(%f\d+), (%f\d+);")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_the_only_approximation_is_a_reciprocal_that_is_corrected(source: str) -> None:
     """By math::inverse, in the kernels of floats and doubles."""

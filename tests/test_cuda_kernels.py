@@ -497,6 +497,7 @@ def _of(arch: str) -> Emulated:
     return Emulated(arch=arch)
 
 
+@pytest.mark.slow
 def test_offsets_beyond_32_bits_are_launched_in_parts(tmp_path: Path) -> None:
     """With the limit brought down to what a small tensor exceeds."""
     small = copied(tmp_path)

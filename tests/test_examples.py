@@ -36,6 +36,7 @@ def test_only_the_fused_cell_keeps_the_digits_of_a_saturated_gate() -> None:
     assert medians["torch"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_network_learns_and_is_drawn(tmp_path: Path) -> None:
     curves = {0.0: {name: [recurrent.train(name, 0.0, 0, steps=20)] for name in recurrent.CELLS}}
     for (curve,) in curves[0.0].values():

@@ -906,6 +906,7 @@ def test_a_sum_at_the_end_is_served_as_a_sum() -> None:
             _same(function, X.clone().requires_grad_(), fused=fused)
 
 
+@pytest.mark.slow
 def test_a_compiled_function_inside_is_inlined() -> None:
     inner = torch.compile(lambda t: torch.tanh(t) * 2)
     module = torch.compile(torch.nn.Tanh())

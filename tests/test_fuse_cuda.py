@@ -430,6 +430,7 @@ def test_sums_keep_what_a_float_would_lose() -> None:
         assert float(total) == exact
 
 
+@pytest.mark.slow
 def test_sums_beyond_32_bits_are_launched_in_parts(tmp_path: Path) -> None:
     lower = Mutation("lower", "tuning.h", "kMaxOffset = INT32_MAX", "kMaxOffset = 1000")
     device = FusedEmulated(csrc=_mutated(tmp_path, lower))
@@ -620,6 +621,7 @@ def test_sums_over_dimensions_keep_what_a_float_would_lose() -> None:
     assert total.flatten().tolist() == [4095, np.inf]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [300, 3000])
 def test_sums_over_dimensions_beyond_32_bits_are_launched_in_parts(
     tmp_path: Path, limit: int
@@ -745,7 +747,7 @@ def test_offsets_beyond_32_bits_are_launched_in_parts(tmp_path: Path) -> None:
     assert len(device.device.launches) > 4
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["75", "80", "100", "120"])
 def test_the_ptx_of_every_architecture_runs(arch: str) -> None:
     for dtype in DTYPES:

@@ -206,6 +206,7 @@ def test_views_that_span_more_than_two_to_the_31_elements(huge: Tensor) -> None:
     assert loss.item() == pytest.approx(0.126928, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_interrupt_during_a_long_call_is_a_keyboard_interrupt_after_it() -> None:
     script = """
         import signal, time, torch, fusedgrad
@@ -239,6 +240,7 @@ def message_of_import(package: Path) -> str:
     return output.splitlines()[-1]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["missing", "not a library", "undefined symbol"])
 def test_library_that_does_not_match_torch_is_one_sentence(kind: str, tmp_path: Path) -> None:
     package = tmp_path / "fusedgrad"

@@ -80,7 +80,7 @@ def test_every_kernel_is_vectorised(capability: str) -> None:
         assert [kernel.title for kernel in kernels if not kernel.loops] == []
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not on PATH")
 @pytest.mark.parametrize("type_name", instructions.WIDTH)
 def test_every_fused_function_is_vectorised(type_name: str) -> None:

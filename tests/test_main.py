@@ -85,6 +85,7 @@ def test_what_an_operation_raises_is_reported_and_fails(
     assert last == f"{checks} of {checks} checks FAILED"
 
 
+@pytest.mark.slow
 def test_wrong_generated_code_fails(tmp_path: Path) -> None:
     code = """
 import sys, fusedgrad.__main__ as check
@@ -102,6 +103,7 @@ sys.exit(check.main())
     assert not any(name in failed for name in ("tanh", "activations.softplus"))
 
 
+@pytest.mark.slow
 def test_passes_without_a_compiler(tmp_path: Path) -> None:
     done = run(RUN.format("pass"), FUSEDGRAD_CACHE_DIR=str(tmp_path), CXX="/bin/false")
     assert done.returncode == 0, done.stdout + done.stderr

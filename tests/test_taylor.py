@@ -679,6 +679,7 @@ def _hessians(function: Function, x: Tensor) -> Tensor:
     return torch.stack([torch.func.hessian(lambda p: function(p[None])[0, 0])(p) for p in x])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("count", [1, 2, 5, 21])
 def test_laplacian(count: int) -> None:
     network = _network(count, 6, 5, 1)
