@@ -402,6 +402,24 @@ L = [1, 2]
 case("in list", lambda x: x * (2 if 9 in L else 3), lambda: L.append(9))
 DD = {"a": 1}
 case("in dict", lambda x: x * (2 if "b" in DD else 3), lambda: DD.__setitem__("b", 1))
+
+
+class Odd:
+    equal = False
+
+    def __hash__(s):
+        return hash("a")
+
+    def __eq__(s, o):
+        return Odd.equal
+
+
+DO = {Odd(): 1}
+case(
+    "in dict of what compares as it likes",
+    lambda x: x * (2 if "a" in DO else 3),
+    lambda: setattr(Odd, "equal", True),
+)
 DG = {"a": 1.0}
 case("dict get missing", lambda x: x * DG.get("b", 2.0), lambda: DG.__setitem__("b", 5.0))
 case("dict values", lambda x: x * sum(DG.values()), lambda: DG.__setitem__("c", 5.0))

@@ -236,6 +236,42 @@ def test_a_number_is_compared_in_the_dtype_of_the_tensor(dtype: torch.dtype, nam
         _same(JUMPS[name], x, number, fused=fused)
 
 
+OF_TENSORS: dict[str, Callable[[Any, Any], Any]] = {
+    "eq": lambda x, t: torch.where(x == t, 2.0, x),
+    "computed": lambda x, t: torch.where(x == t * 1, 2.0, x) * t,
+    "reflected": lambda x, t: torch.where(t > x, 2.0, x),
+    "clamp": lambda x, t: torch.clamp(x, max=t) * t,
+    "both bounds": lambda x, t: torch.clamp(x, t, 2 * t),
+    "in place": lambda x, t: (x * 1).clamp_(max=t),
+    "remainder": lambda x, t: x % t,
+    "maximum": lambda x, t: torch.maximum(x, t),
+    "fmin": lambda x, t: torch.fmin(x, other=t),
+    "floor": lambda x, t: torch.div(x, t, rounding_mode="floor"),
+    "floor_divide": lambda x, t: x.detach() // t.detach() * x,
+}
+
+
+@pytest.mark.parametrize("name", OF_TENSORS)
+@pytest.mark.parametrize(
+    ("dtype", "wider"), [(torch.float16, torch.float32), (torch.float32, torch.float64)]
+)
+def test_a_tensor_without_dimensions_is_compared_in_the_dtype_of_the_others(
+    dtype: torch.dtype, wider: torch.dtype, name: str
+) -> None:
+    x = torch.tensor([0.1, 0.2, 0.3, 0.7], dtype=dtype, requires_grad=True)
+    f = OF_TENSORS[name]
+    fused = fusedgrad.fuse(f)
+    for number in (0.1, 0.3, 0.7):
+        _same(f, x, torch.tensor(number, dtype=wider), fused=fused)
+    t = torch.tensor(0.1, dtype=wider, requires_grad=True)
+    expected = torch.autograd.grad(f(x, t).sum(), (x, t), allow_unused=True)
+    # A half's remainder has a rounded quotient for its derivative in PyTorch.
+    if expected[1] is not None and dtype is torch.float32:
+        found = fused.value_and_grad(x, t)[1]
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(fused.derivative(1)(x, t).sum().to(wider), expected[1])
+
+
 def test_a_number_is_compared_in_float32_beside_float64() -> None:
     x = torch.tensor([0.1, 0.2], requires_grad=True)
 

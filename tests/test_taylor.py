@@ -863,7 +863,9 @@ class _Doubled(torch.autograd.Function):
         (lambda x: F.dropout(x, inplace=True), "in place"),
         (lambda x: torch.einsum("ij,jk,kl->il", x, x, x), "multiply two at a time"),
         (lambda x: torch.fft.fft(x), "fft"),
-        (lambda x: cast(Any, _Doubled).apply(x), "torch.no_grad()"),
+        (lambda x: cast(Any, _Doubled).apply(x), "in a torch.autograd.Function"),
+        (lambda x: F.kl_div(x, x, reduction="batchmean"), "the reduction 'batchmean'"),
+        (lambda x: cast(Any, F).l1_loss(x, x, weight=x), "the reduction 'mean by weights'"),
         (lambda x: torch.autograd.grad(x.sum(), x), "grad"),
         (lambda x: x.__setitem__(0, 1.0), "__setitem__"),
     ],
@@ -874,6 +876,36 @@ def test_what_is_not_known_is_an_error_with_the_line(function: Function, message
         fusedgrad.jet(function, (x,), ((x,),))
     assert message in str(caught.value)
     assert "test_taylor.py:" in str(caught.value)
+
+
+def test_a_function_with_a_rule_of_its_own_is_refused_under_no_grad_too() -> None:
+    x = torch.ones(5, 2)
+    with torch.no_grad(), pytest.raises(TaylorError, match=r"in a torch\.autograd\.Function"):
+        fusedgrad.derivatives(lambda x: cast(Any, _Doubled).apply(x), x, x, 2)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, t: ((x > 0.05) + (x < 1)) * x,
+        lambda x, t: torch.where(x == 0.1, 2 * x, x),
+        lambda x, t: torch.where(t >= x, 2 * x, x),
+        lambda x, t: torch.clamp(x, max=t) * x,
+        lambda x, t: torch.where(x == 0.2, x.double(), 2 * x),
+        lambda x, t: x % t,
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_what_jumps_is_compared_as_in_pytorch(function: Function, dtype: torch.dtype) -> None:
+    """Truth values that are added, and what PyTorch rounds to the dtype of the tensor before."""
+    x = torch.tensor([0.1, 0.2, 0.3], dtype=dtype)
+    t = torch.tensor(0.1, dtype=torch.float32 if dtype is torch.float16 else torch.float64)
+    value, slope = fusedgrad.derivatives(lambda x: function(x, t), x, torch.ones_like(x), 1)
+    x.requires_grad_()
+    expected = function(x, t)
+    torch.testing.assert_close(value, expected.detach())
+    (gradient,) = torch.autograd.grad(expected.sum(), x)
+    torch.testing.assert_close(slope, gradient.to(slope.dtype))
 
 
 X = torch.ones(2, 3)

@@ -731,10 +731,11 @@ class Fused:
         arguments, keywords = _apart(arguments, keywords)
         given = [v for v in (*arguments, *keywords.values()) if isinstance(v, Tensor)]
         name = f"{self._name}.value_and_grad()"
-        if not all(tensor.is_floating_point() for tensor in given):
+        other = next((t.dtype for t in given if not t.is_floating_point()), None)
+        if other is not None:
             raise FuseTypeError(
-                f"{name}: among the tensors are integers, by which there is no gradient: pass them "
-                "as torch.float32"
+                f"{name}: among the tensors is one of {other}, by which no gradient is taken: pass "
+                "it as torch.float32"
             )
         call = self._recorded(function, arguments, keywords, derived=True)
         program, _ = self._program(call, function, arguments, keywords, whole=True)

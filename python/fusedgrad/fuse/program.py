@@ -125,7 +125,7 @@ class _Builder:
             elif passes == "old":
                 self.moves[i] = self.moves[specs[0]]
             if dtype.is_floating_point:
-                self.in_kernel[i] = name not in OPAQUE
+                self.in_kernel[i] = name not in OPAQUE and name != "rounded"
             elif dtype is torch.bool and name in COMPARISONS:
                 self.in_kernel[i] = any(
                     self.in_kernel[n] or nodes[n].dtype.is_floating_point for n in used
@@ -194,8 +194,11 @@ class _Builder:
             needed.add(n)
             row = rows[n]
             assert row is not None
-            values = (*row[1], *(v for _, v in row[2]))
-            stack += [v for v in values if type(v) is int and self.in_kernel[v]]
+            for v in (*row[1], *(v for _, v in row[2])):
+                if type(v) is int:
+                    rounds = rows[v]
+                    v = rounds[1][0] if rounds is not None and rounds[0] == "rounded" else v
+                    stack += [v] if self.in_kernel[v] else []
         # Under an outer no_grad nothing is recorded, and the plain graph is one for all such calls.
         any_requires = self.whole or self.recorder.is_transformed
         any_requires = any_requires or any(row is not None and row[5] for row in rows)
@@ -277,6 +280,10 @@ class _Builder:
             value = self.input(node, torch.float64 if wide else None)
             if row is None:
                 return value
+            if row[0] == "rounded":
+                (of, _), *_ = row[1:]
+                exact = self._operand(of, self.recorder.nodes[of].dtype, as_condition=False)
+                return make("replaced", value, exact)
             nodes = self.recorder.nodes
             of = [
                 self.input(n, None)

@@ -791,7 +791,9 @@ class _Frame:
         right, left = self.stack.pop(), self.stack.pop()
         if not self.prover.is_atom(left) or type(right) not in (tuple, list, dict, str, range):
             raise self.prover.fail(f"`in` of a {type(right).__name__}")
-        if type(right) in (list, dict):
+        if type(right) is dict:  # whose keys may compare as they like
+            self.prover.guards.item(right, left, right.get(left, MISSING))
+        if type(right) is list:
             self.prover.snapshot(right)
         if type(right) in (list, tuple) and not all(map(self.prover.is_atom, right)):
             raise self.prover.fail("`in` of objects")

@@ -36,6 +36,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from fusedgrad.fuse.errors import FuseError, FuseOverflowError, FuseTypeError, FuseValueError
 from fusedgrad.fuse.vocabulary import (
+    EXTREMES,
     OF_FIXED_NUMBERS,
     OF_ONE_SHAPE,
     ROUNDED,
@@ -399,6 +400,7 @@ class Recorder(torch.overrides.TorchFunctionMode):
         if func is torch.prelu or func is Tensor.prelu:
             args = self._along_channels(*args, **(kwargs or {}))
             kwargs = None
+        args, kwargs = self._as_they_are_compared(rule, args, kwargs)
         specify = self._fixed if rule.name in OF_FIXED_NUMBERS else self._spec
         specs = tuple([specify(a) for a in args])
         keywords: tuple[Any, ...] = ()
@@ -494,6 +496,42 @@ class Recorder(torch.overrides.TorchFunctionMode):
             self.equal_shapes.append((specs[0], dict(keywords)["target"]))
             self._check_one_shape(func, specs[0], [dict(keywords)["target"]])
         return token if reduction == "none" else self._reduced(token, reduction)
+
+    def _as_they_are_compared(self, rule: Rule, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """The arguments; where a function jumps, in the dtype to which PyTorch rounds them before.
+
+        That is the one of the tensors that have dimensions. What has none is rounded before the
+        kernel, which does not round in between.
+        """
+        divides = rule.name in ("floor_divide", "__rfloordiv__") or "rounding_mode" in (
+            kwargs or ()
+        )
+        if rule.name not in (ROUNDED | EXTREMES) and not divides:
+            return args, kwargs
+        given = [*args, *(kwargs or {}).values()]
+        floats = [v for v in given if isinstance(v, Tensor) and v.is_floating_point()]
+        if len({v.dtype for v in floats}) < 2:
+            return args, kwargs
+        own = [v.dtype for v in floats if not self.is_scalar(v)]
+        dtype = functools.reduce(torch.promote_types, own) if own else torch.float64
+        # Half types are divided by the number as it is.
+        if divides and dtype is not torch.float32:
+            return args, kwargs
+
+        def as_compared(value: Any) -> Any:
+            if (
+                not any(value is v for v in floats)
+                or torch.promote_types(value.dtype, dtype) is dtype
+            ):
+                return value
+            node, requires_grad, passes = self._spec(value), value.requires_grad, self._passes()
+            token = _token(dtype, True, requires_grad and passes == "all")
+            row = ("rounded", (node, (dtype,)), (), dtype, True, token.requires_grad, passes)
+            self._add(token, row, Tensor.to)
+            return token
+
+        args = tuple([as_compared(a) for a in args])
+        return args, kwargs and {key: as_compared(value) for key, value in kwargs.items()}
 
     def _rounds(self, rule: Rule, used: list[Tensor]) -> bool:
         """Whether PyTorch rounds the numbers of a function to a half type, where it jumps."""

@@ -628,6 +628,8 @@ COMPARISONS = frozenset(
 ROUNDED = frozenset(("eq", "ge", "gt", "le", "lt", "ne", "clamp", "clamp_min", "clamp_max")) | {
     *("remainder", "__rmod__", "fmod", "hardshrink")
 }
+# Whose derivatives do
+EXTREMES = frozenset(("maximum", "minimum", "fmax", "fmin"))
 LOGICAL = frozenset(("logical_and", "logical_or", "logical_not", "logical_xor"))
 # The places of arguments that are conditions
 CHOSEN_BY = {"where": 0, "where_method": 1, "masked_fill": 1}

@@ -30,8 +30,17 @@ from fusedgrad.fuse.expression import Expression, apply, constant, in_order, sub
 from fusedgrad.fuse.function import is_traced
 from fusedgrad.fuse.graph import Graph, input_named, parameter_named
 from fusedgrad.fuse.jet import Series
-from fusedgrad.fuse.trace import PLAIN, _broadcast, line_of_caller, name_of
-from fusedgrad.fuse.vocabulary import CHOSEN_BY, LOGICAL, OF_ONE_SHAPE, RULES, TYPED, Rule
+from fusedgrad.fuse.trace import PLAIN, _broadcast, line_of_caller, name_of, rounded
+from fusedgrad.fuse.vocabulary import (
+    CHOSEN_BY,
+    EXTREMES,
+    LOGICAL,
+    OF_ONE_SHAPE,
+    ROUNDED,
+    RULES,
+    TYPED,
+    Rule,
+)
 from fusedgrad.taylor.rows import Rows, Step
 from fusedgrad.taylor.rows import apply as apply_rows
 
@@ -53,6 +62,8 @@ class Frame:
     signs: tuple[int, ...] = (1,)
     # Whether gradients were recorded when the call began
     records: bool = field(default_factory=torch.is_grad_enabled, compare=False)
+    # and forward mode was on, which C++ ends in a torch.autograd.Function
+    is_forward: bool = field(default_factory=torch._C._is_fwd_grad_enabled, compare=False)
 
     def __post_init__(self) -> None:
         """Raise where rows would be computed that a trace does not see."""
@@ -316,7 +327,9 @@ def jets_in(*values: Any) -> list[Jet]:
 
 
 def check_grad_mode(func: Any, frame: Frame) -> None:
-    """Refuses what the function does under no_grad of its own."""
+    """Refuses what the function does under no_grad of its own, or in a Function."""
+    if frame.is_forward and not torch._C._is_fwd_grad_enabled():
+        raise refused(func, "in a torch.autograd.Function, whose own derivative would be lost")
     if frame.records and not torch.is_grad_enabled():
         raise refused(
             func, "under torch.no_grad() inside the function has no derivative: use detach()"
@@ -333,6 +346,10 @@ def elementwise(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, 
     """A pending jet, of the expression that `fuse` would make."""
     if rule.unreduced is not None:
         args, kwargs, reduction = rule.unreduced(args, kwargs)
+        if reduction not in ("none", "mean", "sum"):
+            raise refused(
+                func, f"with the reduction {reduction!r} is not known: reduce it yourself"
+            )
         losses = elementwise(func, replace(rule, unreduced=None), args, kwargs)
         if reduction == "none":
             return losses
@@ -355,6 +372,10 @@ def elementwise(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, 
     if len(jets) > 1 and any(jet.frame is not frame for jet in jets):
         raise refused(func, "meets a jet of another call")
     dtype = _dtype_of(func, rule, args, kwargs)
+    if dtype is torch.bool and rule.name == "add":
+        rule = RULES[torch.logical_or]  # as PyTorch adds truth values
+    if rule.name in ROUNDED | EXTREMES:
+        args, kwargs = _as_they_are_compared(rule, args, kwargs)
     for jet in jets:
         if len(jet._leaves) > _MOST_LEAVES:
             jet.settle()
@@ -396,6 +417,30 @@ def elementwise(func: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, 
     if joined.size > _MOST_OPERATIONS and not expression.is_condition:
         result.settle()
     return result
+
+
+def _as_they_are_compared(
+    rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments, numbers and what has no dimensions rounded as PyTorch rounds them before."""
+    given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+    floats = [v for v in given if v.is_floating_point()]
+    own = [v.dtype for v in floats if v.dim()] or [v.dtype for v in floats]
+    if not own:
+        return args, kwargs
+    dtype = functools.reduce(torch.promote_types, own)
+    # CUDA tells in float32 whether numbers are equal.
+    as_given = rule.name in ("eq", "ne") and dtype is not torch.float32 and given[0].is_cuda
+
+    def as_compared(value: Any) -> Any:
+        if type(value) in (int, float):
+            return value if as_given else rounded(value, dtype)
+        if any(value is v for v in floats) and torch.promote_types(value.dtype, dtype) != dtype:
+            with torch._C._EnableTorchFunction():
+                return value.to(dtype)
+        return value
+
+    return tuple(map(as_compared, args)), {k: as_compared(v) for k, v in kwargs.items()}
 
 
 _unaries: dict[Any, tuple[Expression, torch.dtype]] = {}
