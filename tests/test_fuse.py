@@ -550,6 +550,11 @@ def test_pytorchs_conventions_at_the_edges_of_pieces() -> None:
         (lambda x, e: x**e, (zero, one)),
         (lambda x, e: x**e, (zero, zero)),
         (torch.sqrt, (zero,)),
+        (torch.atan2, (zero, zero)),
+        (torch.atan2, (-zero, zero)),
+        (torch.erfinv, (one,)),
+        (torch.special.ndtri, (zero,)),
+        (torch.special.ndtri, (one,)),
     ]
     for function, arguments in functions:
         plain = [argument.clone().requires_grad_() for argument in arguments]
@@ -560,6 +565,33 @@ def test_pytorchs_conventions_at_the_edges_of_pieces() -> None:
         assert torch.equal(value, expected)
         for mine, theirs in zip(ours, grads, strict=True):
             assert mine.item() == (0 if theirs is None else theirs.item())
+
+
+def test_derivatives_at_the_ends_and_outside_of_a_domain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fusedgrad.fuse import kernel
+
+    inf = math.inf
+    cases: list[tuple[Callable[[Tensor], Tensor], float, float, float]] = [
+        (torch.erfinv, 1.0, inf, inf),
+        (torch.erfinv, -1.0, inf, -inf),
+        (torch.special.ndtri, 0.0, inf, -inf),
+        (torch.special.ndtri, 1.0, inf, inf),
+        (torch.logit, 0.0, inf, -inf),
+        *((f, 1.5, math.nan, math.nan) for f in (torch.erfinv, torch.special.ndtri, torch.logit)),
+        *((f, -inf, math.nan, math.nan) for f in (torch.erfinv, torch.special.ndtri, torch.logit)),
+        (torch.logit, math.nan, math.nan, math.nan),
+    ]
+    for _ in range(2):
+        for function, at, first, second in cases:
+            x = torch.tensor([at], dtype=torch.float64)
+            f = fusedgrad.fuse(lambda x, function=function: function(x))
+            for derivative, expected in ((f.derivative(0), first), (f.derivative(0, 0), second)):
+                found = derivative(x)
+                want = torch.tensor([expected]).double()
+                assert torch.equal(found.nan_to_num(7.0), want.nan_to_num(7.0)), (function, at)
+        monkeypatch.setattr(kernel, "_compiled", lambda *arguments: None)
 
 
 def test_nan_and_infinities_pass_as_in_pytorch() -> None:

@@ -68,12 +68,13 @@ FUSEDGRAD_HOST_DEVICE T hypot_slope(T x, T y) {
   return infinite ? limit : abs(y) == kInfinity<T> ? copysign(T(0), x) : slope;
 }
 
-// x / (x^2 + y^2)
+// x / (x^2 + y^2), which is 0 at 0 as in PyTorch
 template <class T>
 FUSEDGRAD_HOST_DEVICE T atan2_slope(T x, T y) {
   const T scale = detail::distance_scale(x, y);
   const T a = x * scale, b = y * scale;
-  const T slope = a / fma(b, b, a * a) * scale;
+  const T quotient = a / fma(b, b, a * a) * scale;
+  const T slope = abs(x) + abs(y) == 0 ? x : quotient;
   const bool infinite = abs(x) == kInfinity<T>;
   const T limit = abs(y) == kInfinity<T> ? static_cast<T>(__builtin_nan("")) : copysign(T(0), x);
   return infinite ? limit : slope;

@@ -60,7 +60,8 @@ FUSEDGRAD_HOST_DEVICE T erfinv_derivative(T y) {
   const double a = abs(static_cast<double>(y));
   const double x = erfinv(a);
   const Pair<double> exp = detail::exp_of_square(x);
-  const double scaled = a < 0.5 ? exp.hi + exp.lo : erfcx(x) / (1 - a);
+  const double most = x > 30 ? 30 : x;  // infinite is the quotient at 1, and no 0 / 0
+  const double scaled = a < 0.5 ? exp.hi + exp.lo : erfcx(most) / (1 - a);
   return static_cast<T>(0x1.c5bf891b4ef6bp-1 * scaled);
 }
 
@@ -83,7 +84,8 @@ FUSEDGRAD_HOST_DEVICE T ndtri_derivative(T p) {
   constexpr double kSqrtHalfPi = 0x1.40d931ff62706p+0;
   const double wide = static_cast<double>(p);
   const double q = wide > 0.5 ? 1 - wide : wide;
-  const double scaled = erfcx(-detail::kSqrtHalf * ndtri(q));
+  const double x = -detail::kSqrtHalf * ndtri(q);
+  const double scaled = erfcx(x > 30 ? 30 : x);  // infinite is the quotient at 0, and no 0 / 0
   return static_cast<T>(kSqrtHalfPi * scaled / q);
 }
 

@@ -150,8 +150,10 @@ def hypot_slope(x: Any, y: Any) -> Any:
 
 
 def atan2_slope(x: Any, y: Any) -> Any:
-    """x / (x^2 + y^2)."""
-    return hypot_slope(x, y) / torch.hypot(*_promoted(x, y))
+    """x / (x^2 + y^2), 0 at 0."""
+    x, y = _promoted(x, y)
+    distance = torch.hypot(x, y)
+    return torch.where(distance == 0, x, hypot_slope(x, y) / distance)
 
 
 def cathetus(x: Tensor) -> Tensor:
@@ -360,7 +362,7 @@ def i1e_second_derivative(x: Tensor) -> Tensor:
 def erfinv_derivative(x: Tensor) -> Tensor:
     """sqrt(π) / 2 erfcx(y) / (1 - |x|), y = erfinv(|x|)."""
     a = abs(x)
-    return math.sqrt(math.pi) / 2 * erfcx(torch.erfinv(a)) / (1 - a)
+    return math.sqrt(math.pi) / 2 * erfcx(torch.erfinv(a).clamp(max=30)) / (1 - a)
 
 
 def erfinv_second_derivative(x: Tensor) -> Tensor:
@@ -371,7 +373,7 @@ def erfinv_second_derivative(x: Tensor) -> Tensor:
 def ndtri_derivative(x: Tensor) -> Tensor:
     """1 / (q mills(ndtri(q))), q = min(x, 1 - x)."""
     q = torch.minimum(x, 1 - x)
-    return 1 / (q * inverse_mills(torch.special.ndtri(q)))
+    return 1 / (q * inverse_mills(torch.special.ndtri(q).clamp(min=-42)))
 
 
 def copysign(x: Any, y: Any) -> Tensor:

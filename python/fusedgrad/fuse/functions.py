@@ -171,7 +171,7 @@ def _logit(e: Expression, g: Expression) -> tuple[Expression]:
     # 1/x + 1/(1 - x), whose derivative does not overflow before it must; NaN outside, as PyTorch
     (x,) = e.arguments
     inside = make("and", apply("greater_equal", x, 0), apply("less_equal", x, 1))
-    inner = where(inside, x, math.nan)
+    inner = make("replaced", where(inside, x, math.nan), x)
     return (g * (1 / inner + 1 / (1 - inner)),)
 
 
