@@ -27,6 +27,13 @@ _POWER = CALL - 1  # `**` binds tighter than a sign
 _LINE = 80
 _WIDTHS = {"double": 8, "float": 4, "__half": 2, "__nv_bfloat16": 2}  # bytes, of element types
 _LONGEST = 5000
+# How many exponentials, divisions and the like follow one another in a header's operations, if not
+# one. Operations on the same argument share most of theirs.
+_CHAINS: dict[str | None, int] = {
+    **dict.fromkeys((None, "hypotenuse", "piecewise", "platform"), 0),
+    **dict.fromkeys(("logistic_loss", "mish", "softplus"), 2),
+}
+_MOST_OUTPUTS_OF_LONG = 2  # for more, registers are too few
 
 # What no argument of a function may be called in the text
 _CPP_KEYWORDS = (
@@ -349,10 +356,21 @@ def source_of(graph: Graph, backend: str, name: str) -> str:
     raise FuseValueError(f"{name}.source(): backend is {backend!r}, expected cpu or cuda")
 
 
+def _is_long(graph: Graph) -> bool:
+    """Whether a loop over the graph takes several vectors in turn (csrc/cpu/block.h)."""
+    chains: dict[tuple[Expression, ...], int] = {}
+    for e in in_order(graph.outputs):
+        count = _CHAINS.get(OPERATIONS[e.operation].header, 1) if e.operation != "power" else 0
+        chains[e.arguments] = max(count, chains.get(e.arguments, 0))
+    return sum(chains.values()) > 1 and len(graph.outputs) <= _MOST_OUTPUTS_OF_LONG
+
+
 def cpu_source(graph: Graph, used: Sequence[str], wide: bool) -> str:
     """C++ that exports the function `block` in double (`wide`) or float."""
     type_name = "double" if wide else "float"
     unused = "" if graph.parameters else "[[maybe_unused]] "
+    is_long = _is_long(graph)
+    apply = f"cpu::apply<{type_name}{f', cpu::kLongTile<{type_name}>' if is_long else ''}>"
     moderate: list[str] = []
     by_moderate: list[str] = []
     if _reduced(graph):
@@ -361,7 +379,7 @@ def cpu_source(graph: Graph, used: Sequence[str], wide: bool) -> str:
         made = _made(graph, type_name, f"Fused<{type_name}, math::ModerateArgument>")
         by_moderate = [
             f"  if (cpu::holds_for_all<{type_name}>({check}, inputs, n)) {{",
-            f"    return cpu::apply<{type_name}>({made}, outputs, inputs, n);",
+            f"    return {apply}({made}, outputs, inputs, n);",
             "  }",
         ]
     lines = [
@@ -377,12 +395,13 @@ def cpu_source(graph: Graph, used: Sequence[str], wide: bool) -> str:
         "}  // namespace",
         "}  // namespace fusedgrad",
         "",
-        'extern "C" __attribute__((visibility("default"))) void block(',
+        f'extern "C" {"FUSEDGRAD_SCHEDULED " if is_long else ""}'
+        '__attribute__((visibility("default"))) void block(',
         f"    {unused}const double* parameters, {type_name}* const* outputs,",
         f"    const {type_name}* const* inputs, int64_t n) {{",
         "  using namespace fusedgrad;",
         *by_moderate,
-        f"  cpu::apply<{type_name}>({_made(graph, type_name)}, outputs, inputs, n);",
+        f"  {apply}({_made(graph, type_name)}, outputs, inputs, n);",
         "}",
     ]
     return _text(lines)
