@@ -844,6 +844,16 @@ class _Doubled(torch.autograd.Function):
         return 2 * grad
 
 
+class _Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -878,10 +888,23 @@ def test_what_is_not_known_is_an_error_with_the_line(function: Function, message
     assert "test_taylor.py:" in str(caught.value)
 
 
-def test_a_function_with_a_rule_of_its_own_is_refused_under_no_grad_too() -> None:
+def test_a_function_with_a_rule_of_its_own_is_refused_under_no_grad_and_when_seen_before() -> None:
     x = torch.ones(5, 2)
-    with torch.no_grad(), pytest.raises(TaylorError, match=r"in a torch\.autograd\.Function"):
-        fusedgrad.derivatives(lambda x: cast(Any, _Doubled).apply(x), x, x, 2)
+    layer = torch.nn.Linear(2, 2)
+
+    def seen(x: Tensor) -> Tensor:
+        return 2 * torch.tanh(layer(x))
+
+    def f(x: Tensor) -> Tensor:
+        return seen(x) + cast(Tensor, cast(Any, _Straight).apply(layer(x)))
+
+    for records in (False, True):
+        with torch.set_grad_enabled(records):
+            for _ in range(2):
+                fusedgrad.derivatives(seen, x, x, 2)
+            for _ in range(2):
+                with pytest.raises(TaylorError, match=r"in a torch\.autograd\.Function"):
+                    fusedgrad.derivatives(f, x, x, 2)
 
 
 @pytest.mark.parametrize(

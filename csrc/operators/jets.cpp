@@ -255,6 +255,7 @@ bool is_ordinary(py::handle jet) {
   return !at::impl::torch_function_mode_enabled() &&
          !c10::impl::TorchDispatchModeTLS::any_modes_set() && !is_transformed() &&
          !at::autocast::is_autocast_enabled(THPVariable_Unpack(jet.ptr()).device().type()) &&
+         c10::AutogradState::get_tls_state().get_fw_grad_mode() &&  // not so in a Function
          (at::GradMode::is_enabled() ||
           get(get(jet, names.frame), names.records).is(py::bool_(false)));
 }
