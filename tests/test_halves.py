@@ -13,6 +13,17 @@ from fusedgrad import _C
 HALVES = [torch.float16, torch.bfloat16]
 operators = torch.ops.fusedgrad
 
+
+def loss(x: Tensor, target: Tensor) -> Tensor:
+    return fusedgrad.binary_cross_entropy_with_logits(x, target, reduction="none")
+
+
+def loss_gradient(x: Tensor, target: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(x, target), x, torch.ones_like(x))
+    return gradient
+
+
 CASES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sigmoid": lambda x, _: fusedgrad.sigmoid(x),
     "sigmoid_backward": lambda x, grad: operators.sigmoid_backward(grad, x),
@@ -24,6 +35,8 @@ CASES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "power": lambda x, _: fusedgrad.pow(x.abs(), 1.7),
     "power_backward": lambda x, grad: operators.pow_backward.Tensor_Scalar(grad, x.abs(), 1.7),
     "exponential": lambda x, _: fusedgrad.pow(2.5, x),
+    "loss": loss,
+    "loss_gradient": loss_gradient,
 }
 
 

@@ -100,9 +100,22 @@ FUSEDGRAD_HOST_DEVICE void two_loops(const Functor functor, T* const* out, const
                                      int64_t begin, int64_t n, bool is_one,
                                      std::index_sequence<Out...>, std::index_sequence<In...>) {
   using Between = decltype(functor.template first<kOrdinary>(in[In][begin]...));
+  const Between value = functor.template first<kOrdinary>(in[In][begin]...);
+  if constexpr (kOrdinary) {  // of others g++ would vectorise no loop
+    if (is_one) {
+      // What of the second step is made of these two alone is computed once.
+      const T one = in[Functor::kFirstReads][begin];
+      FUSEDGRAD_INDEPENDENT
+      for (int64_t k = 0; k < n; ++k) {
+        const auto result = functor.template second<kOrdinary>(
+            value, (In == Functor::kFirstReads ? one : in[In][begin + k])...);
+        ((out[Out][begin + k] = ResultsOf<Functor, T>::get(result, Out)), ...);
+      }
+      return;
+    }
+  }
   Between between[kBetween];
   if (is_one) {
-    const Between value = functor.template first<kOrdinary>(in[In][begin]...);
     for (int64_t k = 0; k < n; ++k) between[k] = value;
   } else {
     for (int64_t k = 0; k < n; ++k) {

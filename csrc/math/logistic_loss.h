@@ -193,6 +193,7 @@ FUSEDGRAD_HOST_DEVICE T binary_cross_entropy_input_second_derivative(T p, T t) {
 }
 
 struct BinaryCrossEntropyWithLogits {
+  using ForHalves = BinaryCrossEntropyWithLogits;
   template <class T>
   FUSEDGRAD_HOST_DEVICE T operator()(T x, T t) const {
     return binary_cross_entropy_with_logits(x, t);
@@ -209,6 +210,7 @@ struct WeightedBinaryCrossEntropyWithLogits {
 // `scale` is what a mean divides by, inverted.
 template <class S>
 struct BinaryCrossEntropyWithLogitsBackward {
+  using ForHalves = BinaryCrossEntropyWithLogitsBackward;
   S scale;
   FUSEDGRAD_HOST_DEVICE S operator()(S grad, S x, S t) const {
     return grad * scale * binary_cross_entropy_with_logits_input_derivative(x, t);
@@ -277,6 +279,7 @@ struct WeightedBinaryCrossEntropy {
 
 template <class S>
 struct BinaryCrossEntropyBackward {
+  using ForHalves = BinaryCrossEntropyBackward;
   S scale;
   FUSEDGRAD_HOST_DEVICE S operator()(S grad, S p, S t) const {
     return grad * scale * binary_cross_entropy_input_derivative(p, t);
