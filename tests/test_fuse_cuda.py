@@ -907,6 +907,24 @@ def test_values_and_gradients_of_a_reduction(
         _check_on(device, inputs, reduction=reduction)
 
 
+@pytest.mark.parametrize("device", [ON_CUDA])
+def test_operators_convert_what_is_of_another_dtype(device: str) -> None:
+    """On CUDA at::TensorIterator leaves that to the kernels, ours know one dtype."""
+    values = torch.from_numpy(_values(1)[0])
+    for own, other in itertools.product(DTYPES, DTYPES):
+        x, z = (values.to(device, dtype) for dtype in (own, other))
+        out = torch.full_like(z, torch.nan)
+        fusedgrad.sigmoid(x, out=out)
+        assert torch.equal(out, fusedgrad.sigmoid(x).to(other)), (own, other)
+        common = torch.promote_types(own, other)
+        with torch.inference_mode():
+            expected = fusedgrad.pow(x.to(common), z.to(common))
+            assert torch.equal(fusedgrad.pow(x, z), expected), (own, other)
+            integers = torch.full_like(z, 2, dtype=torch.int64)
+            squares = fusedgrad.pow(x, torch.full_like(x, 2))
+            assert torch.equal(fusedgrad.pow(x, integers), squares), own
+
+
 def test_several_means_and_sums(device: str) -> None:
     def ratio(x: Tensor, z: Tensor) -> Tensor:
         return (torch.tanh(x) * z).mean() / (z * z).sum()

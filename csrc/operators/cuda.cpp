@@ -76,6 +76,26 @@ void launch(const char* name, const at::TensorIterator& iter, Launcher launcher)
                launcher);
 }
 
+cuda::Elements elements_of_alike(at::Tensor* results, const at::Tensor& first,
+                                 at::TensorList inputs, at::ArrayRef<at::ScalarType> dtypes) {
+  cuda::Elements elements;
+  elements.numel = first.numel();
+  elements.ndim = 1;
+  elements.sizes[0] = first.numel();
+  elements.operands = 0;
+  const auto add = [&elements](const at::Tensor& tensor, const void* data) {
+    const auto size = static_cast<int64_t>(tensor.element_size());
+    elements.data[elements.operands] = const_cast<void*>(data);
+    elements.strides[elements.operands++][0] = tensor.is_contiguous() ? size : 0;
+  };
+  for (size_t i = 0; i < dtypes.size(); ++i) {
+    results[i] = at::empty(first.sizes(), first.options().dtype(dtypes[i]));
+    add(results[i], results[i].mutable_data_ptr());
+  }
+  for (const at::Tensor& input : inputs) add(input, input.const_data_ptr());
+  return elements;
+}
+
 void launch(const char* name, c10::Device device, const cuda::Elements& elements,
             Launcher launcher) {
   if (elements.numel == 0) return;

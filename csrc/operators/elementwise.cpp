@@ -24,12 +24,26 @@ namespace {
 // the number of threads.
 constexpr int64_t kSumChunk = 1 << 15;
 
+// Inputs on CUDA in the dtype that they are computed in. (at::TensorIterator converts inputs and
+// outputs on the CPU alone.)
+std::vector<Tensor> promoted(std::vector<Tensor> inputs) {
+  if (inputs[0].is_cpu()) return inputs;
+  at::ScalarType type = at::native::result_type(inputs);
+  if (at::isIntegralType(type, /*includeBool=*/true)) {
+    type = at::typeMetaToScalarType(at::get_default_dtype());
+  }
+  for (Tensor& input : inputs) {
+    if (input.scalar_type() != type) input = input.to(type);
+  }
+  return inputs;
+}
+
 at::TensorIterator iterator(at::TensorList outputs, at::TensorList inputs) {
   at::TensorIteratorConfig config;
   config.promote_inputs_to_common_dtype(true).promote_integer_inputs_to_float(true);
   config.cast_common_dtype_to_outputs(true).enforce_safe_casting_to_output(true);
   for (const Tensor& output : outputs) config.add_output(output);
-  for (const Tensor& input : on_one_device(inputs)) config.add_owned_const_input(input);
+  for (const Tensor& input : promoted(on_one_device(inputs))) config.add_owned_const_input(input);
   return config.build();
 }
 
@@ -127,11 +141,21 @@ void elementwise(const Operation& operation, Tensor* outputs, size_t count, at::
   const at::ArrayRef<Tensor> results(outputs, count);
   const auto fresh = [](const Tensor& output) { return !output.defined(); };
   const Tensor* const first = alike(inputs);
-  if (first != nullptr && first->is_cpu() && std::all_of(results.begin(), results.end(), fresh)) {
+  if (first != nullptr && std::all_of(results.begin(), results.end(), fresh)) {
     const DType dtype = dtype_of(operation.name, first->scalar_type());
-    std::array<at::ScalarType, cpu::kMaxOperands> dtypes;
-    std::fill_n(dtypes.begin(), count, first->scalar_type());
-    elementwise_of_alike(outputs, *first, inputs, {dtypes.data(), count},
+    std::array<at::ScalarType, cpu::kMaxOperands> types;
+    std::fill_n(types.begin(), count, first->scalar_type());
+    const at::ArrayRef<at::ScalarType> dtypes(types.data(), count);
+#ifdef FUSEDGRAD_CUDA
+    if (first->is_cuda()) {
+      launch(operation.name, first->device(), elements_of_alike(outputs, *first, inputs, dtypes),
+             [&](const cuda::Elements& elements, cudaStream_t stream) {
+               return operation.cuda(dtype, elements, stream);
+             });
+      return;
+    }
+#endif
+    elementwise_of_alike(outputs, *first, inputs, dtypes,
                          [&](char** data, const int64_t* strides, int64_t size0, int64_t size1) {
                            check_inputs(operation, domain, dtype, data + count, strides + count,
                                         /*operands=*/0, size0, size1);
@@ -152,10 +176,18 @@ void elementwise(const Operation& operation, Tensor* outputs, size_t count, at::
   }
 #ifdef FUSEDGRAD_CUDA
   if (iter.device().is_cuda()) {
+    const auto is_other = [&iter](const Tensor& output) {
+      return output.scalar_type() != iter.common_dtype();
+    };
+    if (std::any_of(results.begin(), results.end(), is_other)) {
+      std::vector<Tensor> computed(count);
+      elementwise(operation, computed.data(), count, inputs, domain);
+      for (size_t i = 0; i < count; ++i) outputs[i].copy_(computed[i]);
+      return;
+    }
     launch(operation.name, iter, [&](const cuda::Elements& elements, cudaStream_t stream) {
       return operation.cuda(dtype, elements, stream);
     });
-    iter.cast_outputs();
     return;
   }
 #endif

@@ -265,28 +265,13 @@ std::vector<Tensor> totals_on_cuda(const FusedKernel& fused, at::TensorList inpu
   return totals;
 }
 
-// The outputs for inputs that are `alike`, for which a TensorIterator would do nothing but cost.
+// The outputs for inputs that are `alike`
 std::vector<Tensor> of_alike_on_cuda(const FusedKernel& fused, const Tensor& first,
                                      at::TensorList inputs, at::ArrayRef<double> parameters,
                                      at::ArrayRef<at::ScalarType> dtypes) {
   check_dtypes_on_cuda(fused, inputs, dtypes);
-  std::vector<Tensor> outputs;
-  cuda::Elements elements;
-  elements.numel = first.numel();
-  elements.ndim = 1;
-  elements.sizes[0] = first.numel();
-  elements.operands = 0;
-  const auto add = [&elements](const Tensor& tensor, void* data) {
-    const int64_t size = static_cast<int64_t>(tensor.element_size());
-    elements.data[elements.operands] = data;
-    elements.strides[elements.operands++][0] = tensor.is_contiguous() ? size : 0;
-  };
-  for (at::ScalarType dtype : dtypes) {
-    outputs.push_back(at::empty(first.sizes(), first.options().dtype(dtype)));
-    add(outputs.back(), outputs.back().mutable_data_ptr());
-  }
-  for (const Tensor& input : inputs) add(input, const_cast<void*>(input.const_data_ptr()));
-  launch("fused", first.device(), elements,
+  std::vector<Tensor> outputs(dtypes.size());
+  launch("fused", first.device(), elements_of_alike(outputs.data(), first, inputs, dtypes),
          [&](const cuda::Elements& elements, cudaStream_t stream) {
            return cuda::launch_fused(fused.cuda, elements, parameters.data(), fused.parameters,
                                      stream);
