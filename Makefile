@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PY_SOURCES := setup.py python tests benchmarks demo examples tools
 # One process a core, each of which takes tests from the others when it has none left.
 IN_PARALLEL := -n auto --dist worksteal
 # Warnings are errors with the pinned packages; what other versions and libraries warn of is theirs.
@@ -115,14 +114,14 @@ check-clang: $(VENV)/installed
 	CXX=$(CLANG) PYTHONPATH=build/clang/lib $(BIN)/python -m pytest $(IN_PARALLEL) tests/test_functional.py tests/test_fuse_functions.py
 
 lint: $(VENV)/installed
-	$(BIN)/ruff check $(PY_SOURCES)
-	$(BIN)/ruff format --check $(PY_SOURCES)
-	$(BIN)/mypy $(PY_SOURCES)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 format: $(VENV)/installed
-	$(BIN)/ruff check --fix $(PY_SOURCES)
-	$(BIN)/ruff format $(PY_SOURCES)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 bench: build

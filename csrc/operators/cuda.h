@@ -13,12 +13,7 @@ namespace fusedgrad::operators {
 void launch(const char* name, const at::TensorIterator& iter,
             c10::function_ref<cudaError_t(const cuda::Elements&, cudaStream_t)> launcher);
 
-// Fresh results of `dtypes`, and where they and inputs lie that are `alike` (elementwise.h): what
-// an at::TensorIterator would find at a higher cost.
-cuda::Elements elements_of_alike(at::Tensor* results, const at::Tensor& first,
-                                 at::TensorList inputs, at::ArrayRef<at::ScalarType> dtypes);
-
-// The same, of operands on a device.
+// The same, of operands on a device that `elements` tells.
 void launch(const char* name, c10::Device device, const cuda::Elements& elements,
             c10::function_ref<cudaError_t(const cuda::Elements&, cudaStream_t)> launcher);
 
@@ -28,5 +23,10 @@ void launch_sums(
     c10::function_ref<int64_t(const cuda::Elements&)> workspace_bytes,
     c10::function_ref<cudaError_t(const cuda::Elements&, void* workspace, int64_t, cudaStream_t)>
         launcher);
+
+// Fresh results of `dtypes`, and where they and inputs lie that are `alike` (elementwise.h): what
+// an at::TensorIterator would find at a higher cost.
+cuda::Elements elements_of_alike(at::Tensor* results, const at::Tensor& first,
+                                 at::TensorList inputs, at::ArrayRef<at::ScalarType> dtypes);
 
 }  // namespace fusedgrad::operators
