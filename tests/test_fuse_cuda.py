@@ -1522,7 +1522,9 @@ def test_a_broken_launcher_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutation: Mutation
 ) -> None:
     csrc = _mutated(tmp_path, mutation)
+    # Code is kept by its headers: those of the mistake, which are read anew.
     monkeypatch.setattr(nvrtc, "include_folder", lambda: csrc)
-    monkeypatch.setattr(nvrtc, "headers_digest", lambda *_: mutation.title.encode())
+    monkeypatch.setattr(compilation, "include_folder", lambda: csrc)
+    monkeypatch.setattr(nvrtc, "headers_digest", compilation.headers_digest.__wrapped__)
     with pytest.raises((AssertionError, EmulationError, LaunchError)):
         _checks(FusedEmulated(csrc=csrc))
