@@ -16,6 +16,7 @@
 #ifdef FUSEDGRAD_CUDA
 #include "operators/cuda.h"
 #endif
+#include "operators/layout.h"
 
 namespace fusedgrad::operators {
 namespace {
@@ -60,12 +61,6 @@ void check_inputs(const Operation& operation, Domain domain, DType dtype, char* 
                   ": all elements of ", kNames[i], " should be between 0 and 1");
     }
   }
-}
-
-// Whether a tensor is one element, expanded
-bool repeats(const Tensor& tensor) {
-  const at::IntArrayRef strides = tensor.strides();
-  return std::all_of(strides.begin(), strides.end(), [](int64_t stride) { return stride == 0; });
 }
 
 }  // namespace

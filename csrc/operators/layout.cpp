@@ -15,11 +15,6 @@ namespace {
 
 using at::Tensor;
 
-bool repeats(const Tensor& tensor) {
-  const at::IntArrayRef strides = tensor.strides();
-  return std::all_of(strides.begin(), strides.end(), [](int64_t stride) { return stride == 0; });
-}
-
 // Whether every order of operands gives one layout: all are dense in one order of dimensions, or
 // all contiguous or one element, repeated.
 bool lie_alike(const std::vector<Tensor>& inputs) {
@@ -35,6 +30,11 @@ bool lie_alike(const std::vector<Tensor>& inputs) {
 }
 
 }  // namespace
+
+bool repeats(const Tensor& tensor) {
+  const at::IntArrayRef strides = tensor.strides();
+  return std::all_of(strides.begin(), strides.end(), [](int64_t stride) { return stride == 0; });
+}
 
 Tensor layout(at::TensorList operands) {
   at::TensorIteratorConfig config;

@@ -9,6 +9,9 @@
 
 namespace fusedgrad::operators {
 
+// Whether a tensor is one element, expanded
+bool repeats(const at::Tensor& tensor);
+
 // A tensor without data that lies as an elementwise operation of PyTorch would let its result lie.
 // The operands may be such tensors.
 at::Tensor layout(at::TensorList operands);
