@@ -59,8 +59,10 @@ $(EXAMPLES): build
 test: build
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
+# SHARE=1/4 is every fourth of them, from the second on.
+SHARE ?= 0/1
 test-slow: build
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m slow
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m slow --share $(SHARE)
 
 # A source distribution, and from it alone a wheel. What the wheel shares with torch comes from the
 # torch it is installed beside, so that all auditwheel has to do is to name the oldest C library.

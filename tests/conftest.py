@@ -3,15 +3,26 @@
 They import what they need: the process of pytest-xdist that runs no test then loads no PyTorch.
 """
 
+import os
 import weakref
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
+# As many processes as cores run tests: a thread that waits shall leave its core to another.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Several runs may share the tests that are slow."""
+    parser.addoption(
+        "--share", default="0/1", metavar="K/N", help="of the slow tests every Nth, from the Kth on"
+    )
+
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of a test that is sampled(n), one case of n is left to `make test`; the others are slow.
 
     But for those of a GPU, which are quick there.
@@ -24,6 +35,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if cases[name] % sampled.args[0] != 0:
                 item.add_marker(pytest.mark.slow)
             cases[name] += 1
+    first, step = map(int, config.getoption("--share").split("/"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    left_out = set(slow) - set(slow[first::step])
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)

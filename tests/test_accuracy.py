@@ -134,7 +134,7 @@ def test_special_points(
     check(_C.scan_samples(name, dtype, points, parameters), bound)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("name", "parameter", "_", "bound"), CASES)
 def test_float64_samples(name: str, parameter: float, _: float, bound: float) -> None:
     """A hundred thousand over all exponents and both signs, and as many where values vary most."""

@@ -126,7 +126,7 @@ def test_gallery_is_complete() -> None:
         assert str(function).startswith(f"{name}(")
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", ONE_ARGUMENT)
@@ -189,7 +189,7 @@ def test_huge_arguments_give_no_nan(name: str) -> None:
     assert not grads[0].isnan().any()
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 0.999, 1.0, 1.5, 2.0])
 def test_focal_loss_is_finite_and_exact_for_every_gamma(gamma: float, dtype: torch.dtype) -> None:

@@ -641,7 +641,7 @@ def test_a_gpus_report_is_rehearsed_without_a_network(tmp_path: Path) -> None:
     assert [row["work"] for row in parts["Speed"]["rows"][1:]] == [*HEADLINES, *HEADLINES]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("part", ["Tests", "Bits", "compute-sanitizer"])
 def test_gpu_runs_tests_of_the_device_and_no_others(
     part: str, monkeypatch: pytest.MonkeyPatch

@@ -68,7 +68,7 @@ def _fresh() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @backends
 @every_shape
 @cases
@@ -229,7 +229,7 @@ TRANSFORMED: dict[str, Function] = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
 @pytest.mark.parametrize("function", TRANSFORMED.values(), ids=TRANSFORMED.keys())
 def test_transforms_of_torch_func_compile(
@@ -256,7 +256,7 @@ class Network(nn.Module):
         return logits, loss + self.loss_of_logits(logits, target)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
 @pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic", "static"])
 def test_export_of_a_network(strict: bool, dynamic: bool) -> None:

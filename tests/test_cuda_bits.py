@@ -17,7 +17,7 @@ from unary_functions import Array
 
 # Of each operation, order and dtype at least so many inputs
 COUNTS = [
-    pytest.param("emulated", 10_000, id="emulated"),
+    pytest.param("emulated", 2_500, id="emulated"),
     pytest.param("emulated", 100_000, id="emulated, many", marks=pytest.mark.slow),
     pytest.param("cuda", 1 << 24, id="cuda", marks=ON_CUDA.marks),
 ]

@@ -84,7 +84,7 @@ def _check(graph: Graph, operands: Sequence[Operand], output_offset: int = 0) ->
         assert _same(got, kernel.run(graph, tensors, parameters, dtypes)), parameters
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", JETS)
 def test_a_jet_has_the_bits_of_the_cpu(name: str, dtype: torch.dtype) -> None:
@@ -97,7 +97,7 @@ LAYOUTS: dict[str, Callable[..., Operand]] = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("kind", LAYOUTS)
 @pytest.mark.parametrize("name", JETS)
 def test_a_layout_changes_no_bit(name: str, kind: str) -> None:

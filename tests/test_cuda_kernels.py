@@ -166,7 +166,7 @@ def test_every_launcher_has_an_oracle() -> None:
     assert set(launchers()) == OPERATIONS.keys() | SUMS.keys()
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_results_are_exact_to_a_few_ulps(backend: Backend, dtype: torch.dtype, name: str) -> None:
     inputs = inputs_of(name, dtype, (MORE_THAN_A_TILE,))
@@ -176,7 +176,7 @@ def test_results_are_exact_to_a_few_ulps(backend: Backend, dtype: torch.dtype, n
         check(backend, name, inputs, parameter)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("worst_case", WORST_CASES)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_halves_keep_their_bounds_for_the_worst_approximate_instructions(
@@ -372,7 +372,7 @@ def sum_inputs(
     return inputs_of(SUMS[name], dtype, shape, make)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", SUMS)
 @pytest.mark.parametrize("size", [1, 17, MORE_THAN_A_TILE, 10_000])
 def test_a_sum_is_exact_to_few_ulps(

@@ -186,7 +186,7 @@ def test_the_checks_pass_unbroken_kernels(
     checks(Emulated(csrc=copied(tmp_path)))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.title)
 def test_a_broken_kernel_is_noticed(tmp_path: Path, mutation: KernelMutation) -> None:
     csrc = copied(tmp_path)

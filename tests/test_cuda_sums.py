@@ -120,7 +120,7 @@ def test_sums_are_those_of_the_cpus_terms(name: str, dtype: torch.dtype) -> None
     assert len(device.device.launches) in (1, 2)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", KERNELS)
 def test_sums_of_any_layout(name: str, shape: str) -> None:

@@ -231,7 +231,7 @@ def test_page_has_the_rows_that_are_tested() -> None:
     assert sorted(rows_of_the_page()) == sorted(ROWS)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("row", rows_of_the_page())
 def test_row_of_the_page_holds(row: str) -> None:
     ROWS[row]()

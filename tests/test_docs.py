@@ -34,7 +34,7 @@ def test_usage_has_code() -> None:
     assert DOCS / "usage.md" in PAGES
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_of_code_runs_and_prints_what_the_page_says(page: Path, tmp_path: Path) -> None:
     text = page.read_text()

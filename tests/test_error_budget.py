@@ -8,7 +8,7 @@ from tools.error_budget import ROWS, Row
 STRIDE = 2_003  # prime, so that it meets all last digits
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("row", "type_name"),
     [

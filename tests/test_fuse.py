@@ -46,7 +46,7 @@ def _check(case: Case, fused: Fused, order: tuple[int, ...], values: Tensor, ten
             assert error <= BOUND * condition, (order, [*map(float, row)], value, float(exact))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_value_and_partials_are_exact(case: Case, dtype: torch.dtype) -> None:
@@ -59,7 +59,7 @@ def test_value_and_partials_are_exact(case: Case, dtype: torch.dtype) -> None:
         _check(case, fused, tuple(int(i == j) for j in range(arity)), grad, tensors)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_second_and_third_derivatives_are_exact(case: Case) -> None:
     tensors = columns(case, torch.float64)
@@ -96,7 +96,7 @@ def test_half_types_are_rounded_once(case: Case) -> None:
             torch.testing.assert_close(half, wide.to(dtype), rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_gradcheck(case: Case) -> None:
     fused = fusedgrad.fuse(case.function)

@@ -392,7 +392,7 @@ def test_a_change_outside_is_seen(name: str) -> None:
         _changes()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", state_changes.CASES)
 def test_a_change_of_any_kind_is_seen(name: str) -> None:
@@ -817,7 +817,7 @@ REFUSED: dict[str, Function] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_elementwise_is_a_fuse_error(name: str) -> None:
     x = X.clone().requires_grad_()

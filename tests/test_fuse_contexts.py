@@ -214,7 +214,7 @@ CONTEXTS: dict[str, Callable[[Function], Any]] = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("function", [served, runs_again, reads_a_tensor, stops_gradients])
 @pytest.mark.parametrize("context", CONTEXTS.values(), ids=CONTEXTS.keys())
 def test_first_and_later_calls(context: Callable[[Function], Any], function: Function) -> None:

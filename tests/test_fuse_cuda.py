@@ -279,7 +279,7 @@ def _scaled() -> Graph:
 # -------------------------------------------------------------------------------------- accuracy
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[case.name for case in CASES])
 def test_emulated_value_and_partials_are_exact(number: int, dtype: torch.dtype) -> None:
@@ -353,7 +353,7 @@ def _values(count: int) -> list[np.ndarray]:
     return [np.random.default_rng(i).uniform(0.25, 2, SHAPE) for i in range(count)]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_any_layout_with_parameters(kind: str, dtype: torch.dtype) -> None:
@@ -390,7 +390,7 @@ def _check_sums(
         assert abs(float(got) - exact) <= bound * torch.finfo(got.dtype).eps * exact, got.dtype
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_sums_of_any_layout_with_parameters(kind: str, dtype: torch.dtype) -> None:
@@ -519,7 +519,7 @@ def _slopes_graph() -> Graph:
     return SLOPES._graph_of(tuple(torch.ones(1) for _ in range(4)), {})
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", BROADCAST)
 def test_sums_over_dimensions_are_exact(name: str, dtype: torch.dtype) -> None:
@@ -531,7 +531,7 @@ def test_sums_over_dimensions_are_exact(name: str, dtype: torch.dtype) -> None:
     assert device.device.launches[0] == ("contiguous" if aligned else "strided")
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", BROADCAST)
 def test_sums_over_dimensions_read_any_layout(name: str, dtype: torch.dtype) -> None:
@@ -1516,7 +1516,7 @@ def test_the_checks_pass_unbroken_kernels() -> None:
     _checks(FusedEmulated())
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.title)
 def test_a_broken_launcher_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutation: Mutation

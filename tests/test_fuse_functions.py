@@ -14,7 +14,7 @@ SAMPLES = 12
 CASES = list(function_errors.cases())
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("dtype", function_errors.DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
 def test_error_is_within_four_ulp_times_the_condition(case: Case, dtype: torch.dtype) -> None:
@@ -23,7 +23,7 @@ def test_error_is_within_four_ulp_times_the_condition(case: Case, dtype: torch.d
     assert found.error <= BOUND, found
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("dtype", HALF_DTYPES, ids=str)
 @pytest.mark.parametrize("number", range(len(function_errors.batches())))
 def test_half_types_are_rounded_once(number: int, dtype: torch.dtype) -> None:

@@ -92,7 +92,7 @@ BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", [*UNARY, *BINARY])
 def test_dtypes_under_autocast_are_those_of_the_operations(name: str, dtype: torch.dtype) -> None:
@@ -238,7 +238,7 @@ def test_shards_agree_with_the_whole() -> None:
 # --------------------------------------------------------------------- compile, export, transforms
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_compiled_in_one_graph(backend: str, reduction: Any) -> None:
@@ -612,7 +612,7 @@ print(*(taken / (4 * n) for taken in found))
 """
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("kind", "forward", "backward"),
     # In tensors of the whole size: the result, and then the gradients, but for one that is summed

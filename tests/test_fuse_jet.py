@@ -29,7 +29,7 @@ POINTS = 4
 BOUNDS = (4.0, 11.0, 6.0, 6.0, 9.0, 9.0, 12.0, 12.0, 12.0)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("case", accuracy_jets.CASES, ids=lambda case: case.name)
 def test_jets_are_exact_in_the_range_and_in_both_tails(case: accuracy_jets.Case) -> None:
     for dtype in accuracy_jets.DTYPES:
@@ -83,7 +83,7 @@ def _series(generator: torch.Generator, *lengths: int) -> list[Any]:
     return [tuple(made() for _ in range(n + 1)) if n else made() for n in lengths]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("number", range(0, 300, 25))
 def test_random_functions_agree_with_nested_autograd(number: int) -> None:
     generator = torch.Generator().manual_seed(number)
@@ -108,7 +108,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], int]] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("order", [2, 5])
 def test_functions_agree_with_nested_autograd(name: str, order: int) -> None:
@@ -117,7 +117,7 @@ def test_functions_agree_with_nested_autograd(name: str, order: int) -> None:
     _close(fusedgrad.fuse(function).jet(order)(*arguments), nested(function, arguments, order))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ["two variables", "gelu of tanh", "negative power"])
 def test_gradients_of_jets(name: str) -> None:
     function, count = FUNCTIONS[name]

@@ -59,7 +59,7 @@ def on(device: str, x: Tensor) -> Tensor:
     return x if device == "cpu" else made.copy_(x)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("layout", ["contiguous", "reversed", "apart"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("full", "own"), PAIRS, ids=str)

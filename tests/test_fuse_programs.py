@@ -39,7 +39,7 @@ def _check(first: int) -> None:
 
 
 # Operation by operation: kernels have tests of their own.
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("without_compiler")
 @pytest.mark.parametrize("first", range(0, 300, GROUP))

@@ -93,7 +93,7 @@ def _checked(
     return checked
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("begin", range(0, EXPRESSIONS, PER_KERNEL))
 def test_random_expressions_are_exact(

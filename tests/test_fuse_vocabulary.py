@@ -108,7 +108,7 @@ def _second(grads: Any, leaves: list[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad(moving, leaves, **options))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", INFOS)
 def test_is_pytorchs_or_refused_by_name(name: str) -> None:
     torch.manual_seed(0)
@@ -211,7 +211,7 @@ TIES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", TIES)
 def test_ties_are_as_the_installed_pytorch_has_them(name: str) -> None:
     function = TIES[name]
@@ -292,7 +292,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_reduce_within_the_kernel(name: str, reduction: str) -> None:

@@ -73,7 +73,7 @@ def test_every_nan_stays_one(name: str, dtype: torch.dtype) -> None:
         assert CASES[name](nan, nan.flip(0)).isnan().all()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(("name", "bound"), [("pow", 0.51), ("pow_exponent_derivative", 0.6)])
 def test_powers_of_two_operands(name: str, bound: float, dtype: str) -> None:

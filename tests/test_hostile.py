@@ -240,7 +240,7 @@ def message_of_import(package: Path) -> str:
     return output.splitlines()[-1]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kind", ["missing", "not a library", "undefined symbol"])
 def test_library_that_does_not_match_torch_is_one_sentence(kind: str, tmp_path: Path) -> None:
     package = tmp_path / "fusedgrad"

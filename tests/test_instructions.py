@@ -67,7 +67,7 @@ def test_of_a_kernel_in_two_loops_the_check_and_those_for_ordinary_operands_are_
     assert [loop.vector_count for loop in loops] == [10, 41, 31]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not on PATH")
 @pytest.mark.parametrize("capability", ["avx2", "avx512"])
 def test_every_kernel_is_vectorised(capability: str) -> None:

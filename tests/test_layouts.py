@@ -88,7 +88,7 @@ def check(name: str, first: Callable[[], Tensor], second: Callable[[], Tensor]) 
             torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("first", FULL.values(), ids=FULL.keys())
 @pytest.mark.parametrize("name", FUNCTIONS.keys())
 def test_strides_are_pytorchs(name: str, first: Callable[[], Tensor]) -> None:

@@ -17,7 +17,7 @@ def forward_and_backward(work: Work, dtype: torch.dtype) -> int:
     return peak_extra(lambda: torch.autograd.grad(work.ours(*inputs), wanted, upstream))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name)
 def test_peak_is_the_outputs_and_gradients(work: Work, dtype: torch.dtype) -> None:

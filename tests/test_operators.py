@@ -84,14 +84,14 @@ OUT_OPERATORS: dict[Any, Callable[[Callable[[], Tensor]], tuple[Any, ...]]] = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 @pytest.mark.parametrize("operator", OPERATORS, ids=str)
 def test_opcheck(operator: Any, layout: Callable[[], Tensor]) -> None:
     torch.library.opcheck(operator, OPERATORS[operator](layout))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 @pytest.mark.parametrize("operator", OUT_OPERATORS, ids=str)
 def test_opcheck_of_the_operators_with_out(operator: Any, layout: Callable[[], Tensor]) -> None:
@@ -109,7 +109,7 @@ def test_fake_tensors_have_the_dtype_of_the_result(operator: Any, dtype: torch.d
 RECORDED = list(OPERATORS)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("operator", RECORDED, ids=str)
 def test_opcheck_of_the_operators_with_a_backward(operator: Any) -> None:
     def make() -> Tensor:

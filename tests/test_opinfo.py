@@ -136,7 +136,7 @@ def test_dtypes_are_taken_where_pytorchs_takes_them(name: str, dtype: torch.dtyp
         assert isinstance(ours, Tensor) == isinstance(theirs, Tensor), str(sample)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @operations
 @dtypes
 def test_reference_inputs_give_pytorchs_result(name: str, dtype: torch.dtype) -> None:

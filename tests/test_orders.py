@@ -11,7 +11,7 @@ import fusedgrad
 from benchmarks.accuracy_orders import DTYPES, FAMILIES, worst
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_errors_of_every_order_keep_the_rule(name: str, dtype: torch.dtype) -> None:

@@ -202,7 +202,7 @@ def test_scripted_functions_keep_their_gradient_when_optimized() -> None:
         assert gradient(function, False, False)[3].item() == 0
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 def test_compiled_functions_know_the_context_they_run_in(backend: str) -> None:
     torch._dynamo.reset()

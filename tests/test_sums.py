@@ -86,7 +86,7 @@ def shape_of(operands: Sequence[Tensor]) -> torch.Size:
     return torch.Size(np.broadcast_shapes(*(tuple(x.shape) for x in operands)))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("device", DEVICES)

@@ -146,7 +146,7 @@ NETWORKS: dict[str, tuple[Function, tuple[tuple[int, ...], ...]]] = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_agree_with_nested_autograd(name: str) -> None:
     function, shapes = NETWORKS[name]
@@ -218,7 +218,7 @@ def _random_function(generator: random.Random) -> Function:
     return function
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(8))
 def test_random_networks_agree_with_nested_autograd(seed: int) -> None:
     torch.manual_seed(seed)
@@ -282,7 +282,7 @@ def _repeated(x: Tensor, count: int) -> Tensor:
     return x
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operations_agree_with_nested_autograd(name: str) -> None:
     check(OPERATIONS[name], (3, 4), order=2)
@@ -679,7 +679,7 @@ def _hessians(function: Function, x: Tensor) -> Tensor:
     return torch.stack([torch.func.hessian(lambda p: function(p[None])[0, 0])(p) for p in x])
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("count", [1, 2, 5, 21])
 def test_laplacian(count: int) -> None:
     network = _network(count, 6, 5, 1)

@@ -79,7 +79,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Array, Array], Array], float, float]] = {
 SLACK = 0.51
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_function_is_as_exact_as_cuda_documents(

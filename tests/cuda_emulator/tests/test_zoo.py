@@ -333,7 +333,7 @@ def into_zeros(run: Run, kernel: str, n: int = 300) -> Array:
     return run(kernel, out, run.device.array(numbers(n), "input"), n)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("kernel", BROKEN)
 def test_broken_kernel_is_caught(kernel: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter, "WATCHDOG_STEPS", 1000)
