@@ -25,7 +25,7 @@ help:
 	@echo "make demo       the derivatives of the two notebooks, two trainings, a picture"
 	@echo "make examples   a notebook, regression, a recurrent network, differential equations"
 	@echo "make test       every test but the slow ones"
-	@echo "make test-slow  the slow ones, 17 to 30 minutes on 2 cores: every float32 input, 500 random"
+	@echo "make test-slow  the slow ones, 17 to 40 minutes on 2 cores: every float32 input, 500 random"
 	@echo "                programs, 10^8 losses, all machine code, the worked example"
 	@echo "make test-companions  models of transformers, lightning, captum, opacus, backpack and ONNX"
 	@echo "make lint       ruff, mypy --strict, clang-format"
