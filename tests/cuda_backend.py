@@ -50,6 +50,7 @@ class Operand:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int = 0
+    immediate: bool = False  # on the host, where a kernel reads the other operands elsewhere
 
     @property
     def dtype(self) -> torch.dtype:
@@ -107,6 +108,12 @@ def expanded(values: np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]) -> 
         0 if size == 1 else stride for size, stride in zip(inner.shape, inner.strides, strict=True)
     )
     return Operand(inner.storage, shape, strides)
+
+
+def on_host(values: np.ndarray, dtype: torch.dtype) -> Operand:
+    """The first of the values, a tensor of no dimensions on the CPU."""
+    inner = contiguous(values.flatten()[:1], dtype)
+    return Operand(inner.storage, (), (), immediate=True)
 
 
 def flipped(values: np.ndarray, dtype: torch.dtype) -> Operand:
@@ -208,9 +215,14 @@ class _Elements(ctypes.Structure):
         ("ndim", ctypes.c_int32),
         ("sizes", ctypes.c_int64 * _MAX_DIMS),
         ("operands", ctypes.c_int32),
+        ("immediates", ctypes.c_uint32),
         ("data", ctypes.c_void_p * _MAX_OPERANDS),
         ("strides", (ctypes.c_int64 * _MAX_DIMS) * _MAX_OPERANDS),
     )
+
+
+class _Immediate(int):
+    """An element, in the place of its address."""
 
 
 # The function types of launch.h: what follows (DType, const Elements&) as the ABI mangles it, and
@@ -375,7 +387,12 @@ class Emulated:
 
     def _starts(self, inputs: Sequence[Operand], memory: Sequence[DeviceArray]) -> list[int]:
         pairs = zip(inputs, memory, strict=True)
-        return [array.pointer + operand.offset * operand.dtype.itemsize for operand, array in pairs]
+        return [
+            _Immediate.from_bytes(_to_numpy(operand.storage).tobytes(), "little")
+            if operand.immediate
+            else array.pointer + operand.offset * operand.dtype.itemsize
+            for operand, array in pairs
+        ]
 
     def _elements(self, plan: Layout, pointers: Sequence[int]) -> _Elements:
         elements = _Elements(
@@ -384,6 +401,7 @@ class Emulated:
         elements.sizes[: len(plan.sizes)] = plan.sizes
         for i, (pointer, strides) in enumerate(zip(pointers, plan.strides, strict=True)):
             elements.data[i] = pointer
+            elements.immediates |= isinstance(pointer, _Immediate) << i
             elements.strides[i][: len(strides)] = strides
         return elements
 
@@ -432,7 +450,11 @@ class Operators:
     def tensors(self, inputs: Sequence[Operand]) -> list[Any]:
         # The storage is moved and not the view, so that alignment and strides survive.
         return [
-            operand.storage.to(self.name).as_strided(operand.shape, operand.strides, operand.offset)
+            operand.tensor()
+            if operand.immediate
+            else operand.storage.to(self.name).as_strided(
+                operand.shape, operand.strides, operand.offset
+            )
             for operand in inputs
         ]
 

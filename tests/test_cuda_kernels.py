@@ -25,6 +25,7 @@ from cuda_backend import (
     launchers,
     library,
     misaligned,
+    on_host,
     parameters_of,
     permuted,
     source_of,
@@ -340,6 +341,45 @@ def test_scalars_among_aligned_operands_change_no_bit(
         for i, each in enumerate(values)
     ]
     assert equal(results(backend, name, operands), expected)
+
+
+@pytest.mark.parametrize("immediates", [{0}, {1}, {2}, {0, 1}, {1, 2}])
+def test_a_number_on_the_host_is_a_scalar(
+    backend: Backend, dtype: torch.dtype, immediates: set[int]
+) -> None:
+    name, shape = "sigmoid_double_backward", (MORE_THAN_A_TILE,)
+    values = [numbers(each, shape, i) for i, each in enumerate(OPERATIONS[name].inputs)]
+    scalars, given = (
+        [
+            place(each, dtype) if i in immediates else contiguous(each, dtype)
+            for i, each in enumerate(values)
+        ]
+        for place in (lambda each, dtype: expanded(each[:1], dtype, shape), on_host)
+    )
+    assert equal(results(backend, name, given), results(backend, name, scalars))
+
+
+def check_that_strided_kernels_take_no_numbers(emulated: Emulated, name: str) -> None:
+    inputs = inputs_of(name, torch.float32, (MORE_THAN_A_TILE,), misaligned)
+    _check_that_none_is_taken(inputs, lambda given: results(emulated, name, given))
+
+
+def check_that_sums_take_no_numbers(emulated: Emulated, name: str) -> None:
+    inputs = sum_inputs(name, torch.float32, (MORE_THAN_A_TILE,))
+    _check_that_none_is_taken(inputs, lambda given: [emulated.sum(name, given, 1.0)])
+
+
+def _check_that_none_is_taken(
+    inputs: Sequence[Operand], call: Callable[[Sequence[Operand]], object]
+) -> None:
+    call(inputs)
+    with pytest.raises(LaunchError, match="returned 1"):  # cudaErrorInvalidValue
+        call([*inputs[:-1], on_host(inputs[-1].exact(), torch.float32)])
+
+
+def test_a_number_on_the_host_is_no_operand_of_strided_kernels_and_sums() -> None:
+    check_that_strided_kernels_take_no_numbers(Emulated(), "tanh_backward")
+    check_that_sums_take_no_numbers(Emulated(), "binary_cross_entropy_sum")
 
 
 def test_sixteen_dimensions(backend: Backend) -> None:

@@ -22,6 +22,8 @@ def _elementwise(backend: Emulated) -> None:
         suite.test_a_layout_changes_no_bit(backend, dtype, kind)
     suite.test_broadcasting_changes_no_bit(backend, dtype, (5, 1, 33))
     suite.test_scalars_among_aligned_operands_change_no_bit(backend, dtype, {1})
+    suite.test_a_number_on_the_host_is_a_scalar(backend, dtype, {1})
+    suite.check_that_strided_kernels_take_no_numbers(backend, name)
 
 
 def _sums(backend: Emulated) -> None:
@@ -31,6 +33,7 @@ def _sums(backend: Emulated) -> None:
     suite.test_a_sum_loses_no_small_terms(backend)
     suite.test_a_sum_with_an_infinite_term_is_infinite(backend)
     suite.test_a_sum_reads_any_layout(backend, dtype, "permuted")
+    suite.check_that_sums_take_no_numbers(backend, name)
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,27 @@ MUTATIONS = (
     KernelMutation(
         "a scalar is taken for a row",
         "operands.cuh",
-        "kPackBytes;\n  }\n\n  __device__ bool is_scalar(int i) const {\n    return kInputs > 1",
-        "kPackBytes;\n  }\n\n  __device__ bool is_scalar(int i) const {\n    return false",
+        "kPackBytes;\n  }\n\n  __device__ bool has_scalars() const { return kInputs > 1 &&",
+        "kPackBytes;\n  }\n\n  __device__ bool has_scalars() const { return false &&",
+    ),
+    KernelMutation(
+        "a number is taken for its address",
+        "packing.h",
+        "result.immediates = elements.immediates;",
+        "",
+    ),
+    KernelMutation(
+        "so it is by strided kernels",
+        "packing.h",
+        "if (elements.immediates != 0) return cudaErrorInvalidValue;",
+        "",
+    ),
+    KernelMutation(
+        "so it is by sums",
+        "packing.h",
+        "!takes_immediates(outputs, elements.operands)",
+        "false",
+        _sums,
     ),
     KernelMutation("a quotient is one too small", "packing.h", "* rest / d + 1)", "* rest / d)"),
     KernelMutation(

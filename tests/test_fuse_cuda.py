@@ -4,6 +4,7 @@ import ctypes
 import functools
 import itertools
 import math
+import operator
 import re
 import shutil
 import subprocess
@@ -40,6 +41,7 @@ from cuda_backend import (
     layout,
     library,
     misaligned,
+    on_host,
     permuted,
     spaced,
 )
@@ -346,6 +348,7 @@ LAYOUTS: dict[str, Callable[..., Operand]] = {
     "spaced": functools.partial(spaced, step=3),
     "row": lambda values, dtype: expanded(values[:1], dtype, SHAPE),
     "scalar": lambda values, dtype: expanded(values[:1, :1], dtype, SHAPE),
+    "number": on_host,
 }
 
 
@@ -360,6 +363,29 @@ def test_any_layout_with_parameters(kind: str, dtype: torch.dtype) -> None:
     x, z = _values(2)
     for first, second in ((contiguous, LAYOUTS[kind]), (LAYOUTS[kind], contiguous)):
         _check(FusedEmulated(), _scaled(), [first(x, dtype), second(z, dtype)], PARAMETERS)
+
+
+def test_a_number_on_the_host_is_an_operand_of_few_aligned_kernels() -> None:
+    """Of eight operands at most, the output among them."""
+    x = contiguous(np.ones(SHAPE), torch.float32)
+    inputs = [x] * 6 + [on_host(np.ones(1), torch.float32)]
+
+    def product_of(count: int) -> Graph:
+        arguments = tuple(torch.ones(1) for _ in range(count))
+        return fusedgrad.fuse(lambda *x: functools.reduce(torch.mul, x))._graph_of(arguments, {})
+
+    device = FusedEmulated()
+    _check(device, product_of(7), inputs)
+    calls: list[Callable[[], object]] = [
+        lambda: device.run(product_of(8), [x, *inputs]),
+        lambda: device.run(product_of(7), inputs, output_offset=1),
+        lambda: device.sums(product_of(7), inputs),
+        lambda: device.over_dimensions(product_of(7), inputs, [(1, SHAPE[1])]),
+    ]
+    for call in calls:
+        with pytest.raises(LaunchError, match="error 1"):  # cudaErrorInvalidValue
+            call()
+    assert device.device.launches == ["contiguous"]
 
 
 def test_outputs_that_are_not_aligned() -> None:
@@ -392,7 +418,7 @@ def _check_sums(
 
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("kind", [kind for kind in LAYOUTS if kind != "number"])
 def test_sums_of_any_layout_with_parameters(kind: str, dtype: torch.dtype) -> None:
     x, z = _values(2)
     for first, second in ((contiguous, LAYOUTS[kind]), (LAYOUTS[kind], contiguous)):
@@ -687,7 +713,7 @@ def _dtypes(names: str) -> list[torch.dtype]:
     return [getattr(torch, name) for name in names.split()]
 
 
-@pytest.mark.parametrize("kind", ["contiguous", "permuted", "scalar"])
+@pytest.mark.parametrize("kind", ["contiguous", "permuted", "scalar", "number"])
 @pytest.mark.parametrize(("outputs", "inputs"), MIXTURES)
 def test_each_operand_has_its_own_dtype(outputs: str, inputs: str, kind: str) -> None:
     own = zip(_values(2), (contiguous, LAYOUTS[kind]), _dtypes(inputs), strict=True)
@@ -852,8 +878,9 @@ def _check_on(
     gradients = torch.autograd.grad(value, tensors, upstream.to(device))
     expected = [exact, *torch.autograd.grad(exact, wide, upstream.double())]
     assert value.dtype is functools.reduce(torch.promote_types, [x.dtype for x in tensors])
+    assert value.device.type == device
     for own, got in zip([value, *tensors], [value, *gradients], strict=True):
-        assert (got.device.type, got.dtype, got.shape) == (device, own.dtype, own.shape)
+        assert (got.device, got.dtype, got.shape) == (own.device, own.dtype, own.shape)
     for got, true in zip([value, *gradients], expected, strict=True):
         # Half types: rounded where they are made and where they are added up.
         bound = 32 if got.dtype in (torch.float32, torch.float64) else 1.02
@@ -905,6 +932,53 @@ def test_values_and_gradients_of_a_reduction(
     for dtype in DTYPES:
         inputs = [contiguous(x / 8, dtype), LAYOUTS[kind](z / 8, dtype)]
         _check_on(device, inputs, reduction=reduction)
+
+
+WITH_A_NUMBER: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "an exponent": fusedgrad.pow,
+    "a base": lambda x, number: fusedgrad.pow(number, x),
+    "a Python number": lambda x, number: (
+        fusedgrad.pow(number.item(), x)
+        if number.is_cpu
+        else fusedgrad.pow(number, x.contiguous())  # as of a number
+    ),
+    "a weight": lambda x, number: fusedgrad.binary_cross_entropy_with_logits(
+        x, x.detach() / 2, pos_weight=number, reduction="none"
+    ),
+    "a fused function": SCALED,
+    "a mean": fusedgrad.fuse(_formula, reduction="mean"),
+}
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "misaligned"])
+@pytest.mark.parametrize("name", WITH_A_NUMBER)
+@pytest.mark.parametrize("device", [ON_CUDA])
+def test_a_number_on_the_host_is_one_of_the_device(name: str, kind: str, device: str) -> None:
+    """Of aligned kernels no launch fills it in: there is no memory for it."""
+
+    def measured(call: Callable[[], Tensor]) -> tuple[Tensor, int]:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        return call(), torch.cuda.max_memory_allocated() - before
+
+    def run(x: Tensor, number: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        value, first = measured(lambda: WITH_A_NUMBER[name](x, number))
+        upstream = torch.full_like(value, 0.5)
+        gradient, second = measured(lambda: torch.autograd.grad(value, x, upstream)[0])
+        return (value, gradient), (first, second)
+
+    for own, other in itertools.product(DTYPES, DTYPES):
+        if "weight" in name and own != other:
+            continue
+        (x,) = Operators(device).tensors([LAYOUTS[kind](_values(1)[0], own)])
+        x.requires_grad_()
+        number = torch.tensor(0.75, dtype=other)
+        # The first compiles
+        runs = [run(x, each) for each in (number, number, number.to(device))]
+        _, (got, peak), (expected, of_tensor) = runs
+        assert all(map(torch.equal, got, expected)), (own, other)
+        if kind == "contiguous" and "mean" not in name:
+            assert all(map(operator.le, peak, of_tensor)), (own, other)
 
 
 @pytest.mark.parametrize("device", [ON_CUDA])
@@ -1409,6 +1483,12 @@ MUTATIONS = (
         "the tile is another's", "fused.cu", "contiguous_tile(count,", "contiguous_tile(count - 1,"
     ),
     Mutation("the tail is dropped", "fused.cu", "tiles.full + (tiles.rest != 0)", "tiles.full"),
+    Mutation(
+        "a number is taken for its address",
+        "packing.h",
+        "result.immediates = elements.immediates;",
+        "",
+    ),
     Mutation("the first operand's type is all's", "operands.cuh", "next++ == i", "!next++"),
     Mutation(
         "elements of narrower types are as wide as the widest",
@@ -1494,7 +1574,7 @@ MUTATIONS = (
 
 def _checks(device: FusedEmulated) -> None:
     x, z = _values(2)
-    for second in ("contiguous", "permuted", "scalar"):
+    for second in ("contiguous", "permuted", "scalar", "number"):
         inputs = [contiguous(x, torch.float32), LAYOUTS[second](z, torch.float32)]
         _check(device, _scaled(), inputs, PARAMETERS)
     half = _dtypes("float16 " * 3)

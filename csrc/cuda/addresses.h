@@ -11,11 +11,15 @@ inline constexpr int kMaxDims = 16;
 // Their strides fit in the 4 KB that all devices have for a kernel's parameters.
 inline constexpr int kMaxOperands = 32;
 
+// Whether a kernel of aligned operands takes immediates: one of more operands fills the registers.
+constexpr bool takes_immediates(int outputs, int operands) { return outputs > 0 && operands <= 8; }
+
 // All operands side by side and aligned, or scalars.
 template <int kOperands>
 struct ContiguousAddresses {
   char* data[kOperands];
-  uint32_t scalars;  // bit i: operand i is one element, broadcast
+  uint32_t scalars;     // bit i: operand i is one element, broadcast
+  uint32_t immediates;  // bit i: its bits are data[i] itself, which is no address
 };
 
 // Division by a number known on the host, of a dividend below 2^31: multiply and shift (Granlund

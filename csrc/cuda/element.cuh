@@ -130,16 +130,18 @@ struct Pack {
     }
   }
   __device__ static Pack broadcast(const void* address) {
+    return broadcast(*static_cast<const Bits*>(address));
+  }
+  __device__ static Pack broadcast(Bits bits) {
     Pack result;
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
       if constexpr (sizeof(Element) == 8) {
-        const uint2 bits = *static_cast<const uint2*>(address);
         result.word[i] = i % 2 == 0 ? bits.x : bits.y;
       } else if constexpr (sizeof(Element) == 4) {
-        result.word[i] = *static_cast<const uint32_t*>(address);
+        result.word[i] = bits;
       } else {
-        result.word[i] = *static_cast<const uint16_t*>(address) * 0x10001u;
+        result.word[i] = bits * 0x10001u;
       }
     }
     return result;

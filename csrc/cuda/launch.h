@@ -15,11 +15,14 @@ namespace fusedgrad::cuda {
 // The operands of one call, outputs first, all of one dtype, broadcast to one shape, as
 // at::TensorIterator hands them out: dimension 0 is the fastest, strides are in bytes, and
 // dimensions that lie side by side in every operand have been merged. A scalar has strides 0.
+// Where is_contiguous() of cuda/packing.h says so it may be an immediate, a number of the host: its
+// bits stand in the place of its address.
 struct Elements {
   int64_t numel;
   int32_t ndim;
   int64_t sizes[kMaxDims];
   int32_t operands;
+  uint32_t immediates;  // bit i: operand i is one; else an error
   void* data[kMaxOperands];
   int64_t strides[kMaxOperands][kMaxDims];
 };

@@ -43,20 +43,21 @@ template <class Operands>
 __device__ __forceinline__ void load(
     const Operands& operands, const typename Operands::Place& place, const Bound<Operands>& bound,
     typename Operands::Raw (&inputs)[Operands::kChunks][Operands::kInputs]) {
-  if (bound.full) {
+  if (bound.full && !operands.has_scalars()) {
 #pragma unroll
     for (int i = 0; i < Operands::kInputs; ++i) {
 #pragma unroll
-      for (int c = 0; c < Operands::kChunks; ++c) {
-        if (!operands.is_scalar(i)) inputs[c][i] = operands.load(place, i, c);
-      }
+      for (int c = 0; c < Operands::kChunks; ++c) inputs[c][i] = operands.load(place, i, c);
     }
   } else {
+    operands.fill_in_scalars(inputs);
 #pragma unroll
     for (int c = 0; c < Operands::kChunks; ++c) {
       const int left = bound.left(c);
 #pragma unroll
-      for (int i = 0; i < Operands::kInputs; ++i) inputs[c][i] = {};
+      for (int i = 0; i < Operands::kInputs; ++i) {
+        if (!operands.is_scalar(i)) inputs[c][i] = {};
+      }
       if (left >= Operands::Raw::kElements) {
 #pragma unroll
         for (int i = 0; i < Operands::kInputs; ++i) {
@@ -71,7 +72,6 @@ __device__ __forceinline__ void load(
       }
     }
   }
-  operands.fill_in_scalars(inputs);
 }
 
 template <class Operands>
@@ -169,12 +169,26 @@ struct Converted {
   }
 };
 
+// Input i, a scalar: what lies at its address, or in the place of that.
+template <class Raw, class Operands>
+__device__ __forceinline__ Raw scalar_of(const Operands& operands, int i) {
+  const int operand = Operands::kOutputs + i;
+  char* const& address = operands.data[operand];
+  if constexpr (Operands::kTakesImmediates) {
+    if ((operands.immediates >> operand & 1) != 0) {
+      return Raw::broadcast(reinterpret_cast<const typename Raw::Bits&>(address));
+    }
+  }
+  return Raw::broadcast(address);
+}
+
 template <class ElementType, int kOutputCount, int kInputCount>
 struct Contiguous : ContiguousAddresses<kOutputCount + kInputCount> {
   using Element = ElementType;
   static constexpr int kOutputs = kOutputCount;
   static constexpr int kInputs = kInputCount;
   static constexpr int kOperands = kOutputs + kInputs;
+  static constexpr bool kTakesImmediates = takes_immediates(kOutputs, kOperands);
   using Raw = Pack<Element>;
   // A sum has no output, and takes what one with an output would.
   static constexpr int64_t kTile = contiguous_tile(kOperands + (kOutputs == 0), sizeof(Element));
@@ -185,6 +199,7 @@ struct Contiguous : ContiguousAddresses<kOutputCount + kInputCount> {
     return tile * (kTile * sizeof(Element)) + threadIdx.x * kPackBytes;
   }
 
+  __device__ bool has_scalars() const { return kInputs > 1 && this->scalars != 0; }
   __device__ bool is_scalar(int i) const {
     return kInputs > 1 && (this->scalars >> (kOutputs + i) & 1) != 0;
   }
@@ -194,14 +209,14 @@ struct Contiguous : ContiguousAddresses<kOutputCount + kInputCount> {
   __device__ Raw load_first(int count, Place place, int i, int c) const {
     return Raw::load_first(count, address(place, kOutputs + i, c));
   }
-  // Behind one branch, so that they cost nothing where there are none.
   __device__ void fill_in_scalars(Raw (&inputs)[kChunks][kInputs]) const {
-    if (kInputs == 1 || this->scalars == 0) return;
+    if (!has_scalars()) return;
 #pragma unroll
     for (int i = 0; i < kInputs; ++i) {
       if (!is_scalar(i)) continue;
+      const Raw filled = scalar_of<Raw>(*this, i);
 #pragma unroll
-      for (int c = 0; c < kChunks; ++c) inputs[c][i] = Raw::broadcast(this->data[kOutputs + i]);
+      for (int c = 0; c < kChunks; ++c) inputs[c][i] = filled;
     }
   }
   __device__ void store(Place place, int i, int c, const Raw& raw) const {
@@ -233,6 +248,7 @@ struct ContiguousMixed : ContiguousAddresses<sizeof...(Elements)> {
   static constexpr int kOutputs = kOutputCount;
   static constexpr int kOperands = sizeof...(Elements);
   static constexpr int kInputs = kOperands - kOutputs;
+  static constexpr bool kTakesImmediates = takes_immediates(kOutputs, kOperands);
   static constexpr int kElements = kPackBytes / widest<Elements...>();
   using Raw = Converted<T, kElements>;
   static constexpr int64_t kTile =
@@ -242,6 +258,7 @@ struct ContiguousMixed : ContiguousAddresses<sizeof...(Elements)> {
 
   __device__ Place place(uint32_t tile) const { return tile * kTile + threadIdx.x * kElements; }
 
+  __device__ bool has_scalars() const { return kInputs > 1 && this->scalars != 0; }
   __device__ bool is_scalar(int i) const {
     return kInputs > 1 && (this->scalars >> (kOutputs + i) & 1) != 0;
   }
@@ -263,13 +280,13 @@ struct ContiguousMixed : ContiguousAddresses<sizeof...(Elements)> {
   }
   // As Contiguous does
   __device__ void fill_in_scalars(Raw (&inputs)[kChunks][kInputs]) const {
-    if (kInputs == 1 || this->scalars == 0) return;
+    if (!has_scalars()) return;
 #pragma unroll
     for (int i = 0; i < kInputs; ++i) {
       if (!is_scalar(i)) continue;
       with_type<Elements...>(kOutputs + i, [&](auto* type) {
         using Own = Pack<std::remove_pointer_t<decltype(type)>, kElements>;
-        const Raw filled = Raw::from(Own::broadcast(this->data[kOutputs + i]));
+        const Raw filled = Raw::from(scalar_of<Own>(*this, i));
 #pragma unroll
         for (int c = 0; c < kChunks; ++c) inputs[c][i] = filled;
       });
@@ -341,6 +358,7 @@ struct Strided : StridedAddresses<kOutputCount + kInputCount> {
     return result;
   }
 
+  __device__ bool has_scalars() const { return false; }
   __device__ bool is_scalar(int) const { return false; }
   __device__ void fill_in_scalars(Raw (&)[kChunks][kInputs]) const {}
   __device__ Raw load(const Place& place, int i, int c) const {

@@ -15,6 +15,7 @@ namespace fusedgrad::cuda {
 template <class Bytes>
 bool is_contiguous(const Elements& elements, int outputs, int pack, const Bytes& bytes_of) {
   if (elements.ndim != 1) return false;
+  if (elements.immediates != 0 && !takes_immediates(outputs, elements.operands)) return false;
   const int inputs = elements.operands - outputs;
   for (int i = 0; i < elements.operands; ++i) {
     const int64_t stride = elements.strides[i][0];
@@ -33,6 +34,7 @@ inline bool is_contiguous(const Elements& elements, int outputs, int bytes) {
 template <int kOperands>
 ContiguousAddresses<kOperands> contiguous_addresses(const Elements& elements) {
   ContiguousAddresses<kOperands> result = {};
+  result.immediates = elements.immediates;
   for (int i = 0; i < kOperands; ++i) {
     result.data[i] = static_cast<char*>(elements.data[i]);
     result.scalars |= static_cast<uint32_t>(elements.strides[i][0] == 0) << i;
@@ -85,9 +87,10 @@ StridedAddresses<kOperands> strided_addresses(const Elements& elements, int oper
 }
 
 // Launches once where StridedAddresses of the dimensions of `begin` until `end` serve, else for
-// each half of the largest of them.
+// each half of the largest of them. Immediates have no address.
 template <class Launch>
 cudaError_t in_parts(const Elements& elements, int begin, int end, const Launch& launch) {
+  if (elements.immediates != 0) return cudaErrorInvalidValue;
   if (is_addressable(elements, begin, end)) return launch(elements);
   int largest = begin;
   int64_t largest_extent = -1;

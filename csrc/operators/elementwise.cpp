@@ -27,8 +27,8 @@ constexpr int64_t kSumChunk = 1 << 15;
 
 // Inputs on CUDA in the dtype that they are computed in. (at::TensorIterator converts inputs and
 // outputs on the CPU alone.)
-std::vector<Tensor> promoted(std::vector<Tensor> inputs) {
-  if (inputs[0].is_cpu()) return inputs;
+std::vector<Tensor> promoted(std::vector<Tensor> inputs, at::Device device) {
+  if (device.is_cpu()) return inputs;
   at::ScalarType type = at::native::result_type(inputs);
   if (at::isIntegralType(type, /*includeBool=*/true)) {
     type = at::typeMetaToScalarType(at::get_default_dtype());
@@ -40,11 +40,13 @@ std::vector<Tensor> promoted(std::vector<Tensor> inputs) {
 }
 
 at::TensorIterator iterator(at::TensorList outputs, at::TensorList inputs) {
+  const at::Device device = common_device(inputs, outputs);
   at::TensorIteratorConfig config;
+  config.check_all_same_device(false).declare_static_device(device);
   config.promote_inputs_to_common_dtype(true).promote_integer_inputs_to_float(true);
   config.cast_common_dtype_to_outputs(true).enforce_safe_casting_to_output(true);
   for (const Tensor& output : outputs) config.add_output(output);
-  for (const Tensor& input : promoted(on_one_device(inputs))) config.add_owned_const_input(input);
+  for (const Tensor& input : promoted(inputs.vec(), device)) config.add_owned_const_input(input);
   return config.build();
 }
 
@@ -100,19 +102,22 @@ void elementwise_of_alike(Tensor* results, const Tensor& first, at::TensorList i
   });
 }
 
-std::vector<Tensor> on_one_device(at::TensorList inputs) {
+at::Device common_device(at::TensorList inputs, at::TensorList outputs) {
   const auto elsewhere = [](const Tensor& input) { return !input.is_cpu(); };
   const auto found = std::find_if(inputs.begin(), inputs.end(), elsewhere);
-  std::vector<Tensor> moved = inputs.vec();
-  if (found == inputs.end()) return moved;
-  for (Tensor& input : moved) {
-    if (!input.is_cpu() || input.dim() != 0) continue;
-    const bool is_number = input.unsafeGetTensorImpl()->is_wrapped_number();
-    // Filled on the device, not copied to it, which could wait for the device.
-    input = at::scalar_tensor(input.item(), input.options().device(found->device()));
-    input.unsafeGetTensorImpl()->set_wrapped_number(is_number);
+  const at::Device device = found == inputs.end() ? at::kCPU : found->device();
+  const auto check = [device](const Tensor& tensor) {
+    TORCH_CHECK(tensor.device() == device,
+                "Expected all tensors to be on the same device, but found at least two devices, ",
+                device, " and ", tensor.device(), "!");
+  };
+  for (const Tensor& input : inputs) {
+    if (!input.is_cpu() || input.dim() != 0) check(input);
   }
-  return moved;
+  for (const Tensor& output : outputs) {
+    if (output.defined()) check(output);
+  }
+  return device;
 }
 
 DType dtype_of(const char* name, at::ScalarType type) {
@@ -199,8 +204,8 @@ Tensor scaled_sum(const Summable& operation, at::TensorList inputs, double scale
   at::TensorIterator iter = iterator({}, inputs);
   const DType dtype = dtype_of(operation.name, iter.common_dtype());
 #ifdef FUSEDGRAD_CUDA
-  if (iter.device().is_cuda()) {
-    Tensor total = at::empty({}, at::device(iter.device()).dtype(iter.common_dtype()));
+  if (const at::Device device = common_device(inputs); device.is_cuda()) {
+    Tensor total = at::empty({}, at::device(device).dtype(iter.common_dtype()));
     launch_sums(
         operation.name, iter,
         [](const cuda::Elements& elements) {

@@ -22,9 +22,10 @@ using at::Tensor;
 // The element type that kernels know it by; raises for one without kernels, on behalf of `name`.
 DType dtype_of(const char* name, at::ScalarType type);
 
-// The inputs with those of no dimensions on the CPU moved to the device of the others: such a
-// tensor takes part as a number, as in PyTorch.
-std::vector<Tensor> on_one_device(at::TensorList inputs);
+// The device that the operands share; raises if they share none. An input of no dimensions on the
+// CPU takes part on any as a number, as in PyTorch, and stays there until operators/cuda.h
+// launches. Outputs may be undefined.
+at::Device common_device(at::TensorList inputs, at::TensorList outputs = {});
 
 // The first of inputs of one shape and one dtype that lie side by side on one device, or repeat one
 // element (an expanded gradient); null if they do not, or all repeat. The fresh result of such

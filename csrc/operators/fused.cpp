@@ -83,9 +83,10 @@ std::function<FusedDifferentiableBackward>& differentiable_backward() {
 
 at::TensorIterator iterator(const std::vector<Tensor>& outputs, at::TensorList inputs,
                             at::ScalarType dtype) {
+  const at::Device device = common_device(inputs);
   at::TensorIteratorConfig config;
-  config.check_all_same_dtype(false);
-  if (!outputs.empty()) config.declare_static_dtype_and_device(dtype, inputs[0].device());
+  config.check_all_same_dtype(false).check_all_same_device(false);
+  if (!outputs.empty()) config.declare_static_dtype_and_device(dtype, device);
   for (const Tensor& output : outputs) config.add_output(output);
   for (const Tensor& input : inputs) config.add_const_input(input);
   return config.build();
@@ -243,14 +244,14 @@ std::vector<Tensor> totals_on_cuda(const FusedKernel& fused, at::TensorList inpu
                                    at::ArrayRef<at::ScalarType> dtypes, int64_t dimensions,
                                    int64_t reduction) {
   check_on_cuda(fused, inputs, parameters, dtypes.size(), /*sums=*/true);
-  const std::vector<Tensor> operands = on_one_device(inputs);
-  check_dtypes_on_cuda(fused, operands, dtypes);
-  const at::TensorIterator iter = iterator({}, operands, dtypes[0]);
+  check_dtypes_on_cuda(fused, inputs, dtypes);
+  const at::TensorIterator iter = iterator({}, inputs, dtypes[0]);
+  const at::TensorOptions options = at::device(common_device(inputs));
   const double scale = scale_of(reduction, iter.numel());
   std::vector<Tensor> totals;
   std::vector<void*> data;
   for (at::ScalarType dtype : dtypes) {
-    totals.push_back(at::empty(c10::DimVector(dimensions, 1), operands[0].options().dtype(dtype)));
+    totals.push_back(at::empty(c10::DimVector(dimensions, 1), options.dtype(dtype)));
     data.push_back(totals.back().data_ptr());
   }
   launch_sums(
@@ -285,10 +286,9 @@ std::vector<Tensor> sums_on_cuda(const FusedKernel& fused, at::TensorList inputs
                                  at::ArrayRef<double> parameters,
                                  at::ArrayRef<at::ScalarType> dtypes, at::IntArrayRef summed) {
   check_counts(fused, inputs.size(), parameters, dtypes.size());
-  const std::vector<Tensor> operands = on_one_device(inputs);
-  check_dtypes_on_cuda(fused, operands, dtypes);
-  std::vector<Tensor> outputs = allocate_whole(operands, dtypes, summed);
-  run_with_sums("fused", fused.cuda, parameters, outputs, operands, dtypes, summed);
+  check_dtypes_on_cuda(fused, inputs, dtypes);
+  std::vector<Tensor> outputs = allocate_whole(inputs, dtypes, summed);
+  run_with_sums("fused", fused.cuda, parameters, outputs, inputs, dtypes, summed);
   return outputs;
 }
 
@@ -327,9 +327,8 @@ std::vector<Tensor> fused_on_cuda(int64_t number, at::TensorList inputs,
   if (const Tensor* const first = alike(inputs)) {
     return of_alike_on_cuda(fused, *first, inputs, parameters, dtypes);
   }
-  const std::vector<Tensor> operands = on_one_device(inputs);
   std::vector<Tensor> outputs;
-  run_on_cuda(fused, parameters, allocate(outputs, operands, dtypes));
+  run_on_cuda(fused, parameters, allocate(outputs, inputs, dtypes));
   return outputs;
 }
 
@@ -660,7 +659,7 @@ std::vector<Tensor> fused_rows(const RowsKernel& rows, const std::vector<Tensor>
   for (size_t i = 0; i < rows.results.size(); ++i) {
     c10::DimVector own = sizes;
     if (rows.results[i] >= 0) own.insert(own.begin(), rows.results[i]);
-    tensors.push_back(at::empty(own, inputs[0].options().dtype(rows.dtypes[i])));
+    tensors.push_back(at::empty(own, at::device(common_device(inputs)).dtype(rows.dtypes[i])));
     if (tensors.back().is_cpu()) {
       cpu::advise_huge_pages(tensors.back().data_ptr(), tensors.back().nbytes());
     }
@@ -683,10 +682,9 @@ std::vector<Tensor> fused_rows(const RowsKernel& rows, const std::vector<Tensor>
     const std::vector<Tensor> targets = operands_of(step.writes);
     const std::vector<Tensor> operands = operands_of(step.read);
 #ifdef FUSEDGRAD_CUDA
-    if (!operands[0].is_cpu()) {
+    if (!common_device(operands).is_cpu()) {
       check_on_cuda(fused, operands, parameters, outputs);
-      run_on_cuda(fused, parameters,
-                  iterator(targets, on_one_device(operands), targets[0].scalar_type()));
+      run_on_cuda(fused, parameters, iterator(targets, operands, targets[0].scalar_type()));
       continue;
     }
 #endif

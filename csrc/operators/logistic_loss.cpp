@@ -36,9 +36,9 @@ double scale_of(const char* name, const Tensor& input, const Tensor& target,
   return 1.0 / static_cast<double>(c10::multiply_integers(sizes));
 }
 
-// A weight that was not given counts as one.
+// A weight that was not given counts as one, a number of the CPU.
 Tensor or_one(const OptionalTensor& weight, const Tensor& input) {
-  return weight ? *weight : at::ones({}, input.options());
+  return weight ? *weight : at::ones({}, input.options().device(at::kCPU));
 }
 
 // A fresh result that lies as PyTorch's operations on one of the inputs leave it.

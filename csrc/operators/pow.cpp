@@ -195,13 +195,13 @@ Tensor pow_tensor_tensor(const Tensor& input, const Tensor& exponent) {
 Tensor pow_scalar(const at::Scalar& input, const Tensor& exponent) {
   const at::ScalarType type = type_of(exponent, input);
   if (type == exponent.scalar_type() && has_kernel(type)) {
-    return pow_tensor_tensor(as_tensor(input, exponent.options()), exponent);
+    return pow_tensor_tensor(as_tensor(input, exponent.options().device(at::kCPU)), exponent);
   }
-  return pow_tensor_tensor(at::native::wrapped_scalar_tensor(input, exponent.device()), exponent);
+  return pow_tensor_tensor(at::native::wrapped_scalar_tensor(input), exponent);
 }
 
 void pow_scalar_out(const at::Scalar& input, const Tensor& exponent, Tensor out) {
-  pow_tensor_tensor_out(at::native::wrapped_scalar_tensor(input, exponent.device()), exponent, out);
+  pow_tensor_tensor_out(at::native::wrapped_scalar_tensor(input), exponent, out);
 }
 
 std::vector<Tensor> pow_backward_tensor_tensor(const Tensor& grad, const Tensor& input,
@@ -283,7 +283,10 @@ Tensor recorded_scalar(const at::Scalar& input, const Tensor& exponent) {
     return recorded(below_autograd([&] { return scalar_operator().call(input, e); }),
                     kOfOverflowing, e, {input});
   }
-  return recorded_tensor_tensor(as_tensor(input, exponent.options().dtype(type)), e);
+  at::TensorOptions options = e.options();
+  const bool is_ordinary = !is_transformed() && !e.unsafeGetTensorImpl()->is_python_dispatch();
+  if (e.is_cuda() && is_ordinary) options = options.device(at::kCPU);  // kernels are handed it
+  return recorded_tensor_tensor(as_tensor(input, options), e);
 }
 
 std::vector<Tensor> recorded_backward(const Tensor& grad, const Tensor& input,

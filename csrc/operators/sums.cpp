@@ -187,24 +187,24 @@ void run_with_sums(const char* name, const cuda::FusedKernel& kernel,
                    at::ArrayRef<double> parameters, std::vector<Tensor>& outputs,
                    at::TensorList inputs, at::ArrayRef<at::ScalarType> dtypes,
                    at::IntArrayRef summed) {
-  const std::vector<Tensor> operands = on_one_device(inputs);
-  const at::DimVector sizes = broadcast_sizes(operands);
+  const at::DimVector sizes = broadcast_sizes(inputs);
+  const at::Device device = common_device(inputs);
   at::TensorIteratorConfig config;
-  config.check_all_same_dtype(false);
+  config.check_all_same_dtype(false).check_all_same_device(false);
   std::vector<Tensor> expanded;
   for (size_t i = 0; i < outputs.size(); ++i) {
     if (outputs[i].defined()) {
       config.add_output(outputs[i]);
       continue;
     }
-    outputs[i] = at::empty(kept_of(sizes, summed[i]), operands[0].options().dtype(dtypes[i]));
+    outputs[i] = at::empty(kept_of(sizes, summed[i]), at::device(device).dtype(dtypes[i]));
     expanded.push_back(outputs[i].expand(sizes));
   }
   if (c10::multiply_integers(sizes) == 0) {
     for (const Tensor& output : outputs) output.zero_();
     return;
   }
-  for (const Tensor& operand : operands) config.add_const_input(operand);
+  for (const Tensor& input : inputs) config.add_const_input(input);
   for (const Tensor& sum : expanded) config.add_const_input(sum);
   launch_sums(
       name, config.build(),
