@@ -10,6 +10,7 @@ misaligned, permuted, expanded and flipped operands are the same thing everywher
 
 import ctypes
 import functools
+import hashlib
 import math
 import re
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ import torch
 
 import fusedgrad  # noqa: F401  (registers the operators)
 from cuda_emulator import CompiledLibrary, Device, DeviceArray, compile_library
+from cuda_emulator.compile import alone, default_cache
 from cuda_oracles import Parameter
 
 CSRC = Path(__file__).parents[1] / "csrc"
@@ -272,10 +274,29 @@ def source_of(launcher: str) -> str:
 
 
 @functools.cache
-def library(source: str, arch: str = "90", csrc: Path = CSRC) -> CompiledLibrary:
-    """The launchers of one file, compiled for the emulated device."""
+def library(
+    source: str, arch: str = "90", csrc: Path = CSRC, resident_blocks: int = 2
+) -> CompiledLibrary:
+    """The launchers of one file, compiled for the emulated device: as for one that holds so many
+    blocks at once, so that few elements are in tiles and fewer in chunks."""
     cache = None if csrc == CSRC else csrc.parent / "compiled"
-    return compile_library([csrc / "cuda" / f"{source}.cu"], [csrc], arch, cache_dir=cache)
+    folders = [_tuned(csrc, resident_blocks), csrc]
+    return compile_library([csrc / "cuda" / f"{source}.cu"], folders, arch, cache_dir=cache)
+
+
+def _tuned(csrc: Path, resident_blocks: int) -> Path:
+    """A folder of headers with that number in the place of csrc's."""
+    shipped = "kResidentBlocks = 2048"
+    text = (csrc / "cuda" / "tuning.h").read_text()
+    assert shipped in text
+    text = text.replace(shipped, f"kResidentBlocks = {resident_blocks}")
+    folder = default_cache() / f"tuning-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+    header = folder / "cuda" / "tuning.h"
+    with alone(folder):
+        if not header.is_file():
+            header.parent.mkdir(parents=True, exist_ok=True)
+            header.write_text(text)
+    return folder
 
 
 # -------------------------------------------------------------------------------------- backends

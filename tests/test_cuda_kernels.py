@@ -359,6 +359,19 @@ def test_a_number_on_the_host_is_a_scalar(
     assert equal(results(backend, name, given), results(backend, name, scalars))
 
 
+@pytest.mark.parametrize(
+    ("make", "chunk", "tile"), [(contiguous, 512, 2048), (misaligned, 128, 512)]
+)
+def test_few_elements_take_more_blocks(make: Callable[..., Operand], chunk: int, tile: int) -> None:
+    """Up to as many as a device holds at once, here two."""
+    emulated = Emulated()
+    chunks = range(chunk, 3 * chunk, chunk)
+    for size in (1, *(n + i for n in (*chunks, tile, 2 * tile) for i in (-1, 0, 1))):
+        check(emulated, "sigmoid", inputs_of("sigmoid", torch.float32, (size,), make))
+        (blocks, _, _) = emulated.device.grids[-1]
+        assert blocks == -(-size // (chunk if size <= 2 * chunk else tile)), size
+
+
 def check_that_strided_kernels_take_no_numbers(emulated: Emulated, name: str) -> None:
     inputs = inputs_of(name, torch.float32, (MORE_THAN_A_TILE,), misaligned)
     _check_that_none_is_taken(inputs, lambda given: results(emulated, name, given))

@@ -15,9 +15,10 @@ from cuda_mutation import Mutation, copied
 
 def _elementwise(backend: Emulated) -> None:
     name, dtype = "sigmoid_double_backward", torch.float32
-    for size in (127, 4097):
+    for size in (127, 600, 4097):
         suite.check(backend, name, suite.inputs_of(name, dtype, (size,)))
-    suite.check(backend, name, suite.inputs_of(name, dtype, (4097,), misaligned))
+    for size in (200, 4097):
+        suite.check(backend, name, suite.inputs_of(name, dtype, (size,), misaligned))
     for kind in ("permuted", "spaced", "flipped"):
         suite.test_a_layout_changes_no_bit(backend, dtype, kind)
     suite.test_broadcasting_changes_no_bit(backend, dtype, (5, 1, 33))
@@ -44,14 +45,12 @@ class KernelMutation(Mutation):
 
 
 MUTATIONS = (
-    KernelMutation(
-        "the tail is dropped", "elementwise.cuh", "full_tiles + (rest != 0)", "full_tiles"
-    ),
+    KernelMutation("the tail is dropped", "packing.h", "full + (rest != 0)", "full"),
     KernelMutation(
         "the tail ends early",
-        "operands.cuh",
-        "full ? static_cast<int>(Operands::kTile) : static_cast<int>(rest)",
-        "full ? static_cast<int>(Operands::kTile) : static_cast<int>(rest) - 1",
+        "elementwise_kernel.cuh",
+        "? size : rest)",
+        "? size : rest - 1)",
     ),
     KernelMutation(
         "a pack that is not full is read whole",
@@ -76,6 +75,15 @@ MUTATIONS = (
         "elementwise_kernel.cuh",
         "blockIdx.x < full_tiles",
         "blockIdx.x <= full_tiles",
+    ),
+    KernelMutation(
+        "chunks lie a tile apart", "operands.cuh", "(tile) * (size *", "(tile) * (kTile *"
+    ),
+    KernelMutation(
+        "strided ones do", "operands.cuh", "= tile * size +", "= tile * uint32_t{kTile} +"
+    ),
+    KernelMutation(
+        "a chunk is a tile", "elementwise_kernel.cuh", "? size : rest", "? Operands::kTile : rest"
     ),
     KernelMutation(
         "outputs are swapped",
@@ -133,8 +141,8 @@ MUTATIONS = (
     KernelMutation(
         "packs overlap",
         "operands.cuh",
-        "return tile * (kTile * sizeof(Element)) + threadIdx.x * kPackBytes;",
-        "return tile * (kTile * sizeof(Element)) + threadIdx.x * (kPackBytes / 2);",
+        "           threadIdx.x * kPackBytes;",
+        "           threadIdx.x * (kPackBytes / 2);",
     ),
     KernelMutation("the barrier is missing", "reduction_kernel.cuh", "__syncthreads();", "", _sums),
     KernelMutation(
@@ -161,8 +169,8 @@ MUTATIONS = (
     KernelMutation(
         "a sum's tail is a whole tile",
         "reduction_kernel.cuh",
-        "bound(tile < full_tiles, rest)",
-        "bound(tile <= full_tiles, rest)",
+        "bound(tile < full_tiles",
+        "bound(tile <= full_tiles",
         _sums,
     ),
     KernelMutation(

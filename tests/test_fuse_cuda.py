@@ -45,7 +45,7 @@ from cuda_backend import (
     permuted,
     spaced,
 )
-from cuda_emulator import EmulationError
+from cuda_emulator import EmulationError, UnwrittenOutputError
 from cuda_emulator.interpreter import Launch
 from cuda_mutation import Mutation
 from exact_expressions import evaluate
@@ -391,6 +391,33 @@ def test_a_number_on_the_host_is_an_operand_of_few_aligned_kernels() -> None:
 def test_outputs_that_are_not_aligned() -> None:
     inputs = [contiguous(values, torch.float32) for values in _values(2)]
     _check(FusedEmulated(), _scaled(), inputs, PARAMETERS, output_offset=1)
+
+
+@pytest.mark.parametrize("place", [contiguous, misaligned])
+def test_as_many_blocks_as_a_device_holds_take_a_chunk_each(
+    monkeypatch: pytest.MonkeyPatch, place: Callable[..., Operand]
+) -> None:
+    """As shipped; the first and the last of them run."""
+    shipped = functools.partial(library, resident_blocks=2048)
+    monkeypatch.setattr(sys.modules[__name__], "library", shipped)
+    chunk, tile = (512, 1024) if place is contiguous else (128, 512)
+    most = 2048 * chunk
+    product = _product()
+    for size, step in ((most - 1, chunk), (most, chunk), (most + 1, tile)):
+        device = FusedEmulated()
+        operands = [place(np.ones(size), torch.float32)] * 2
+        unwritten = 4 * (size - step - (size - 1) % step - 1)
+        with (
+            device.device.only_blocks(0, -1),
+            pytest.raises(UnwrittenOutputError, match=f"^{unwritten} .* element \\({step},\\)"),
+        ):
+            device.run(product, operands)
+        assert device.device.grids == [(-(-size // step), 1, 1)]
+
+
+def _product() -> Graph:
+    example = (torch.ones(1), torch.ones(1))
+    return fusedgrad.fuse(lambda x, z: x * z)._graph_of(example, {})
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 4099])
@@ -1482,7 +1509,9 @@ MUTATIONS = (
     Mutation(
         "the tile is another's", "fused.cu", "contiguous_tile(count,", "contiguous_tile(count - 1,"
     ),
-    Mutation("the tail is dropped", "fused.cu", "tiles.full + (tiles.rest != 0)", "tiles.full"),
+    Mutation("the tail is dropped", "packing.h", "full + (rest != 0)", "full"),
+    Mutation("chunks lie a tile apart", "operands.cuh", "(tile) * (size *", "(tile) * (kTile *"),
+    Mutation("those of mixed dtypes do", "operands.cuh", "(tile) * size +", "(tile) * kTile +"),
     Mutation(
         "a number is taken for its address",
         "packing.h",
@@ -1590,6 +1619,9 @@ def _checks(device: FusedEmulated) -> None:
     place = functools.partial(_padded, by=1)
     _check_slopes(device, (3, 5, 8), (1, 5, 1), [torch.float32] * 4, place)
     _check_rows_longer_than_packs(device)
+    for other in (torch.float32, torch.float16):
+        few = [contiguous(x.flatten()[:700], dtype) for dtype in (torch.float32, other)]
+        _check(device, _product(), few)
 
 
 def test_the_checks_pass_unbroken_kernels() -> None:

@@ -33,10 +33,9 @@ cudaError_t with_element(DType dtype, const Body& body) {
 template <class Operands, class Functor>
 cudaError_t launch_elementwise(const Functor& functor, const Operands& operands, int64_t numel,
                                cudaStream_t stream) {
-  const auto full_tiles = static_cast<uint32_t>(numel / Operands::kTile);
-  const auto rest = static_cast<uint32_t>(numel % Operands::kTile);
-  elementwise_kernel<Functor, Operands>
-      <<<full_tiles + (rest != 0), kThreads, 0, stream>>>(functor, operands, full_tiles, rest);
+  const Tiles tiles(numel, Operands::kTile, Operands::kTile / Operands::kChunks);
+  elementwise_kernel<Functor, Operands><<<tiles.blocks(), kThreads, 0, stream>>>(
+      functor, operands, tiles.full, tiles.rest, tiles.size);
   return cudaGetLastError();
 }
 

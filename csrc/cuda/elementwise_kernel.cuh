@@ -86,13 +86,14 @@ __device__ void evaluate(const Functor& functor, const Raw (&inputs)[kInputs],
   for (int i = 0; i < kOutputs; ++i) outputs[i] = Raw::pack(y[i]);
 }
 
-// What a block does: a tile, or in the last block what rest there is.
+// What a block does: a tile, or in the last block what rest there is. Of few elements a tile has
+// the size of a chunk.
 template <class Functor, class Operands>
 __device__ __forceinline__ void evaluate_tile(const Functor& functor, const Operands& operands,
-                                              uint32_t full_tiles, uint32_t rest) {
+                                              uint32_t full_tiles, uint32_t rest, uint32_t size) {
   using Raw = typename Operands::Raw;
-  const Bound<Operands> bound(blockIdx.x < full_tiles, rest);
-  const auto place = operands.place(blockIdx.x);
+  const Bound<Operands> bound(blockIdx.x < full_tiles ? size : rest);
+  const auto place = operands.place(blockIdx.x, size);
   Raw inputs[Operands::kChunks][Operands::kInputs];
   Raw outputs[Operands::kChunks][Operands::kOutputs];
   load(operands, place, bound, inputs);
@@ -108,8 +109,8 @@ template <class Functor, class Operands>
 __global__ void __launch_bounds__(kThreads)
     elementwise_kernel(const __grid_constant__ Functor functor,
                        const __grid_constant__ Operands operands, uint32_t full_tiles,
-                       uint32_t rest) {
-  evaluate_tile(functor, operands, full_tiles, rest);
+                       uint32_t rest, uint32_t size) {
+  evaluate_tile(functor, operands, full_tiles, rest, size);
 }
 
 }  // namespace fusedgrad::cuda

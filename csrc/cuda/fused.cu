@@ -38,14 +38,6 @@ cudaError_t launch(cudaKernel_t kernel, dim3 blocks, int threads, void** argumen
                                     arguments, 0, stream));
 }
 
-struct Tiles {
-  uint32_t full;
-  uint32_t rest;
-
-  Tiles(int64_t numel, int64_t tile)
-      : full(static_cast<uint32_t>(numel / tile)), rest(static_cast<uint32_t>(numel % tile)) {}
-};
-
 struct Functor {
   std::vector<double> wide;
   std::vector<float> narrow;
@@ -228,19 +220,20 @@ cudaError_t launch_fused(const FusedKernel& kernel, const Elements& elements,
   if (elements.operands != kernel.outputs + kernel.inputs) return cudaErrorInvalidValue;
   const Functor functor(kernel, parameters, parameter_count);
   const auto launch_tiles = [&](cudaKernel_t chosen, void* operands, Tiles tiles) {
-    void* arguments[] = {functor.data, operands, &tiles.full, &tiles.rest};
-    return launch(chosen, tiles.full + (tiles.rest != 0), kThreads, arguments, stream);
+    void* arguments[] = {functor.data, operands, &tiles.full, &tiles.rest, &tiles.size};
+    return launch(chosen, tiles.blocks(), kThreads, arguments, stream);
   };
   const auto run = [&](auto count) {
     if (is_contiguous(kernel, elements, kernel.outputs)) {
       auto operands = contiguous_addresses<count>(elements);
       return launch_tiles(kernel.contiguous, &operands,
-                          Tiles(elements.numel, contiguous_tile(count, kernel.widest)));
+                          Tiles(elements.numel, contiguous_tile(count, kernel.widest),
+                                kThreads * (kPackBytes / kernel.widest)));
     }
     return in_parts(elements, [&](const Elements& part) {
       auto operands = strided_addresses<count>(part);
       return launch_tiles(kernel.strided, &operands,
-                          Tiles(part.numel, strided_tile(count, kernel.bytes)));
+                          Tiles(part.numel, strided_tile(count, kernel.bytes), kThreads));
     });
   };
   return with_operands(elements.operands, run, std::make_integer_sequence<int, kMaxOperands>());
@@ -264,7 +257,7 @@ cudaError_t launch_fused_sum(const FusedKernel& kernel, const Elements& elements
         elements, aligned, tile,
         kernel.outputs * 2 * (kernel.wide ? sizeof(double) : sizeof(float)), workspace_bytes,
         [&](const Elements& part, uint32_t blocks, bool first_part) {
-          Tiles tiles(part.numel, tile);
+          Tiles tiles(part.numel, tile, /*chunk=*/tile);
           const auto launch_tiles = [&](cudaKernel_t chosen, auto operands) {
             void* arguments[] = {
                 functor.data, &operands,   &tiles.full, &tiles.rest,

@@ -10,6 +10,6 @@
 #define FUSEDGRAD_KERNEL(name, Functor, ...)                                                      \
   extern "C" __global__ void __launch_bounds__(fusedgrad::cuda::kThreads)                         \
       name(const __grid_constant__ Functor functor, const __grid_constant__ __VA_ARGS__ operands, \
-           uint32_t full_tiles, uint32_t rest) {                                                  \
-    fusedgrad::cuda::evaluate_tile(functor, operands, full_tiles, rest);                          \
+           uint32_t full_tiles, uint32_t rest, uint32_t size) {                                   \
+    fusedgrad::cuda::evaluate_tile(functor, operands, full_tiles, rest, size);                    \
   }

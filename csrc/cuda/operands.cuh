@@ -27,8 +27,8 @@ struct Bound {
   bool full;
   int count;
 
-  __device__ Bound(bool full, uint32_t rest)
-      : full(full), count(full ? static_cast<int>(Operands::kTile) : static_cast<int>(rest)) {}
+  __device__ explicit Bound(uint32_t count)
+      : full(count == Operands::kTile), count(static_cast<int>(count)) {}
   // How many there are from this thread's first of a chunk on, which takes kElements.
   __device__ int left(int chunk) const {
     return count - (chunk * kThreads + static_cast<int>(threadIdx.x)) * kElements;
@@ -195,8 +195,9 @@ struct Contiguous : ContiguousAddresses<kOutputCount + kInputCount> {
   static constexpr int kChunks = kTile / (kThreads * Raw::kElements);
   using Place = int64_t;  // of a thread's first element: an offset in bytes
 
-  __device__ Place place(uint32_t tile) const {
-    return tile * (kTile * sizeof(Element)) + threadIdx.x * kPackBytes;
+  __device__ Place place(uint32_t tile, uint32_t size = kTile) const {
+    return static_cast<int64_t>(tile) * (size * uint32_t{sizeof(Element)}) +
+           threadIdx.x * kPackBytes;
   }
 
   __device__ bool has_scalars() const { return kInputs > 1 && this->scalars != 0; }
@@ -256,7 +257,9 @@ struct ContiguousMixed : ContiguousAddresses<sizeof...(Elements)> {
   static constexpr int kChunks = kTile / (kThreads * kElements);
   using Place = int64_t;  // of a thread's first element
 
-  __device__ Place place(uint32_t tile) const { return tile * kTile + threadIdx.x * kElements; }
+  __device__ Place place(uint32_t tile, uint32_t size = kTile) const {
+    return static_cast<int64_t>(tile) * size + threadIdx.x * kElements;
+  }
 
   __device__ bool has_scalars() const { return kInputs > 1 && this->scalars != 0; }
   __device__ bool is_scalar(int i) const {
@@ -333,17 +336,17 @@ struct Strided : StridedAddresses<kOutputCount + kInputCount> {
     Offsets chunk[kChunks];
   };
 
-  __device__ Place place(uint32_t tile) const {
+  __device__ Place place(uint32_t tile, uint32_t size = kTile) const {
+    const uint32_t first = tile * size + threadIdx.x;
     Place result;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      result.chunk[c] = place(tile, c * kThreads + threadIdx.x);
+      result.chunk[c] = offsets(first + c * kThreads);
     }
     return result;
   }
-  __device__ Offsets place(uint32_t tile, uint32_t index) const {
+  __device__ Offsets offsets(uint32_t rest) const {
     Offsets result = {};
-    uint32_t rest = tile * static_cast<uint32_t>(kTile) + index;
     const auto advance = [&](int dimension, uint32_t steps) {
 #pragma unroll
       for (int i = 0; i < kOperands; ++i) result.of[i] += steps * this->strides[dimension][i];

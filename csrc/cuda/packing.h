@@ -11,6 +11,21 @@
 
 namespace fusedgrad::cuda {
 
+// The blocks that take the elements: a tile each and one the rest. Of few elements a tile is a
+// chunk.
+struct Tiles {
+  uint32_t full;
+  uint32_t rest;
+  uint32_t size;
+
+  Tiles(int64_t numel, int64_t tile, int64_t chunk)
+      : size(static_cast<uint32_t>(numel <= kResidentBlocks * chunk ? chunk : tile)) {
+    full = static_cast<uint32_t>(numel / size);
+    rest = static_cast<uint32_t>(numel % size);
+  }
+  uint32_t blocks() const { return full + (rest != 0); }
+};
+
 // Whether ContiguousAddresses serve elements of so many bytes each: bytes_of(operand).
 template <class Bytes>
 bool is_contiguous(const Elements& elements, int outputs, int pack, const Bytes& bytes_of) {

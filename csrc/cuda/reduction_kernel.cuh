@@ -126,7 +126,7 @@ __device__ __forceinline__ void sum_tiles(const Functor& functor, const Operands
   SumsOf<Operands, Outputs> sums{};
 #pragma unroll 1
   for (uint32_t tile = blockIdx.x; tile < full_tiles + (rest != 0); tile += gridDim.x) {
-    const Bound<Operands> bound(tile < full_tiles, rest);
+    const Bound<Operands> bound(tile < full_tiles ? Operands::kTile : rest);
     typename Operands::Raw inputs[Operands::kChunks][Operands::kInputs];
     load(operands, operands.place(tile), bound, inputs);
 #pragma unroll

@@ -69,8 +69,11 @@ constexpr int64_t strided_tile(int operands, int bytes) {
 // Strided operands are addressed with 32-bit byte offsets; larger ones are launched in parts.
 inline constexpr int64_t kMaxOffset = INT32_MAX;
 
-// A reduction's first level: the blocks that an H100 (132 multiprocessors) holds at once, 16 each,
-// rounded to a power of two. Fixed, so that a sum does not depend on the device.
+// The blocks that an H100 (132 multiprocessors) holds at once, 16 each, rounded to a power of two.
+// Elements of which as many blocks take one access of each operand are spread over them, as by cub
+// (cub/device/dispatch/dispatch_transform.cuh, items_per_thread_evenly_spread).
+inline constexpr int64_t kResidentBlocks = 2048;
+// A reduction's first level: as many, fixed so that a sum does not depend on the device.
 inline constexpr int64_t kReductionBlocks = 2048;
 // Its second level is one block.
 inline constexpr int kCombineThreads = 256;

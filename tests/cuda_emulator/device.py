@@ -94,6 +94,7 @@ class Device:
         self.compute_capability = compute_capability
         self.memory = GlobalMemory()
         self.launches: list[str] = []  # names of the kernels run so far
+        self.grids: list[Index3] = []  # and theirs
         self._pending: list[BaseException] = []
         self._only_blocks: Sequence[int] | None = None
         self._symbols: dict[int, tuple[Module, dict[str, int]]] = {}
@@ -282,6 +283,7 @@ class Device:
             data = np.frombuffer(raw, np.uint8)
             parameters[variable.offset : variable.offset + variable.size] = data
         self.launches.append(program.kernel.name)
+        self.grids.append(grid)
         Launch(
             program,
             grid,
