@@ -15,7 +15,7 @@ from cuda_mutation import Mutation, copied
 
 def _elementwise(backend: Emulated) -> None:
     name, dtype = "sigmoid_double_backward", torch.float32
-    for size in (127, 600, 4097):
+    for size in (127, 4097):
         suite.check(backend, name, suite.inputs_of(name, dtype, (size,)))
     for size in (200, 4097):
         suite.check(backend, name, suite.inputs_of(name, dtype, (size,), misaligned))
@@ -77,10 +77,10 @@ MUTATIONS = (
         "blockIdx.x <= full_tiles",
     ),
     KernelMutation(
-        "chunks lie a tile apart", "operands.cuh", "(tile) * (size *", "(tile) * (kTile *"
-    ),
-    KernelMutation(
-        "strided ones do", "operands.cuh", "= tile * size +", "= tile * uint32_t{kTile} +"
+        "strided chunks lie a tile apart",  # those of aligned ones: test_fuse_cuda.py
+        "operands.cuh",
+        "= tile * size +",
+        "= tile * uint32_t{kTile} +",
     ),
     KernelMutation(
         "a chunk is a tile", "elementwise_kernel.cuh", "? size : rest", "? Operands::kTile : rest"
